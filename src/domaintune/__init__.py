@@ -1,0 +1,1 @@
+"""Domain adaptation of a pretrained model, with gain and loss measured. Public names are imported on first use."""

@@ -1,0 +1,268 @@
+"""The base model: what was loaded, frozen and never touched, and the two ways to get a model from it: forks and heads.
+
+No labels' meaning lives here (a head only knows their names), no method, no data.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from domaintune.bases.anatomy import Anatomy, examine
+from domaintune.errors import BaseError
+
+
+@dataclass(frozen=True, slots=True)
+class HeadSpec:
+    """Which output layer a task needs.
+
+    `auto_class` names the transformers class (such as "AutoModelForTokenClassification"); `labels` are in the order of the
+    output units, and empty where the labels size nothing (text generation). `problem_type` is transformers' own field.
+    `whole` says that every module outside the body belongs to the head (classifiers with a dense layer before the last);
+    where it is false only the modules that the number of labels sizes do (detectors, whose box layers stay).
+    """
+
+    auto_class: str
+    labels: tuple[str, ...] = ()
+    problem_type: str | None = None
+    whole: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Every module and configuration field that a set of labels sizes. `modules` maps the path in the model to the module."""
+
+    spec: HeadSpec
+    modules: Mapping[str, nn.Module]
+    config: Mapping[str, Any]
+
+    def state(self) -> dict[str, Tensor]:
+        """The head's tensors by their name in the whole model."""
+        return {
+            f"{path}.{name}": tensor
+            for path, module in self.modules.items()
+            for name, tensor in module.state_dict(keep_vars=True).items()
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """A pretrained model with its processor. `model` is in eval mode, none of its parameters requires a gradient.
+
+    `heads` holds "domain" once the domain's task is known, and "general" where the general set has other labels; the "domain"
+    head is the one installed in `model`. `own_labels` are the labels that the weights came with (empty: a body without a head).
+    `pooling` is "mean", "cls" or "max" where the base records one of its own. `provenance` says where the weights came from.
+    """
+
+    name: str
+    model: nn.Module
+    processor: Any
+    own_labels: tuple[str, ...] = ()
+    own_problem_type: str | None = None
+    pooling: str | None = None
+    heads: Mapping[str, Head] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def config(self) -> Any:
+        return self.model.config
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @cached_property
+    def anatomy(self) -> Anatomy:
+        """Embeddings, chains of blocks, sites and cuts, found once by structure and by a probe forward."""
+        return examine(self.model)
+
+    def with_head(self, name: str, spec: HeadSpec, *, generator: torch.Generator) -> Base:
+        """This base with one more head, freshly initialised, or its own where its own labels are the same set.
+
+        The head "domain" is installed in the returned base's model (a fork; this base stays as it is).
+
+        Raises:
+            BaseError: the model has no module that the number of labels sizes.
+        """
+        if not spec.labels:
+            return self
+        if set(spec.labels) == set(self.own_labels) and spec.problem_type == self.own_problem_type:
+            head = own_head(self, spec)
+        else:
+            head = fresh_head(self, spec, generator=generator)
+        return self.with_given_head(name, head)
+
+    def with_given_head(self, name: str, head: Head) -> Base:
+        """This base with `head` under `name`; "domain" is installed in the model of the returned base."""
+        heads = {**self.heads, name: head}
+        if name != "domain":
+            return replace(self, heads=heads)
+        model = fork(self.model)
+        install_head_(model, head)
+        return replace(self, model=model.requires_grad_(False), heads=heads)
+
+    def fork(self, replacing: Mapping[str, Tensor] | None = None, *, head: str = "domain") -> nn.Module:
+        """A module tree of its own over the same storage, with the named head; see `fork`."""
+        model = fork(self.model, replacing)
+        if head != "domain":
+            if head not in self.heads:
+                raise BaseError(
+                    f"no head '{head}' (heads: {', '.join(self.heads) or 'none'}).",
+                    where=self.name,
+                )
+            install_head_(model, self.heads[head])
+        return model
+
+
+def fork(model: nn.Module, replacing: Mapping[str, Tensor] | None = None) -> nn.Module:
+    """A copy of the module tree whose parameters share the original's storage, or stand on the tensors of `replacing`.
+
+    `replacing` maps names from `named_parameters(remove_duplicate=False)` to tensors of the same shape, which are used as they
+    are (not cloned); a `Parameter` stays the very object, gradient flag included. Tied parameters stay tied. Buffers are
+    cloned, so that batch-norm statistics of the copy never reach the original. Every shared parameter is a new `Parameter`
+    object without a gradient: `.half()`, `requires_grad_` and `.to()` on the copy leave the original alone; writes in place do
+    not, and are forbidden.
+
+    Raises:
+        KeyError: a name of `replacing` is no parameter of the model.
+    """
+    replacing = dict(replacing or {})
+    memo: dict[int, Any] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if name in replacing:
+            tensor = replacing.pop(name)
+            memo[id(parameter)] = (
+                tensor if isinstance(tensor, nn.Parameter) else nn.Parameter(tensor, requires_grad=False)
+            )
+        elif id(parameter) not in memo:
+            memo[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
+    if replacing:
+        raise KeyError(f"no such parameters: {', '.join(replacing)}")
+    return copy.deepcopy(model, memo)
+
+
+def set_submodule_(model: nn.Module, path: str, module: nn.Module) -> None:
+    """Put `module` at the dotted `path`; the path may lead through ModuleLists and Sequentials."""
+    parent, _, child = path.rpartition(".")
+    setattr(model.get_submodule(parent), child, module) if not child.isdigit() else model.get_submodule(
+        parent
+    ).__setitem__(int(child), module)  # type: ignore[operator]
+
+
+def install_head_(model: nn.Module, head: Head) -> None:
+    """Put a fork of the head's modules and its configuration fields into `model`, in place; shared modules stay shared."""
+    forks: dict[int, nn.Module] = {}
+    for path, module in head.modules.items():
+        if id(module) not in forks:
+            forks[id(module)] = fork(module)
+        set_submodule_(model, path, forks[id(module)])
+    config: Any = model.config
+    for key, value in head.config.items():
+        setattr(config, key, copy.deepcopy(value))
+    for module in model.modules():  # transformers' classifiers also read the number from an attribute
+        if isinstance(getattr(module, "num_labels", None), int) and "num_labels" in vars(module):
+            module.num_labels = len(head.spec.labels)
+
+
+def head_config(spec: HeadSpec) -> dict[str, Any]:
+    """The configuration fields that a head's labels size."""
+    return {
+        "id2label": dict(enumerate(spec.labels)),
+        "label2id": {label: index for index, label in enumerate(spec.labels)},
+        "num_labels": len(spec.labels),
+        "problem_type": spec.problem_type,
+    }
+
+
+def label_sized_parameters(model: nn.Module) -> list[str]:
+    """Names of the parameters whose shape depends on the number of labels, found by building the class with one label more."""
+    config = copy.deepcopy(model.config)
+    shapes = {name: p.shape for name, p in model.named_parameters(remove_duplicate=False)}
+    config.num_labels = len(config.id2label) + 1  # type: ignore[union-attr, arg-type]
+    larger = on_meta(model, config)
+    return [name for name, p in larger.named_parameters(remove_duplicate=False) if shapes.get(name) != p.shape]
+
+
+def on_meta(model: nn.Module, config: Any) -> nn.Module:
+    """A model of the same class without storage, from `config`."""
+    rebuild = getattr(model, "rebuild", None)  # our own classifier takes more than a configuration
+    with torch.device("meta"):
+        made: nn.Module = rebuild(config) if rebuild is not None else type(model)(config)
+    return made
+
+
+def head_paths(model: nn.Module, *, whole: bool) -> tuple[str, ...]:
+    """Paths of the modules that make up the head.
+
+    Owners of label-sized parameters; with `whole`, where such an owner stands outside the body, every parametrised module
+    outside the body (RoBERTa's dense layer, DistilBERT's pre-classifier).
+
+    Raises:
+        BaseError: the number of labels sizes nothing in this class.
+    """
+    sized = label_sized_parameters(model)
+    if not sized:
+        raise BaseError(f"{type(model).__name__} has no layer that the number of labels sizes.")
+    body = getattr(model, "base_model_prefix", "")
+    owners = {name.rpartition(".")[0] for name in sized}
+    outside = {path for path in owners if path.split(".")[0] != body}
+    if whole and outside:
+        children = {n for n, child in model.named_children() if n != body and any(True for _ in child.parameters())}
+        owners = (owners - outside) | children
+    return tuple(sorted(owners))
+
+
+def own_head(base: Base, spec: HeadSpec) -> Head:
+    """The head that the weights came with, its output units put into the order of `spec.labels`."""
+    order = [base.own_labels.index(label) for label in spec.labels]
+    sized = set(label_sized_parameters(base.model))
+    modules: dict[str, nn.Module] = {}
+    made: dict[int, nn.Module] = {}
+    for path in head_paths(base.model, whole=spec.whole):
+        module = base.model.get_submodule(path)
+        if id(module) not in made:
+            permuted = {}
+            for name, parameter in module.named_parameters():
+                if f"{path}.{name}" in sized:
+                    rest = list(range(len(order), parameter.shape[0]))  # background class, padding row
+                    permuted[name] = parameter.detach()[[*order, *rest]].clone()
+            made[id(module)] = fork(module, permuted)
+        modules[path] = made[id(module)]
+    return Head(spec=spec, modules=modules, config=head_config(spec))
+
+
+def fresh_head(base: Base, spec: HeadSpec, *, generator: torch.Generator) -> Head:
+    """A head for `spec.labels` with the class's own initialisation; parts that the labels do not size keep the base's values
+    where the base has a head of its own (they were pretrained with it)."""
+    config = copy.deepcopy(base.config)
+    for key, value in head_config(spec).items():
+        setattr(config, key, copy.deepcopy(value))
+    model: Any = on_meta(base.model, config)
+    paths = head_paths(base.model, whole=spec.whole)
+    for path in paths:
+        model.get_submodule(path).to_empty(device="cpu")
+    seed = int(torch.randint(2**31, (1,), generator=generator))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for module in model.modules():  # on the parts without storage this does nothing
+            model._init_weights(module)
+    made: dict[int, nn.Module] = {}
+    modules: dict[str, nn.Module] = {}
+    for path in paths:
+        module = model.get_submodule(path)
+        if id(module) not in made:
+            if base.own_labels:
+                old = dict(base.model.get_submodule(path).named_parameters())
+                with torch.no_grad():
+                    for name, parameter in module.named_parameters():
+                        if old[name].shape == parameter.shape:
+                            parameter.copy_(old[name])
+            made[id(module)] = module.to(device=base.device, dtype=base.model.dtype).eval().requires_grad_(False)
+        modules[path] = made[id(module)]
+    return Head(spec=spec, modules=modules, config=head_config(spec))

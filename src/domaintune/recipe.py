@@ -1,0 +1,350 @@
+"""What one run is: frozen models of every setting. Imports no torch; the command line reads help and checks keys from here.
+
+A recipe file has the same keys. `task` and `method` may be a name alone or a mapping with `name` and its settings:
+`method: lora` and `method: {name: lora, rank: 16}` are both valid.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from domaintune.errors import RecipeError
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+# --- tasks
+
+
+class TextClassificationSettings(Settings):
+    name: Literal["text-classification"] = "text-classification"
+    text_column: str = "text"
+    label_column: str = "label"
+    labels: tuple[str, ...] | None = None
+    """The label set and its order; by default derived from the data."""
+    multi_label: bool = False
+    label_separator: str = "|"
+    """Between the labels of one row, where `multi_label`."""
+    class_weights: Literal["none", "balanced"] = "none"
+    max_length: int | None = Field(default=None, ge=4)
+    """Tokens, special ones included; by default the model's limit, at most 512. Longer texts become windows, their scores averaged."""
+
+
+class TokenClassificationSettings(Settings):
+    name: Literal["token-classification"] = "token-classification"
+    tokens_column: str = "tokens"
+    tags_column: str = "tags"
+    labels: tuple[str, ...] | None = None
+    """Entity types (without B-, I-); by default derived from the data."""
+    class_weights: Literal["none", "balanced"] = "none"
+    max_length: int | None = Field(default=None, ge=8)
+    stride: int = Field(default=64, ge=0)
+    """Tokens that neighbouring windows share."""
+
+
+class TranslationSettings(Settings):
+    name: Literal["translation"] = "translation"
+    source_column: str = "source"
+    target_column: str = "target"
+    source_language: str | None = None
+    """Language code as the tokenizer knows it; only for multilingual bases."""
+    target_language: str | None = None
+    max_source_length: int = Field(default=256, ge=4)
+    max_target_length: int = Field(default=256, ge=4)
+    num_beams: int = Field(default=4, ge=1)
+    length_penalty: float = 1.0
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+
+
+class GenerationSettings(Settings):
+    name: Literal["generation"] = "generation"
+    prompt_column: str = "prompt"
+    completion_column: str = "completion"
+    text_column: str = "text"
+    max_length: int | None = Field(default=None, ge=8)
+    """Tokens of prompt and completion together; by default the model's limit, at most 1024."""
+    max_new_tokens: int = Field(default=128, ge=1)
+    num_beams: int = Field(default=1, ge=1)
+    sample: bool = False
+    temperature: float = Field(default=1.0, gt=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    stop: tuple[str, ...] = ()
+    """Strings that end the output; they are not part of it."""
+
+
+class ImageClassificationSettings(Settings):
+    name: Literal["image-classification"] = "image-classification"
+    labels: tuple[str, ...] | None = None
+    class_weights: Literal["none", "balanced"] = "none"
+    flip: bool = True
+    """Augmentation: mirror pictures left to right, half of the time."""
+    crop: float = Field(default=0.8, gt=0, le=1)
+    """Augmentation: smallest share of a picture's area that a random crop keeps; 1 = none."""
+
+
+class ObjectDetectionSettings(Settings):
+    name: Literal["object-detection"] = "object-detection"
+    labels: tuple[str, ...] | None = None
+    flip: bool = True
+    image_size: int | None = Field(default=None, ge=32)
+    """Side of the square that pictures are resized to; by default the image processor's own size."""
+    threshold: float = Field(default=0.5, ge=0, le=1)
+    """Smallest confidence of a box in what the user sees; scores use all boxes."""
+    max_detections: int = Field(default=100, ge=1)
+    denoising: bool = True
+    """RT-DETR family: train with denoising queries."""
+
+
+TaskSettings = Annotated[
+    TextClassificationSettings
+    | TokenClassificationSettings
+    | TranslationSettings
+    | GenerationSettings
+    | ImageClassificationSettings
+    | ObjectDetectionSettings,
+    Field(discriminator="name"),
+]
+
+
+# --- methods
+
+
+class FullSettings(Settings):
+    name: Literal["full"] = "full"
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    """Learning-rate factor per block, from the top down."""
+
+
+class FreezeSettings(Settings):
+    name: Literal["freeze"] = "freeze"
+    train: tuple[str, ...] = ("top:2",)
+    """What is trained beside the head: `top:K` (top blocks of the chain nearest the output), `CHAIN.top:K` (encoder, decoder,
+    backbone), `attention`, `layer-norm`, `bias`, `head` (alone)."""
+
+
+class LoRASettings(Settings):
+    name: Literal["lora"] = "lora"
+    rank: int = Field(default=8, ge=1)
+    alpha: float = Field(default=16.0, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    rank_stabilised: bool = False
+    """Scale alpha / sqrt(rank) instead of alpha / rank."""
+    dora: bool = False
+    targets: tuple[str, ...] = ("all-linear",)
+    """By anatomy: `attention`, `mlp`, `convolution`, `all-linear` (every linear and, in convnets, convolution site of the blocks);
+    `CHAIN.` before a name restricts it to one chain."""
+
+
+class PTuningSettings(Settings):
+    name: Literal["p-tuning"] = "p-tuning"
+    version: Literal[1, 2] = 2
+    num_virtual_tokens: int = Field(default=16, ge=1)
+    gated: bool = False
+    """v2: a second attention to the learned keys and values alone, added through a zero-initialised gate."""
+    initialise: Literal["text", "random"] = "text"
+    """v2: learned keys and values start from those of real inputs, or from noise."""
+    prompt_encoder: Literal["lstm", "mlp"] = "mlp"
+    """v1: the network that makes the virtual tokens."""
+    hidden_size: int | None = Field(default=None, ge=1)
+    """v1: width of the prompt encoder; by default the base's."""
+
+
+MethodSettings = Annotated[
+    FullSettings | FreezeSettings | LoRASettings | PTuningSettings, Field(discriminator="name")
+]
+
+
+# --- the rest
+
+
+class TrainingSettings(Settings):
+    epochs: int = Field(default=5, ge=0)
+    batch_size: int = Field(default=16, ge=1)
+    """Items per optimiser step."""
+    learning_rate: float | None = Field(default=None, gt=0)
+    """By default the method's own: see `DEFAULT_LEARNING_RATES`."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup: float = Field(default=0.1, ge=0, le=1)
+    """Share of all steps."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    max_gradient_norm: float = Field(default=1.0, gt=0)
+    patience: int | None = Field(default=3, ge=1)
+    """Epochs without a better dev score before training stops; null: never. The best epoch's weights are kept either way."""
+    micro_batch_budget: int | None = Field(default=None, ge=1)
+    """Tokens (text) or pixels (pictures) in one forward; by default 4,096 tokens or 4,000,000 pixels."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    train_batch_norm: bool = False
+    """Let batch-norm statistics follow the domain."""
+    checkpoint_every_seconds: float = Field(default=60.0, ge=0)
+    probe: bool = True
+    """Start from a head fitted on the frozen body where the base has none for these labels (LP-FT)."""
+
+
+class BalanceSettings(Settings):
+    keep: float = Field(default=0.98, gt=0, le=1)
+    """Smallest retention at which a strength may be chosen."""
+    floor: float = Field(default=0.95, gt=0, le=1)
+    """Smallest lower bound of retention for the verdict "deploy"."""
+    keep_agreement: float | None = Field(default=None, gt=0, le=1)
+    """The same for a general set without labels; by default the task's own."""
+    strengths: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    max_rows: int = Field(default=300, ge=10)
+    """Rows a side that the frontier is measured on."""
+    form: Literal["merged", "terms"] | None = None
+    """How views are built; by default merged, and terms where the base is in 16 bits."""
+
+    @field_validator("strengths")
+    @classmethod
+    def _both_ends(cls, strengths: tuple[float, ...]) -> tuple[float, ...]:
+        if not {0.0, 1.0} <= set(strengths) or any(not 0 <= s <= 1 for s in strengths):
+            raise ValueError("strengths must lie in [0, 1] and include both 0 and 1")
+        return tuple(sorted(set(strengths)))
+
+
+class DataSettings(Settings):
+    test_fraction: float = Field(default=0.2, gt=0, lt=1)
+    dev_fraction: float = Field(default=0.15, gt=0, lt=1)
+    folds: int = Field(default=5, ge=2)
+    fold_below: int = Field(default=500, ge=0)
+    """Without a dev file: cross-validate when fewer rows than this remain outside test."""
+    keep_leaks: bool = False
+    """Keep train rows that also stand in test or dev."""
+    group_column: str | None = None
+    domain_column: str | None = None
+    max_train_rows: int | None = Field(default=None, ge=1)
+    """Use a seeded random part of train."""
+
+
+class EvaluationSettings(Settings):
+    draws: int = Field(default=1000, ge=100)
+    """Bootstrap draws."""
+    batch_budget: int | None = Field(default=None, ge=1)
+    """Tokens or pixels in one scoring forward; by default 16,384 tokens or 8,000,000 pixels."""
+
+
+DEFAULT_LEARNING_RATES = {"full": 5e-5, "freeze": 2e-4, "lora": 5e-4, "p-tuning": 5e-3}
+
+Paths = str | tuple[str, ...]
+
+
+class Recipe(Settings):
+    """One run: what to train on what, how, and where to leave the result. Paths are relative to the working folder.
+
+    Raises:
+        RecipeError: an unknown key (with the nearest valid one) or a value out of range, from `make` and `read`.
+    """
+
+    task: TaskSettings
+    base: str
+    train: str
+    dev: str | None = None
+    test: str | None = None
+    general: str | None = None
+    general_check: str | None = None
+    method: MethodSettings = LoRASettings()
+    output: str
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads; by default all cores that the process may use."""
+    device: str = "auto"
+    trust_remote_code: bool = False
+    training: TrainingSettings = TrainingSettings()
+    balance: BalanceSettings = BalanceSettings()
+    data: DataSettings = DataSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_to_settings(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            return {k: {"name": v} if k in ("task", "method") and isinstance(v, str) else v for k, v in values.items()}
+        return values
+
+    @classmethod
+    def make(cls, values: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
+        """A recipe from plain values, with errors that name the nearest valid key."""
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            raise RecipeError(_explain(error, cls), where=where, remedy="See docs/recipe.md for every key.") from None
+
+    @classmethod
+    def read(cls, path: Path | None, overrides: Iterable[str] = (), **values: Any) -> Recipe:
+        """A recipe from a YAML file, then `values` that are not None, then `key.path=value` overrides (values are YAML)."""
+        merged: dict[str, Any] = {}
+        if path is not None:
+            try:
+                loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+            except OSError as error:
+                raise RecipeError(f"cannot be read ({error.strerror}).", where=str(path)) from None
+            except (yaml.YAMLError, UnicodeDecodeError) as error:
+                raise RecipeError(f"is not valid YAML ({error}).", where=str(path)) from None
+            if not isinstance(loaded, dict):
+                raise RecipeError("must be a mapping of keys to values.", where=str(path))
+            merged.update(loaded)
+        merged.update({key: value for key, value in values.items() if value is not None})
+        for override in overrides:
+            key, equals, value = override.partition("=")
+            if not equals:
+                raise RecipeError(f"got '{override}'.", where="--set", remedy="Write --set key=value.")
+            _put(merged, key.strip().split("."), yaml.safe_load(value))
+        return cls.make(merged, where=str(path) if path else "arguments")
+
+    def plain(self) -> dict[str, Any]:
+        """Plain JSON values, every default written out."""
+        values: dict[str, Any] = json.loads(self.model_dump_json())
+        return values
+
+
+def _put(values: dict[str, Any], path: list[str], value: Any) -> None:
+    key, *rest = path
+    if not rest:
+        values[key] = value
+        return
+    inner = values.get(key, {})
+    inner = {"name": inner} if isinstance(inner, str) else dict(inner or {})
+    if key == "method" and "name" not in inner and rest != ["name"]:
+        inner["name"] = "lora"
+    _put(inner, rest, value)
+    values[key] = inner
+
+
+def _fields_at(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
+    fields = model.model_fields
+    for key in location:
+        if key not in fields:
+            for info in fields.values():  # a union's tag in the location: look through its members
+                for member in get_args(info.annotation):
+                    tag = getattr(member, "model_fields", {}).get("name")
+                    if tag is not None and tag.default == key:
+                        fields = member.model_fields
+            continue
+        annotation: Any = fields[key].annotation
+        fields = getattr(annotation, "model_fields", fields)
+    return list(fields)
+
+
+def _explain(error: ValidationError, model: type[BaseModel]) -> str:
+    lines = []
+    for entry in error.errors():
+        *parents, last = entry["loc"] or ("recipe",)
+        key = ".".join(str(part) for part in entry["loc"])
+        if entry["type"] == "extra_forbidden":
+            valid = _fields_at(model, tuple(parents))
+            near = difflib.get_close_matches(str(last), valid, n=1, cutoff=0.5)
+            hint = f"did you mean '{near[0]}'?" if near else f"valid: {', '.join(valid)}"
+            lines.append(f"unknown key '{key}': {hint}")
+        elif entry["type"] == "missing":
+            lines.append(f"'{key}' is missing")
+        else:
+            lines.append(f"'{key}': {entry['msg'].removeprefix('Value error, ')} (got {entry['input']!r})")
+    return "; ".join(lines) + "."

@@ -1,0 +1,231 @@
+"""The task protocol: everything that a task must say, and the small records that flow between its parts.
+
+A task is frozen and serialisable; it holds a label map, lengths, languages and decoding, never a tokenizer or a model. No task
+knows which method is attached.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from domaintune.bases.base import Base, HeadSpec
+from domaintune.data.rows import Row
+
+Mode = Literal["train", "score", "predict"]
+Record = Mapping[str, np.ndarray]
+RawPrediction = Mapping[str, Any]
+Prediction = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One typed row. Each task derives its own; `file` and `line` say where it stands."""
+
+    file: str
+    line: int
+    group: str | None = None
+    domain: str | None = None
+
+    @property
+    def where(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """What splits and duplicate search need: normal forms of input and target, the stratum, and the user's group and domain."""
+
+    input: str
+    target: str
+    stratum: str
+    group: str | None = None
+    domain: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that a check found. `rows` are "file:line"."""
+
+    name: str
+    severity: Literal["error", "warning", "note"]
+    message: str
+    rows: tuple[str, ...]
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One input of the model, prepared once. `inputs` and `targets` hold plain lists, arrays or paths; `part` counts the items
+    of one example from 0."""
+
+    inputs: Mapping[str, Any]
+    targets: Mapping[str, Any]
+    part: int = 0
+
+
+@dataclass(slots=True)
+class Batch:
+    """Collated items. `inputs` goes to the model by keyword; `targets` is for the loss alone (empty in mode "predict")."""
+
+    inputs: dict[str, Any]
+    targets: dict[str, Any]
+    items: Sequence[Item]
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(_to(self.inputs, device), _to(self.targets, device), self.items)
+
+
+def _to(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {key: _to(entry, device) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_to(entry, device) for entry in value]
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Primary:
+    """The score that early stopping, gain, retention and the choice of strength use.
+
+    `higher_is_better` is false for losses, whose gain is base - tuned and whose retention is exp(base - tuned).
+    `binary` marks a score that is the mean of a 0/1 entry per example (record key `correct`), for which exact bounds exist.
+    """
+
+    name: str
+    higher_is_better: bool = True
+    binary: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """Examples of one part with their items; `spans[i]` are the positions in `items` that belong to example i."""
+
+    examples: Sequence[Any]
+    items: Sequence[Item]
+    spans: Sequence[range] = field(default=())
+
+
+class Task(BaseModel, ABC):
+    """One of the six tasks, fitted to one set of labels.
+
+    Rows -> `read` -> examples -> `prepare` -> items -> `collate` -> batch -> `loss` (training), or `predict` -> raw predictions
+    -> `join` -> predictions -> `statistics` -> records -> `reduce` -> scores.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: ClassVar[str]
+    auto_class: ClassVar[str]
+    primary: ClassVar[Primary]
+    keep_agreement: ClassVar[float] = 0.95
+    # With few rows and no dev part: 5 folds. Off where decoding or detection makes that too slow.
+    cross_validates: ClassVar[bool] = True
+
+    @classmethod
+    @abstractmethod
+    def build(cls, rows: Sequence[Row], base: Base, settings: Any) -> Self:
+        """Derive the label map, lengths and the rest from the data, the base and this task's settings of the recipe.
+
+        Raises:
+            DataError: a row without a usable target, naming file and line.
+        """
+
+    @abstractmethod
+    def read(self, rows: Iterable[Row]) -> Iterator[Any]:
+        """Examples in the order of the rows.
+
+        Raises:
+            DataError: a bad value or an unknown label, naming file and line.
+        """
+
+    @abstractmethod
+    def head(self) -> HeadSpec:
+        """The output layer that this task needs."""
+
+    def check(self, examples: Sequence[Any]) -> Iterator[Finding]:
+        """What only this task can know to be wrong."""
+        return iter(())
+
+    @abstractmethod
+    def keys(self, example: Any) -> Keys:
+        """What splits and duplicate search need."""
+
+    @abstractmethod
+    def prepare(self, base: Base, example: Any) -> tuple[Item, ...]:
+        """Items of one example, several for long inputs. Deterministic."""
+
+    def augment(self, item: Item, generator: torch.Generator) -> Item:
+        """A changed copy for training; the same item by default."""
+        return item
+
+    @abstractmethod
+    def cost(self, item: Item) -> int:
+        """Tokens or pixels: what a micro-batch budget counts."""
+
+    @abstractmethod
+    def collate(self, base: Base, items: Sequence[Item], mode: Mode) -> Batch:
+        """Tensors on the CPU. "score" and "predict" never augment; "predict" has no targets and pads causal models left."""
+
+    @abstractmethod
+    def units(self, batch: Batch) -> dict[str, float]:
+        """Divisor of each loss term, from the targets alone; additive over micro-batches."""
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """SUM of each term over its units, with the keys of `units`; additive over micro-batches."""
+
+    @abstractmethod
+    def predict(self, base: Base, model: nn.Module, batch: Batch, wanted: frozenset[str]) -> list[RawPrediction]:
+        """One raw prediction an item. `wanted` names scores, or "output" for what a user of `predict` sees; work (such as
+        decoding text) that no wanted name needs is left out. The batch was collated in mode "score" where any wanted score
+        needs the targets, else "predict"."""
+
+    @abstractmethod
+    def join(self, example: Any, raw: Sequence[RawPrediction]) -> Prediction:
+        """The example's prediction from those of its items."""
+
+    @abstractmethod
+    def statistics(self, prediction: Prediction, example: Any) -> Record:
+        """Per-example statistics, plain numpy, from which `reduce` computes every score that the prediction supports."""
+
+    @abstractmethod
+    def reduce(self, records: Sequence[Record], weights: np.ndarray) -> dict[str, np.ndarray]:
+        """Scores from weighted records: weights [draws, examples] (counts) -> one float64 value a draw for each score."""
+
+    @abstractmethod
+    def render(self, prediction: Prediction) -> dict[str, Any]:
+        """What the user sees of a prediction: plain JSON values."""
+
+    @abstractmethod
+    def as_reference(self, prediction: Prediction, example: Any) -> Any:
+        """The example with the prediction as its target, for agreement."""
+
+    @abstractmethod
+    def divergence(self, tuned: nn.Module, base_model: nn.Module, batch: Batch) -> tuple[Tensor, float]:
+        """KL(base || tuned) of the outputs, summed over units, and the number of units (examples, tokens or queries)."""
+
+    def majority(self, train: Sequence[Any], example: Any) -> Prediction | None:
+        """What one would predict for `example` from the training targets alone (the commonest label); None where it has no
+        meaning. Stands beside every score."""
+        return None
+
+
+def dataset(task: Task, base: Base, examples: Sequence[Any]) -> Dataset:
+    """Prepare every example once."""
+    items: list[Item] = []
+    spans: list[range] = []
+    for example in examples:
+        made = task.prepare(base, example)
+        spans.append(range(len(items), len(items) + len(made)))
+        items.extend(made)
+    return Dataset(examples, items, spans)
