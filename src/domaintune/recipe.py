@@ -19,7 +19,7 @@ from domaintune.errors import RecipeError
 
 
 class Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 # --- tasks
@@ -158,33 +158,37 @@ class PTuningSettings(Settings):
     """v1: width of the prompt encoder; by default the base's."""
 
 
-MethodSettings = Annotated[
-    FullSettings | FreezeSettings | LoRASettings | PTuningSettings, Field(discriminator="name")
-]
+MethodSettings = Annotated[FullSettings | FreezeSettings | LoRASettings | PTuningSettings, Field(discriminator="name")]
 
 
 # --- the rest
 
 
 class TrainingSettings(Settings):
-    epochs: int = Field(default=5, ge=0)
+    epochs: int | None = Field(default=None, ge=0)
+    """Passes over train; by default 5, and more on small sets: so many that there are 400 optimiser steps, at most 30."""
     batch_size: int = Field(default=16, ge=1)
     """Items per optimiser step."""
     learning_rate: float | None = Field(default=None, gt=0)
-    """By default the method's own: see `DEFAULT_LEARNING_RATES`."""
+    """By default the method's own, listed above."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """How the learning rate falls after the warm-up: to 0 over all epochs, or not at all."""
     warmup: float = Field(default=0.1, ge=0, le=1)
     """Share of all steps."""
     weight_decay: float = Field(default=0.01, ge=0)
+    """Decoupled (AdamW); not on biases, norms and gates."""
     max_gradient_norm: float = Field(default=1.0, gt=0)
+    """Gradients are scaled down to this global norm."""
     patience: int | None = Field(default=3, ge=1)
     """Epochs without a better dev score before training stops; null: never. The best epoch's weights are kept either way."""
     micro_batch_budget: int | None = Field(default=None, ge=1)
     """Tokens (text) or pixels (pictures) in one forward; by default 4,096 tokens or 4,000,000 pixels."""
     precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: forward and backward in bfloat16 where torch's autocast does, weights in float32."""
     train_batch_norm: bool = False
     """Let batch-norm statistics follow the domain."""
     checkpoint_every_seconds: float = Field(default=60.0, ge=0)
+    """Besides a checkpoint after each epoch; 0: after each step."""
     probe: bool = True
     """Start from a head fitted on the frozen body where the base has none for these labels (LP-FT)."""
 
@@ -197,6 +201,7 @@ class BalanceSettings(Settings):
     keep_agreement: float | None = Field(default=None, gt=0, le=1)
     """The same for a general set without labels; by default the task's own."""
     strengths: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    """Where the frontier is measured."""
     max_rows: int = Field(default=300, ge=10)
     """Rows a side that the frontier is measured on."""
     form: Literal["merged", "terms"] | None = None
@@ -212,14 +217,19 @@ class BalanceSettings(Settings):
 
 class DataSettings(Settings):
     test_fraction: float = Field(default=0.2, gt=0, lt=1)
+    """Share of train that becomes test where none is given."""
     dev_fraction: float = Field(default=0.15, gt=0, lt=1)
+    """Share of the rest that becomes dev where none is given."""
     folds: int = Field(default=5, ge=2)
+    """For cross-validation."""
     fold_below: int = Field(default=500, ge=0)
     """Without a dev file: cross-validate when fewer rows than this remain outside test."""
     keep_leaks: bool = False
     """Keep train rows that also stand in test or dev."""
     group_column: str | None = None
+    """Rows with the same value (a document, patient or author) stay in one part, and intervals resample whole groups."""
     domain_column: str | None = None
+    """Names each row's domain."""
     max_train_rows: int | None = Field(default=None, ge=1)
     """Use a seeded random part of train."""
 
@@ -233,8 +243,6 @@ class EvaluationSettings(Settings):
 
 DEFAULT_LEARNING_RATES = {"full": 5e-5, "freeze": 2e-4, "lora": 5e-4, "p-tuning": 5e-3}
 
-Paths = str | tuple[str, ...]
-
 
 class Recipe(Settings):
     """One run: what to train on what, how, and where to leave the result. Paths are relative to the working folder.
@@ -245,18 +253,28 @@ class Recipe(Settings):
 
     task: TaskSettings
     base: str
+    """Hub name, local folder, an earlier run's folder, or the built-in `minilm`."""
     train: str
+    """Labelled rows of the domain: a file or folder as in docs/formats.md."""
     dev: str | None = None
+    """Rows to choose on; without it a part of train is cut, or folds stand in for it."""
     test: str | None = None
+    """Rows to confirm on; without it a part of train is cut."""
     general: str | None = None
+    """Rows of what the base could do before; what is lost is measured on them. Without labels: agreement with the base."""
     general_check: str | None = None
+    """A second general set, only ever reported."""
     method: MethodSettings = LoRASettings()
     output: str
+    """Folder of the run."""
     seed: int = Field(default=0, ge=0, lt=2**31)
+    """Everything random: splits, order, heads, dropout, bootstrap."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads; by default all cores that the process may use."""
     device: str = "auto"
+    """`auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:1`."""
     trust_remote_code: bool = False
+    """Run Python code that a base brings along. Only for authors whom you trust."""
     training: TrainingSettings = TrainingSettings()
     balance: BalanceSettings = BalanceSettings()
     data: DataSettings = DataSettings()

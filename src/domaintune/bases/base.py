@@ -156,11 +156,18 @@ def set_submodule_(model: nn.Module, path: str, module: nn.Module) -> None:
 
 
 def install_head_(model: nn.Module, head: Head) -> None:
-    """Put a fork of the head's modules and its configuration fields into `model`, in place; shared modules stay shared."""
+    """Put a fork of the head's modules and its configuration fields into `model`, in place; shared modules stay shared, and
+    parameters that `model` ties (detectors hold their class layers twice) stay tied."""
     forks: dict[int, nn.Module] = {}
+    tied: dict[int, nn.Parameter] = {}
+    old = dict(model.named_parameters(remove_duplicate=False))
     for path, module in head.modules.items():
         if id(module) not in forks:
-            forks[id(module)] = fork(module)
+            inner = {
+                name: tied.setdefault(id(old[f"{path}.{name}"]), nn.Parameter(parameter.detach(), requires_grad=False))
+                for name, parameter in module.named_parameters()
+            }
+            forks[id(module)] = fork(module, inner)
         set_submodule_(model, path, forks[id(module)])
     config: Any = model.config
     for key, value in head.config.items():
@@ -218,6 +225,13 @@ def head_paths(model: nn.Module, *, whole: bool) -> tuple[str, ...]:
     return tuple(sorted(owners))
 
 
+def _tie_(model: nn.Module, ties: Mapping[str, str]) -> None:
+    """Make each parameter of `ties` the very object that stands under the name it maps to."""
+    for name, source in ties.items():
+        path, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(path), leaf, model.get_parameter(source))
+
+
 def own_head(base: Base, spec: HeadSpec) -> Head:
     """The head that the weights came with, its output units put into the order of `spec.labels`."""
     order = [base.own_labels.index(label) for label in spec.labels]
@@ -245,12 +259,19 @@ def fresh_head(base: Base, spec: HeadSpec, *, generator: torch.Generator) -> Hea
         setattr(config, key, copy.deepcopy(value))
     model: Any = on_meta(base.model, config)
     paths = head_paths(base.model, whole=spec.whole)
+    first: dict[int, str] = {}
+    ties = {n: first.setdefault(id(p), n) for n, p in model.named_parameters(remove_duplicate=False)}
     for path in paths:
         model.get_submodule(path).to_empty(device="cpu")
+    _tie_(
+        model, {n: source for n, source in ties.items() if n != source and n.startswith(tuple(f"{p}." for p in paths))}
+    )
     seed = int(torch.randint(2**31, (1,), generator=generator))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        for module in model.modules():  # on the parts without storage this does nothing
+        # Children first, as transformers does: a detector gives its class layers their prior as their parent. On the parts
+        # without storage this does nothing.
+        for module in reversed(list(model.modules())):
             model._init_weights(module)
     made: dict[int, nn.Module] = {}
     modules: dict[str, nn.Module] = {}

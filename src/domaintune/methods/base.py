@@ -6,8 +6,9 @@ strength, a module tree of its own; its `state` is what the run stores.
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -44,10 +45,14 @@ class Method(ABC):
 
 
 class Attached(ABC):
-    """A method on a base. `model` is the fork that is trained; it requires gradients for exactly the trained tensors."""
+    """A method on a base. `model` is the fork that is trained; it requires gradients for exactly the trained tensors.
+
+    `starts_at_base` says whether the untrained method is the base bit for bit (a concatenated prefix is not).
+    """
 
     base: Base
     model: nn.Module
+    starts_at_base: bool = True
 
     @abstractmethod
     def parameter_groups(self) -> list[ParameterGroup]:
@@ -91,11 +96,65 @@ class Attached(ABC):
         """Read what `save` wrote, in place."""
 
 
-def lerp_parameters(
-    start: Mapping[str, Tensor], end: Mapping[str, Tensor], strength: float
-) -> dict[str, Tensor]:
+def lerp_parameters(start: Mapping[str, Tensor], end: Mapping[str, Tensor], strength: float) -> dict[str, Tensor]:
     """W(s) on the line from `start` to `end`, by `torch.lerp`, which is exact at both ends. The results own their storage."""
-    return {name: torch.lerp(start[name].detach(), end[name].detach(), strength).clone() for name in end}
+    return {name: torch.lerp(start[name].detach(), tensor.detach(), strength) for name, tensor in end.items()}
 
 
-__all__ = ["Attached", "Form", "Method", "ParameterGroup", "fork", "install_head_", "lerp_parameters", "Any"]
+def train_mode_(model: nn.Module, *, frozen: Iterable[str] = (), train_batch_norm: bool = False) -> None:
+    """Put a trained fork into training mode.
+
+    Batch norms stay in eval mode (their statistics are the base's) unless `train_batch_norm`. The modules at the paths
+    `frozen`, those before the clean cut, stay in eval mode always: their output is the same whether it is computed or read
+    from a cache, so no dropout acts there and no statistics move.
+    """
+    model.train()
+    if not train_batch_norm:
+        for module in batch_norms(model).values():
+            module.eval()
+    for path in frozen:
+        model.get_submodule(path).eval()
+
+
+def batch_norms(model: nn.Module) -> dict[str, nn.Module]:
+    """Batch norms that keep running statistics, by path."""
+    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+    return {path: m for path, m in model.named_modules() if isinstance(m, kinds) and m.track_running_stats}
+
+
+def mend_batch_norm_(model: nn.Module) -> None:
+    """Bring the gradient that reaches each BatchNorm2d into its output's memory layout; the forward's bits do not change.
+
+    On the CPU the backward of a batch of one is wrong where one of input and gradient is channels-last and the other is not:
+    with a batch of one a tensor can be both, and the kernel asks each for a layout of its own.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.register_forward_hook(_hook_gradient)
+
+
+def _hook_gradient(module: nn.Module, inputs: Any, output: Tensor) -> None:
+    # No closure over the module: it would still point at the original after a deepcopy.
+    if output.requires_grad and output.device.type == "cpu":
+        output.register_hook(functools.partial(_lay_out, output.stride()))
+
+
+def _lay_out(stride: tuple[int, ...], gradient: Tensor) -> Tensor:
+    if gradient.stride() == stride:
+        return gradient
+    return gradient.new_empty_strided(gradient.shape, stride).copy_(gradient)
+
+
+__all__ = [
+    "Any",
+    "Attached",
+    "Form",
+    "Method",
+    "ParameterGroup",
+    "batch_norms",
+    "fork",
+    "install_head_",
+    "lerp_parameters",
+    "mend_batch_norm_",
+    "train_mode_",
+]

@@ -127,7 +127,10 @@ class Task(BaseModel, ABC):
     name: ClassVar[str]
     auto_class: ClassVar[str]
     primary: ClassVar[Primary]
+    scores: ClassVar[tuple[str, ...]]  # every score that `reduce` can give, the primary first
     keep_agreement: ClassVar[float] = 0.95
+    # Rows follow each other as running text does: parts are cut in one piece each. A field of the task where it depends on data.
+    contiguous: bool = False
     # With few rows and no dev part: 5 folds. Off where decoding or detection makes that too slow.
     cross_validates: ClassVar[bool] = True
 
@@ -141,16 +144,31 @@ class Task(BaseModel, ABC):
         """
 
     @abstractmethod
-    def read(self, rows: Iterable[Row]) -> Iterator[Any]:
-        """Examples in the order of the rows.
+    def read(self, rows: Iterable[Row], *, labelled: bool = True) -> Iterator[Any]:
+        """Examples in the order of the rows. With `labelled=False` targets may be absent and are not looked at (an unlabelled
+        general set, the input of `predict`): the example's target is then empty, and only `prepare`, `collate` in mode
+        "predict", `predict`, `join`, `render` and `as_reference` are asked of it.
 
         Raises:
             DataError: a bad value or an unknown label, naming file and line.
         """
 
     @abstractmethod
+    def from_bare(self, value: str) -> Mapping[str, Any]:
+        """The values of a row from one bare input as a user types it (a text, a path), without a target."""
+
+    @abstractmethod
+    def has_target(self, row: Row) -> bool:
+        """Whether the row carries a target (of whatever quality) and not the input alone."""
+
+    @abstractmethod
     def head(self) -> HeadSpec:
         """The output layer that this task needs."""
+
+    def relabelled(self, labels: Sequence[str]) -> Self:
+        """This task for the output units `labels` of another head (in the form and order of `HeadSpec.labels`); the same task
+        where labels size nothing."""
+        return self
 
     def check(self, examples: Sequence[Any]) -> Iterator[Finding]:
         """What only this task can know to be wrong."""

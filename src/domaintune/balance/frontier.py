@@ -1,0 +1,109 @@
+"""Domain and general score at several strengths, and the choice between them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from domaintune.bases.base import Base
+from domaintune.evaluation.intervals import retention_estimate
+from domaintune.evaluation.score import point_scores, predict, records_of
+from domaintune.methods.base import Attached, Form
+from domaintune.tasks.base import Dataset, Primary, Record, Task, dataset
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One side of the balance: what is scored, with which task and head. `agreement`: the data carries no labels of its own,
+    and the base's predictions are the reference."""
+
+    task: Task
+    data: Dataset
+    head: str = "domain"
+    agreement: bool = False
+
+    def groups(self) -> list[str | None]:
+        return [example.group for example in self.data.examples]
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One strength on the choosing parts. `retention` is None without general data."""
+
+    strength: float
+    domain: float
+    general: float | None
+    retention: float | None
+
+    def plain(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+Records = dict[float, list[Record]]
+
+
+def with_reference(side: Side, base: Base, *, form: Form, attached: Attached, budget: int | None) -> Side:
+    """An agreement side whose targets are the base's own predictions; other sides unchanged."""
+    if not side.agreement:
+        return side
+    view = attached.view(0.0, head=side.head, form=form)
+    made = predict(side.task, base, view, side.data, wanted=frozenset({"output"}), mode="predict", budget=budget)
+    examples = [side.task.as_reference(p, e) for p, e in zip(made, side.data.examples, strict=True)]
+    return replace(side, data=dataset(side.task, base, examples))
+
+
+def side_records(
+    side: Side,
+    base: Base,
+    attached: Attached,
+    strengths: Sequence[float],
+    *,
+    form: Form,
+    wanted: frozenset[str],
+    budget: int | None = None,
+    on_step: Callable[[], None] | None = None,
+) -> Records:
+    """Records of a side at each strength, each from a view of its own."""
+    made: Records = {}
+    for strength in strengths:
+        view = attached.view(strength, head=side.head, form=form)
+        predictions = predict(side.task, base, view, side.data, wanted=wanted, budget=budget)
+        made[strength] = records_of(side.task, side.data, predictions)
+        if on_step is not None:
+            on_step()
+    return made
+
+
+def points(domain_task: Task, domain: Records, general_side: Side | None, general: Records) -> list[Point]:
+    """The frontier from the records of both sides, by rising strength."""
+    name = domain_task.primary.name
+    made = []
+    for strength in sorted(domain):
+        score, kept = None, None
+        if general_side is not None:
+            task = general_side.task
+            score = point_scores(task, general[strength])[task.primary.name]
+            if general_side.agreement:
+                kept = score if task.primary.higher_is_better else math.exp(-score)
+            else:
+                one = np.ones((1, len(general[strength])))
+                kept = retention_estimate(task, general[strength], general[0.0], one)[0].value
+        made.append(Point(strength, point_scores(domain_task, domain[strength])[name], score, kept))
+    return made
+
+
+def choose(frontier: Sequence[Point], *, keep: float, primary: Primary) -> float:
+    """The strength with the best domain score among those that keep at least `keep`; ties take the lower.
+
+    Strength 0 always qualifies; without general data 1 is chosen.
+    """
+    if all(point.retention is None for point in frontier):
+        return 1.0
+    sign = 1.0 if primary.higher_is_better else -1.0
+    qualified = [p for p in frontier if p.strength == 0 or (p.retention is not None and p.retention >= keep)]
+    best = max(sign * p.domain for p in qualified)
+    return min(p.strength for p in qualified if sign * p.domain == best)

@@ -1,0 +1,282 @@
+"""Which lists of modules are chains of blocks, and which modules attend: read from what a probe forward did."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import Node
+
+from domaintune.bases.parts import Chain, inside
+from domaintune.bases.probe import Call, Recording, reaches
+
+SiteKind = Literal["linear", "conv1d-transposed", "conv1d", "conv2d"]
+Kind = Literal["transformer", "convolution"]
+LISTS = (nn.ModuleList, nn.Sequential)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A chain before it has a name."""
+
+    path: str
+    kind: Kind
+    blocks: tuple[str, ...]
+
+
+class Survey:
+    """A model and the record of its probe forward, with what several questions need: the sites that ran, and how many lie
+    below each path."""
+
+    def __init__(self, model: nn.Module, recording: Recording) -> None:
+        from transformers.pytorch_utils import Conv1D
+
+        self.model = model
+        self.recording = recording
+        self.modules = dict(model.named_modules())
+        kinds: tuple[tuple[type[nn.Module], SiteKind], ...] = (
+            (nn.Linear, "linear"),
+            (Conv1D, "conv1d-transposed"),
+            (nn.Conv1d, "conv1d"),
+            (nn.Conv2d, "conv2d"),
+        )
+        self.sites: dict[str, SiteKind] = {}
+        for path, module in self.modules.items():
+            kind = next((kind for of, kind in kinds if isinstance(module, of)), None)
+            if kind is not None and path in recording.calls:  # a layer that never ran is no site
+                self.sites[path] = kind
+        self.site_count: Counter[str] = Counter()
+        for path in self.sites:
+            names = path.split(".")
+            self.site_count.update(".".join(names[:depth]) for depth in range(len(names) + 1))
+
+    def has_parameters(self, path: str) -> bool:
+        return next(self.modules[path].parameters(), None) is not None
+
+    def owns_parameters(self, path: str) -> bool:
+        return next(self.modules[path].parameters(recurse=False), None) is not None
+
+    def children(self, path: str) -> list[str]:
+        prefix = f"{path}." if path else ""
+        return [f"{prefix}{name}" for name, _ in self.modules[path].named_children()]
+
+    def pixel_nodes(self) -> set[Node]:
+        """Where the model's floating-point inputs enter the graph; empty for text."""
+        return set(self.recording.first("").input_nodes)
+
+
+def find_attention(survey: Survey) -> dict[str, tuple[str, ...]]:
+    """Modules that attend, each with the stack of open modules in which its softmax ran (outermost first).
+
+    The innermost open module with at least two linear or convolution layers below it (queries, keys, values and outputs are
+    among them), if its output at one position depends on its inputs at others: routers of experts and classifiers take a softmax
+    too, but never look sideways.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    refused: set[str] = set()
+    for stack, _ in survey.recording.attending:
+        path = next(
+            (
+                path
+                for path in reversed(stack)
+                if survey.site_count[path] >= 2 or isinstance(survey.modules[path], nn.MultiheadAttention)
+            ),
+            "",
+        )
+        if not path or path in found or path in refused:
+            continue
+        if mixes_positions(survey.recording.first(path)):
+            found[path] = stack
+        else:
+            refused.add(path)
+    return found
+
+
+def mixes_positions(call: Call) -> bool:
+    """Whether some row of the output [..., width] depends on an input's other rows (two rows are asked: the last of the first
+    item, which a causal mask lets see all of it, and the very last)."""
+    output = next((t for t in call.outputs if t.is_floating_point() and t.ndim >= 2 and t.requires_grad), None)
+    sources = [t for t in call.inputs if t.is_floating_point() and t.ndim >= 2 and t.requires_grad]
+    if output is None or not sources:
+        return False
+    rows = output.reshape(-1, output.shape[-1])
+    for row in {output.shape[-2] - 1, len(rows) - 1}:
+        for gradient in gradients(rows[row], sources):
+            if gradient is not None and int((gradient.reshape(-1, gradient.shape[-1]) != 0).any(1).sum()) > 1:
+                return True
+    return False
+
+
+def gradients(output: Tensor, sources: list[Tensor]) -> tuple[Tensor | None, ...]:
+    """Gradients of a random projection (a plain sum has none behind a layer norm) with respect to `sources`."""
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randn(output.shape, generator=generator).to(output)
+    return torch.autograd.grad((output * weights).sum(), sources, retain_graph=True, allow_unused=True)
+
+
+def find_chains(survey: Survey, attention: Collection[str]) -> list[Found]:
+    """The outermost lists whose parts are blocks that follow one another, in order of execution."""
+    found: list[Found] = []
+    for path, module in survey.modules.items():
+        if isinstance(module, LISTS) and not any(inside(path, block) for chain in found for block in chain.blocks):
+            found.extend(chains_in(survey, path, attention))
+    return sorted(found, key=lambda chain: survey.recording.first(chain.blocks[0]).start)
+
+
+def chains_in(survey: Survey, path: str, attention: Collection[str]) -> list[Found]:
+    """The chains among the children of the list at `path`.
+
+    A run of children each linked to the next one. A single child counts where it is the list's only one and attends; it gives
+    way to a list inside it that holds all its attention in parts that each attend (ALBERT's groups of layers, RT-DETR's
+    encoders of one layer).
+    """
+    children = survey.children(path)
+    runs: list[list[str]] = []
+    for child in children:
+        if child not in survey.recording.calls or survey.site_count[child] < 2:
+            continue
+        if runs and linked(survey, runs[-1][-1], child, attention=attention, of=path):
+            runs[-1].append(child)
+        else:
+            runs.append([child])
+    found = []
+    for run in runs:
+        attends = any(inside(one, block) for one in attention for block in run)
+        if len(run) == 1 and (len(children) > 1 or not attends or gives_way(survey, run[0], attention)):
+            continue
+        if attends:
+            found.append(Found(path, "transformer", tuple(run)))
+        elif is_trunk(survey, run):
+            found.append(Found(path, "convolution", tuple(run)))
+    return found
+
+
+def gives_way(survey: Survey, block: str, attention: Collection[str]) -> bool:
+    """Whether a list inside `block` is a chain of its own with all of the block's attention in it, some in every part."""
+    own = [path for path in attention if inside(path, block)]
+    for path, module in survey.modules.items():
+        if not isinstance(module, LISTS) or path == block or not inside(path, block):
+            continue
+        if all(inside(one, path) for one in own):
+            chains = chains_in(survey, path, attention)
+            if chains and all(any(inside(one, part) for one in own) for chain in chains for part in chain.blocks):
+                return True
+    return False
+
+
+def linked(survey: Survey, one: str, other: str, *, attention: Collection[str], of: str) -> bool:
+    """Whether block `other` is fed by what block `one` returned.
+
+    Either the very tensor, or something computed from it (YOLOS adds positions between blocks), as long as no layers of another
+    list run in between (XLM keeps attention and feed-forward parts in two lists) and, without attention, nothing of the picture
+    arrives by another way (feature pyramids). Parts of different classes that hold lists with attention are stacks, not blocks;
+    a Sequential is also used for plain composition, so that its blocks must be of one class.
+    """
+    calls = survey.recording.calls
+    before, after = calls[one][0], calls[other][0]
+    if before.end > after.start:
+        return False
+    attends = any(inside(path, block) for path in attention for block in (one, other))
+    if type(survey.modules[one]) is not type(survey.modules[other]):
+        stacks = any(
+            isinstance(survey.modules[of], nn.Sequential) or holds_chain(survey, p, attention) for p in (one, other)
+        )
+        if stacks:
+            return False
+    returned = {t.untyped_storage().data_ptr() for t in before.outputs if t.is_floating_point()}
+    if any(t.untyped_storage().data_ptr() in returned for t in after.inputs):
+        return True
+    between = (path for path in survey.sites if any(before.end < call.start < after.start for call in calls[path]))
+    if any(in_another_list(survey, path, of=of) for path in between):
+        return False
+    if not reaches(after.input_nodes, set(before.output_nodes)):
+        return False
+    return attends or not reaches(after.input_nodes, survey.pixel_nodes(), blocked=set(before.output_nodes))
+
+
+def holds_chain(survey: Survey, block: str, attention: Collection[str]) -> bool:
+    """Whether `block` has a list inside itself that is a chain with attention."""
+    return any(
+        isinstance(module, LISTS)
+        and inside(path, block)
+        and any(c.kind == "transformer" for c in chains_in(survey, path, attention))
+        for path, module in survey.modules.items()
+    )
+
+
+def in_another_list(survey: Survey, path: str, *, of: str) -> bool:
+    """Whether `path` stands in a list that neither is nor holds the list `of`."""
+    names = path.split(".")
+    above = [".".join(names[:depth]) for depth in range(1, len(names))]
+    return any(isinstance(survey.modules[one], nn.ModuleList) and not inside(of, one) for one in above)
+
+
+def is_trunk(survey: Survey, run: list[str]) -> bool:
+    """Whether the run works on maps [batch, channels, height, width] and all that the output knows of the picture goes through
+    its first block's input: true of a backbone's stages, never of a branch or of a feature pyramid."""
+    calls = [survey.recording.first(block) for block in run]
+    pixels = survey.pixel_nodes()
+    if not pixels or not all(any(t.ndim == 4 for t in call.outputs) for call in calls):
+        return False
+    if not any(survey.sites[path] == "conv2d" for path in survey.sites for block in run if inside(path, block)):
+        return False
+    return not reaches(survey.recording.first("").output_nodes, pixels, blocked=set(calls[0].input_nodes))
+
+
+def name_chains(survey: Survey, found: list[Found]) -> list[Chain]:
+    """The chains with their names by role: "backbone" (convolution), "decoder" (causal, or given another chain's output beside
+    the stream), else "encoder"; a number from the second one of a kind on."""
+    counts: Counter[str] = Counter()
+    chains = []
+    for one in found:
+        if one.kind == "convolution":
+            role = "backbone"
+        else:
+            role = "decoder" if is_causal(survey, one) or has_memory(survey, one, found) else "encoder"
+        counts[role] += 1
+        name = role if counts[role] == 1 else f"{role}.{counts[role]}"
+        chains.append(Chain(name=name, kind=one.kind, path=one.path, blocks=one.blocks))
+    return chains
+
+
+def is_causal(survey: Survey, chain: Found) -> bool:
+    """Whether the chain's output at the first position ignores all later positions of its input [batch, length, width]."""
+    source = stream(survey.recording.first(chain.blocks[0]), ())
+    output = next((t for t in survey.recording.first(chain.blocks[-1]).outputs if t.is_floating_point()), None)
+    if source is None or output is None or source.ndim != 3 or output.ndim != 3 or not source.requires_grad:
+        return False
+    (gradient,) = gradients(output[0, 0], [source])
+    return gradient is not None and not bool((gradient[0, 1:] != 0).any())
+
+
+def has_memory(survey: Survey, chain: Found, found: list[Found]) -> bool:
+    """Whether a block is given something computed from an earlier chain's output beside the stream of hidden states."""
+    start = survey.recording.first(chain.blocks[0]).start
+    ends = {
+        node
+        for other in found
+        if other is not chain and survey.recording.first(other.blocks[0]).start < start
+        for node in survey.recording.first(other.blocks[-1]).output_nodes
+    }
+    if not ends:
+        return False
+    previous: tuple[Tensor, ...] = ()
+    for block in chain.blocks:
+        call = survey.recording.first(block)
+        main = stream(call, previous)
+        beside = [t for t in call.inputs if t is not main and t.requires_grad and t.grad_fn is not None]
+        if any(reaches([t.grad_fn], ends) for t in beside if t.grad_fn is not None):
+            return True
+        previous = call.outputs
+    return False
+
+
+def stream(call: Call, previous: tuple[Tensor, ...]) -> Tensor | None:
+    """The block's hidden states: the tensor that the previous block returned, else its first floating-point argument."""
+    floating = [tensor for tensor in call.inputs if tensor.is_floating_point()]
+    returned = {tensor.untyped_storage().data_ptr() for tensor in previous}
+    return next((t for t in floating if t.untyped_storage().data_ptr() in returned), next(iter(floating), None))

@@ -1,0 +1,84 @@
+"""Where the frozen prefix of a model ends: asked of autograd, on a model that a method may have changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from domaintune.bases.parts import Anatomy, Cut, inside
+from domaintune.bases.probe import Recording, probe_inputs, probing, record
+from domaintune.errors import BaseError
+
+
+def clean_cut(model: nn.Module, anatomy: Anatomy, *, inputs: Mapping[str, Tensor] | None = None) -> Cut:
+    """The last cut that no trained tensor reaches: none of its input tensors (in keywords and tuples too) requires a gradient,
+    and no module with trained parameters of its own has finished before it.
+
+    The second condition covers trained layers that act without a gradient, such as scores that choose detection queries. At the
+    latest the "embeddings" are clean. `model` is the examined one or what a method made of it: layers inside blocks may have
+    been replaced, blocks not.
+
+    Raises:
+        BaseError: the probe fails, or a cut's module did not run.
+    """
+    return _clean_cut(model, anatomy, _recorded(model, inputs))
+
+
+def frozen_prefix(model: nn.Module, anatomy: Anatomy, *, inputs: Mapping[str, Tensor] | None = None) -> tuple[str, ...]:
+    """Paths of the outermost modules that ran completely before the clean cut: they stay in eval mode while the rest trains."""
+    recording = _recorded(model, inputs)
+    return _prefix(recording, _clean_cut(model, anatomy, recording))
+
+
+def train_behind_prefix_(model: nn.Module, anatomy: Anatomy, *, inputs: Mapping[str, Tensor] | None = None) -> Cut:
+    """Training mode for everything behind the clean cut, eval mode for all before it; returns the cut.
+
+    Modules that are open at the cut and applied a functional dropout before it (Marian's encoder, on its embeddings) have
+    their own flag off, so that what reaches the cut is the same at every step.
+    """
+    recording = _recorded(model, inputs)
+    cut = _clean_cut(model, anatomy, recording)
+    model.train()
+    for path in _prefix(recording, cut):
+        model.get_submodule(path).eval()
+    start = recording.first(cut.path).start
+    for stack, tick in recording.dropping:
+        if tick < start and stack:
+            model.get_submodule(stack[-1]).training = False
+    return cut
+
+
+def _recorded(model: nn.Module, inputs: Mapping[str, Tensor] | None) -> Recording:
+    given = probe_inputs(model) if inputs is None else inputs
+    with probing(model, all_gradients=False):
+        return record(model, given)
+
+
+def _clean_cut(model: nn.Module, anatomy: Anatomy, recording: Recording) -> Cut:
+    trained_end = min(
+        (
+            recording.last_end(path)
+            for path in recording.calls
+            if any(p.requires_grad for p in model.get_submodule(path).parameters(recurse=False))
+        ),
+        default=None,
+    )
+    clean = anatomy.cuts[0]
+    for cut in anatomy.cuts[1:]:
+        if cut.path not in recording.calls:
+            raise BaseError(f"block '{cut.path}' did not run in the probe.", where=type(model).__name__)
+        first = recording.first(cut.path)
+        if any(tensor.requires_grad for tensor in first.inputs):
+            break
+        if trained_end is not None and trained_end < first.start:
+            break
+        clean = cut
+    return clean
+
+
+def _prefix(recording: Recording, cut: Cut) -> tuple[str, ...]:
+    start = recording.first(cut.path).start
+    late = [path for path in recording.calls if recording.last_end(path) > start]
+    done = [path for path in recording.calls if path and not any(inside(other, path) for other in late)]
+    return tuple(path for path in done if not any(other != path and inside(path, other) for other in done))

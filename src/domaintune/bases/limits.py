@@ -1,0 +1,27 @@
+"""How many tokens a base can take."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from domaintune.bases.base import Base
+
+
+def token_limit(base: Base) -> int:
+    """The smaller of the tokenizer's limit and the number of positions that the model can embed, special tokens included.
+
+    RoBERTa-like position embeddings start after their padding index; rotary and relative positions set no limit of their own,
+    and the configuration's `max_position_embeddings` is used for them.
+    """
+    limits = [int(base.processor.model_max_length)]
+    declared = getattr(base.config, "max_position_embeddings", None)
+    if declared:
+        limits.append(int(declared))
+        for module in base.model.modules():
+            if (
+                isinstance(module, nn.Embedding)
+                and module.num_embeddings == declared
+                and module.padding_idx is not None
+            ):
+                limits.append(int(declared) - module.padding_idx - 1)
+    return min(limits)

@@ -1,0 +1,177 @@
+"""Arguments -> the same calls a Python user makes. No logic; starts without importing torch."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from domaintune.errors import DomainTuneError
+
+app = typer.Typer(
+    help="Tune a pretrained model to your domain, see what was gained and what was lost, and choose where to stand.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Option = typer.Option
+Settings = Annotated[
+    list[str] | None, Option("--set", help="key=value over any recipe key, e.g. method.rank=16. Repeatable.")
+]
+
+
+@app.command("tune")
+def tune_command(
+    recipe: Annotated[Path | None, typer.Argument(help="A recipe in YAML; options below go over it.")] = None,
+    task: Annotated[
+        str | None,
+        Option(
+            help="text-classification, token-classification, translation, generation, image-classification, object-detection"
+        ),
+    ] = None,
+    base: Annotated[str | None, Option(help="Hub name, folder, earlier run, or minilm.")] = None,
+    train: Annotated[str | None, Option(help="Labelled rows of your domain.")] = None,
+    dev: Annotated[str | None, Option(help="Rows to choose on; by default cut from train, or folds.")] = None,
+    test: Annotated[str | None, Option(help="Rows to confirm on; by default cut from train.")] = None,
+    general: Annotated[str | None, Option(help="Rows of what the base could do before.")] = None,
+    general_check: Annotated[
+        str | None, Option("--general-check", help="A second general set, only ever reported.")
+    ] = None,
+    method: Annotated[str | None, Option(help="freeze, p-tuning, lora or full.")] = None,
+    output: Annotated[str | None, Option(help="Folder of the run.")] = None,
+    seed: Annotated[int | None, Option(help="Seed of everything random.")] = None,
+    settings: Settings = None,
+    overwrite: Annotated[bool, Option("--overwrite", help="Remove a run that stands in the output folder.")] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="Say what would happen, and stop.")] = False,
+) -> None:
+    """Train a base on your domain. The same command resumes an unfinished run."""
+    from domaintune.recipe import Recipe
+
+    made = Recipe.read(
+        recipe,
+        settings or (),
+        task=task,
+        base=base,
+        train=train,
+        dev=dev,
+        test=test,
+        general=general,
+        general_check=general_check,
+        output=output,
+        seed=seed,
+        **_method(method),
+    )
+    console = Console()
+    if dry_run:
+        from domaintune.pipeline import plan
+
+        console.print(_plan_table(plan(made)))
+        return
+    from domaintune.pipeline import tune
+    from domaintune.progress import ProgressBar
+
+    with ProgressBar(Console(stderr=True)) as bar:
+        run = tune(made, overwrite=overwrite, report=bar)
+    show(console, run.path)
+
+
+def _method(method: str | None) -> dict[str, str]:
+    return {} if method is None else {"method": method}
+
+
+@app.command("predict")
+def predict_command(
+    run: Annotated[Path, typer.Argument(help="A finished run.")],
+    data: Annotated[str, typer.Argument(help="A file as in training (targets not needed), or - for one input a line.")],
+    strength: Annotated[
+        float | None, Option(help="0 = the base, 1 = fully tuned; by default the run's choice.")
+    ] = None,
+    output: Annotated[Path | None, Option(help="JSON lines; by default standard output.")] = None,
+) -> None:
+    """Predict with a run; JSON lines with your columns and the model's answer."""
+    from domaintune.data.formats import read_rows
+    from domaintune.predict import load
+    from domaintune.run import write_lines
+
+    loaded = load(run)
+    if data == "-":
+        lines = [line.rstrip("\n") for line in sys.stdin if line.strip()]
+        rows: list[dict[str, Any]] = [dict(loaded.task.from_bare(line)) for line in lines]
+        made = loaded.predict(lines, strength=strength)
+    else:
+        read = read_rows(data)
+        rows = [dict(row.values) for row in read]
+        made = loaded.predict_rows(read, strength=strength)
+    joined = [
+        {**row, **{f"predicted_{key}" if key in row else key: value for key, value in answer.items()}}
+        for row, answer in zip(rows, made, strict=True)
+    ]
+    if output is not None:
+        write_lines(output, joined)
+    else:
+        for row in joined:
+            sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+@app.command("show")
+def show_command(run: Annotated[Path, typer.Argument(help="A finished run.")]) -> None:
+    """Print a finished run's scores and verdict again."""
+    from domaintune.run import RunFolder
+
+    show(Console(), RunFolder.existing(run).path)
+
+
+@app.command("demo")
+def demo_command(
+    output: Annotated[Path, Option(help="Folder for the demonstration's runs.")] = Path("runs/demo"),
+) -> None:
+    """Tune a small sentence encoder from everyday opinions to hotel feedback with all three methods, and compare."""
+    from domaintune.demo import demo
+
+    demo(output, Console())
+
+
+def _plan_table(plan: Any) -> Table:
+    table = Table(title="What would happen", show_header=False)
+    for name, count in plan.rows.items():
+        table.add_row(f"rows: {name}", f"{count:,}")
+    table.add_row("labels", ", ".join(plan.labels) or "none")
+    table.add_row("trained parameters", f"{plan.trainable:,} of {plan.parameters:,}")
+    for name, count in plan.cut.items():
+        table.add_row(f"longer than the limit: {name}", f"{count:,} rows, taken in windows")
+    for note in [*plan.notes, *plan.findings]:
+        table.add_row("note", note)
+    return table
+
+
+def show(console: Console, path: Path) -> None:
+    """The result table of a run."""
+    from domaintune.run import RunFolder
+    from domaintune.summary import result_table
+
+    folder = RunFolder.existing(path)
+    scores = folder.read("scores.json")
+    for note in scores["notes"]:
+        console.print(f"note: {note}", highlight=False, markup=False)
+    console.print(result_table({path.name: scores}))
+    console.print(scores["verdict"]["sentence"], highlight=False, markup=False)
+    console.print(f"The run is in {path}. Use it: domaintune predict {path} FILE", highlight=False, markup=False)
+
+
+def main() -> None:
+    """The command's entry: errors of the user's making print one line and exit with 2; Ctrl-C exits with 130."""
+    try:
+        app()
+    except DomainTuneError as error:
+        Console(stderr=True).print(f"error: {error}", highlight=False, markup=False, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("stopped; the same command resumes.", highlight=False)
+        sys.exit(130)

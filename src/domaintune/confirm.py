@@ -1,0 +1,135 @@
+"""The confirmation: the chosen strength and strength 1 against the base, once, on parts that nothing was chosen on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from domaintune.balance.frontier import Side, with_reference
+from domaintune.evaluation.intervals import (
+    Estimate,
+    bootstrap_weights,
+    gain_estimate,
+    retention_estimate,
+    score_estimates,
+)
+from domaintune.evaluation.score import mean_divergence, point_scores, predict, records_of
+from domaintune.evaluation.verdict import Confirmed, Verdict, judge
+from domaintune.fit import Fitted, form_of, keep_of
+from domaintune.parts import GeneralParts, Parts
+from domaintune.recipe import Recipe
+from domaintune.tasks.base import Prediction, Record, Task, dataset
+
+MAJORITY_ROWS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class SideScores:
+    """One side of the confirmation. Keys are strengths. `change` is the gain on the domain and the retention (or agreement) on
+    the general side; `kind` says which."""
+
+    rows: int
+    name: str
+    kind: str
+    scores: dict[float, dict[str, Estimate]]
+    change: dict[float, Estimate]
+    divergence: dict[float, float]
+    predictions: dict[float, list[Prediction]]
+
+    def plain(self) -> dict[str, Any]:
+        return {
+            "rows": self.rows,
+            "name": self.name,
+            "kind": self.kind,
+            "scores": {f"{s:g}": {k: e.plain() for k, e in v.items()} for s, v in self.scores.items()},
+            "change": {f"{s:g}": e.plain() for s, e in self.change.items()},
+            "mean_divergence": {f"{s:g}": value for s, value in self.divergence.items()},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmation:
+    domain: SideScores
+    general: SideScores | None
+    majority: float | None
+    verdict: Verdict
+
+    def plain(self) -> dict[str, Any]:
+        return {
+            "verdict": self.verdict.plain(),
+            "domain": self.domain.plain(),
+            "general": self.general.plain() if self.general else None,
+            "majority": self.majority,
+        }
+
+
+def confirm(recipe: Recipe, fitted: Fitted, parts: Parts, *, report: Callable[[str, None], None]) -> Confirmation:
+    """Score test and the general headline part at strengths 0, chosen and 1, with paired intervals, and judge."""
+    strengths = sorted({0.0, fitted.chosen, 1.0})
+    report("confirmation", None)
+    domain = _side(recipe, fitted, Side(parts.task, dataset(parts.task, fitted.base, parts.test)), "test", strengths)
+    general = None
+    if parts.general is not None:
+        general = _side(recipe, fitted, _general_side(fitted, parts.general), parts.general.headline_name, strengths)
+    agreement = parts.general is not None and parts.general.agreement
+    floor = keep_of(recipe, None) if parts.general is None else recipe.balance.floor
+    if agreement and parts.general is not None:
+        floor = recipe.balance.keep_agreement or parts.general.task.keep_agreement
+
+    def at(strength: float) -> Confirmed:
+        kept = general.change[strength] if general is not None else None
+        return Confirmed(strength, domain.change[strength], kept)
+
+    verdict = judge(
+        at(fitted.chosen),
+        at(1.0),
+        floor=floor,
+        agreement=agreement,
+        test_rows=domain.rows,
+        general_rows=general.rows if general else 0,
+    )
+    return Confirmation(domain, general, majority_score(parts.task, parts.train, parts.test), verdict)
+
+
+def _general_side(fitted: Fitted, general: GeneralParts) -> Side:
+    data = dataset(general.task, fitted.base, general.headline)
+    return Side(general.task, data, general.head, general.agreement)
+
+
+def _side(recipe: Recipe, fitted: Fitted, side: Side, name: str, strengths: Sequence[float]) -> SideScores:
+    form, budget = form_of(recipe, fitted.base), recipe.evaluation.batch_budget
+    side = with_reference(side, fitted.base, form=form, attached=fitted.attached, budget=budget)
+    task, examples = side.task, side.data.examples
+    weights = bootstrap_weights(
+        len(examples), draws=recipe.evaluation.draws, seed=recipe.seed, groups=[e.group for e in examples]
+    )
+    wanted = frozenset({*task.scores, "output"})
+    records: dict[float, list[Record]] = {}
+    predictions: dict[float, list[Prediction]] = {}
+    divergence: dict[float, float] = {}
+    base_view = fitted.attached.view(0.0, head=side.head, form=form)
+    for strength in strengths:
+        view = base_view if strength == 0 else fitted.attached.view(strength, head=side.head, form=form)
+        predictions[strength] = predict(task, fitted.base, view, side.data, wanted=wanted, budget=budget)
+        records[strength] = records_of(task, side.data, predictions[strength])
+        divergence[strength] = mean_divergence(task, fitted.base, view, base_view, side.data, budget=budget)
+    scores = {s: score_estimates(task, records[s], weights) for s in strengths}
+    if name == "test":
+        change, kind = {s: gain_estimate(task, records[s], records[0.0], weights) for s in strengths}, "gain"
+    elif side.agreement:
+        change, kind = {s: scores[s][task.primary.name] for s in strengths}, "agreement"
+    else:
+        made = {s: retention_estimate(task, records[s], records[0.0], weights) for s in strengths}
+        change, kind = {s: estimate for s, (estimate, _) in made.items()}, f"retention ({made[0.0][1]})"
+    return SideScores(len(examples), name, kind, scores, change, divergence, predictions)
+
+
+def majority_score(task: Task, train: Sequence[Any], test: Sequence[Any]) -> float | None:
+    """The primary score of always predicting the commonest training target; None where that has no meaning."""
+    sample = train[:: max(1, len(train) // MAJORITY_ROWS)]
+    made = [task.majority(sample, example) for example in test]
+    if any(prediction is None for prediction in made):
+        return None
+    records = [task.statistics(p, e) for p, e in zip(made, test, strict=True) if p is not None]
+    return point_scores(task, records)[task.primary.name]

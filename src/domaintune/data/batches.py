@@ -1,0 +1,60 @@
+"""Which items form a batch, from their costs alone: pure functions of costs, seed and epoch. No items, no tensors.
+
+A plan is a list of steps, a step a list of micro-batches, a micro-batch a list of item positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+# Rows of like length share a batch only within a window of this many batches: wide enough that little is padded, narrow enough
+# that which rows meet still changes from epoch to epoch.
+WINDOW_BATCHES = 50
+
+
+def plan(
+    costs: Sequence[int], *, batch_size: int, budget: int | None, seed: int, epoch: int
+) -> list[list[list[int]]]:
+    """The steps of one epoch: every item exactly once, `batch_size` items a step (the remainder in one smaller step).
+
+    Items are shuffled, sorted by cost within windows of 50 batches, cut into steps, and the steps shuffled. Each step is split
+    into micro-batches of at most `budget` (largest cost x count, which is what padding makes of it); an item above the budget
+    stands alone; without a budget a step is one micro-batch. Costs are tokens or pixels.
+    """
+    generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch])))
+    cost = np.asarray(costs, dtype=np.int64)
+    shuffled = generator.permutation(len(cost))
+    window = WINDOW_BATCHES * batch_size
+    steps = []
+    for start in range(0, len(cost), window):
+        inside = shuffled[start : start + window]
+        # Dearest first, as `within_budget` needs; stable, so that equal costs stay in shuffled order.
+        inside = inside[np.argsort(-cost[inside], kind="stable")]
+        steps += [inside[first : first + batch_size].tolist() for first in range(0, len(inside), batch_size)]
+    return [within_budget(steps[number], cost, budget=budget) for number in generator.permutation(len(steps))]
+
+
+def steps_in_epoch(count: int, *, batch_size: int) -> int:
+    """How many steps `plan` makes of `count` items."""
+    return -(-count // batch_size)
+
+
+def scoring_plan(costs: Sequence[int], budget: int) -> list[list[int]]:
+    """Batches for a forward over everything, dearest first, so that what does not fit in memory shows at once."""
+    cost = np.asarray(costs, dtype=np.int64)
+    return within_budget(np.argsort(-cost, kind="stable").tolist(), cost, budget=budget)
+
+
+def within_budget(items: Sequence[int], costs: Sequence[int] | np.ndarray, *, budget: int | None) -> list[list[int]]:
+    """Cut `items`, positions in `costs` sorted dearest first, so that the first one's cost x count stays within the budget."""
+    if budget is None:
+        return [list(items)] if items else []
+    parts = []
+    start = 0
+    while start < len(items):
+        count = max(1, budget // max(1, int(costs[items[start]])))
+        parts.append(list(items[start : start + count]))
+        start += count
+    return parts

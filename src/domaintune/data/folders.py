@@ -1,0 +1,214 @@
+"""Pictures as rows: a folder of class folders, and COCO JSON with its pictures. Files are named here, not opened."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from domaintune.data.pictures import PICTURE_SUFFIXES, examine_picture
+from domaintune.data.rows import Row
+from domaintune.data.tables import decoded, parse_json
+from domaintune.errors import DataError
+
+LEFT_BY_SYSTEMS = frozenset({"Thumbs.db", "desktop.ini"})
+COCO_KEYS = ("images", "annotations", "categories")
+
+
+def read_class_folders(path: Path) -> list[Row]:
+    """Rows {"image": path, "label": folder name}, in sorted order; a row's file is its class folder, its line the picture's
+    number there. A folder that holds pictures alone gives rows without a label.
+
+    Hidden files, and those that desktops leave behind, are passed over.
+
+    Raises:
+        DataError: no pictures, an empty class folder, pictures beside class folders, a file that is no picture, a deeper folder.
+    """
+    entries = _entries(path)
+    classes = [entry for entry in entries if entry.is_dir()]
+    loose = [entry for entry in entries if not entry.is_dir()]
+    if not entries:
+        raise DataError(
+            "the folder is empty.",
+            where=str(path),
+            remedy="Give one folder of pictures a class: FOLDER/class/picture.jpg.",
+        )
+    if not classes:
+        return [Row({"image": str(file)}, str(path), number) for number, file in _pictures(path)]
+    if loose:
+        raise DataError(
+            f"'{loose[0].name}' stands beside class folders ({classes[0].name}, ...).",
+            where=str(path),
+            remedy="Move it into its class's folder, or out of this one.",
+        )
+    return [
+        Row({"image": str(file), "label": folder.name}, str(folder), number)
+        for folder in classes
+        for number, file in _pictures(folder)
+    ]
+
+
+def _entries(path: Path) -> list[Path]:
+    return sorted(
+        entry for entry in path.iterdir() if not entry.name.startswith(".") and entry.name not in LEFT_BY_SYSTEMS
+    )
+
+
+def _pictures(folder: Path) -> list[tuple[int, Path]]:
+    files = _entries(folder)
+    if not files:
+        raise DataError("the class folder is empty.", where=str(folder), remedy="Add pictures, or remove the folder.")
+    for file in files:
+        if file.suffix.lower() not in PICTURE_SUFFIXES or file.is_dir():
+            raise DataError(
+                f"'{file.name}' is a folder." if file.is_dir() else f"'{file.name}' is no picture by its name.",
+                where=str(folder),
+                remedy=f"A class folder holds pictures alone ({', '.join(sorted(PICTURE_SUFFIXES))}).",
+            )
+    return list(enumerate(files, start=1))
+
+
+@dataclass(slots=True)
+class _CocoImage:
+    """One picture while its annotations are gathered."""
+
+    row: Row
+    boxes: list[list[float]] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    crowd: list[bool] = field(default_factory=list)
+
+
+def read_coco(path: Path) -> list[Row]:
+    """Rows {"image", "width", "height", "boxes": [[x, y, width, height], ...] in pixels, "labels", "crowd"} in the order of the
+    JSON's images; a row's line is the picture's number there. Boxes are as they stand in the file, faults included.
+
+    Pictures are looked for in the folder named as the JSON, beside it, and in `images/`. Width and height that the JSON lacks
+    are those of the picture.
+
+    Raises:
+        DataError: not COCO, no pictures, a picture that is not there, an annotation of an unknown picture or category or whose box
+            is not four finite numbers.
+    """
+    content = parse_json(decoded(path), where=str(path))
+    if not isinstance(content, dict) or any(not isinstance(content.get(key), list) for key in COCO_KEYS[:2]):
+        raise DataError(
+            "not a COCO file: it needs the lists 'images', 'annotations' and 'categories'.",
+            where=str(path),
+            remedy="Rows of other tasks go into a .jsonl file, one object a line.",
+        )
+    names = _categories(content.get("categories"), str(path))
+    images = _images(path, content["images"])
+    for number, annotation in enumerate(content["annotations"], start=1):
+        _add_(images, names, annotation, number, str(path))
+    return [
+        Row(
+            {**image.row.values, "boxes": image.boxes, "labels": image.labels, "crowd": image.crowd},
+            image.row.file,
+            image.row.line,
+        )
+        for image in images.values()
+    ]
+
+
+def _identifier(entry: object, key: str, what: str, where: str) -> int | str:
+    value = entry.get(key) if isinstance(entry, Mapping) else None
+    if isinstance(value, int | str):
+        return value
+    raise DataError(
+        f"{what} has no usable '{key}' (got {value!r:.40}).", where=where, remedy="It must be a whole number or text."
+    )
+
+
+def _categories(entries: object, where: str) -> dict[int | str, str]:
+    if not isinstance(entries, list) or not entries:
+        raise DataError("no categories.", where=where, remedy='Give "categories": [{"id": 1, "name": "..."}, ...].')
+    names: dict[int | str, str] = {}
+    for number, entry in enumerate(entries, start=1):
+        key = _identifier(entry, "id", f"category {number}", where)
+        name = entry.get("name")
+        if not isinstance(name, str) or not name:
+            raise DataError(f"category {number} (id {key}) has no name.", where=where, remedy="Name it.")
+        if key in names:
+            raise DataError(f"two categories have the id {key}.", where=where, remedy="Give each its own.")
+        names[key] = name
+    return names
+
+
+def _images(path: Path, entries: Sequence[Any]) -> dict[int | str, _CocoImage]:
+    if not entries:
+        raise DataError("the file lists no images.", where=str(path), remedy="Give at least one.")
+    images: dict[int | str, _CocoImage] = {}
+    for number, entry in enumerate(entries, start=1):
+        where = f"{path}:{number}"
+        key = _identifier(entry, "id", f"image {number}", where)
+        if key in images:
+            raise DataError(f"two images have the id {key}.", where=where, remedy="Give each its own.")
+        name = entry.get("file_name")
+        if not isinstance(name, str) or not name:
+            raise DataError(f"image {number} (id {key}) has no 'file_name'.", where=where, remedy="Name its file.")
+        file = _find(path, name, where)
+        width, height = entry.get("width"), entry.get("height")
+        if not (_is_size(width) and _is_size(height)):
+            facts = examine_picture(str(file), where=where)
+            width, height = facts.width, facts.height
+        images[key] = _CocoImage(Row({"image": str(file), "width": width, "height": height}, str(path), number))
+    return images
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _find(path: Path, name: str, where: str) -> Path:
+    folders = (path.with_suffix(""), path.parent, path.parent / "images")
+    for folder in folders:
+        try:
+            if (folder / name).is_file():
+                return folder / name
+        except (OSError, ValueError):  # a name that no file can have
+            break
+    places = ", ".join(f"'{folder}'" for folder in folders)
+    raise DataError(f"the picture '{name:.100}' is not there.", where=where, remedy=f"Looked in {places}.")
+
+
+def _add_(
+    images: dict[int | str, _CocoImage], names: Mapping[int | str, str], entry: object, number: int, path: str
+) -> None:
+    what = f"annotation {number}"
+    key = _identifier(entry, "image_id", what, path)
+    category = _identifier(entry, "category_id", what, path)
+    assert isinstance(entry, Mapping)
+    if key not in images:
+        raise DataError(
+            f"{what} belongs to an unknown image (image_id {key!r:.40}).",
+            where=path,
+            remedy="Add the image, or drop it.",
+        )
+    image = images[key]
+    where = image.row.where
+    if category not in names:
+        raise DataError(
+            f"{what} has an unknown category (category_id {category!r:.40}; known: {', '.join(map(str, names)):.80}).",
+            where=where,
+            remedy="Add the category, or drop the annotation.",
+        )
+    image.boxes.append(_box(entry.get("bbox"), what, where))
+    image.labels.append(names[category])
+    image.crowd.append(bool(entry.get("iscrowd", 0)))
+
+
+def _box(value: object, what: str, where: str) -> list[float]:
+    numbers = value if isinstance(value, list) else []
+    try:
+        box = [float(number) for number in numbers if isinstance(number, int | float) and not isinstance(number, bool)]
+    except OverflowError:  # an integer beyond every float
+        box = []
+    if len(numbers) != 4 or len(box) != 4 or not all(map(math.isfinite, box)):
+        raise DataError(
+            f"{what} has no usable box (got {value!r:.60}).",
+            where=where,
+            remedy='Write "bbox": [x, y, width, height] in pixels.',
+        )
+    return box

@@ -1,0 +1,144 @@
+"""Picture files: which are pictures, whether they can be read, and the one way to open them. No labels, no model."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from domaintune.errors import DataError
+
+PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+MAX_PIXELS = 89_478_485
+"""Pillow's own limit: a few kilobytes can decompress to more memory than a machine has."""
+ORIENTATION_TAG = 0x0112
+TRANSPOSED = frozenset({5, 6, 7, 8})
+"""EXIF orientations that swap width and height."""
+CHECK_SIZE = (32, 32)
+
+
+@dataclass(frozen=True, slots=True)
+class PictureFacts:
+    """What a check of a picture file found. `width` and `height` are those of the picture as it is shown (EXIF orientation
+    applied); `sha256` is that of the file's bytes."""
+
+    width: int
+    height: int
+    sha256: str
+
+
+def open_picture(path: str, *, where: str = "") -> Image.Image:
+    """The picture as 8-bit RGB, EXIF orientation applied (an unreadable EXIF block is passed over, as viewers do).
+
+    Transparent pixels are laid over white; 16-bit grey is divided by 257; of an animation the first frame is taken.
+    Differs: `Image.convert("RGB")` alone shows whatever colour hides under a transparent pixel, and clips 16-bit grey to white.
+
+    Raises:
+        DataError: no such file, no picture, truncated, without pixels, or too many of them; `where` stands before the file's
+            name.
+    """
+    return _decode(_bytes(path, where), path, where)
+
+
+def examine_picture(path: str, *, where: str = "") -> PictureFacts:
+    """Decode the picture coarsely (JPEG at an eighth of its size), so that a bad file is found before anything is trained.
+
+    Raises:
+        DataError: as `open_picture`.
+    """
+    data = _bytes(path, where)
+    image = _opened(data, path, where)
+    width, height = image.size
+    if _orientation(image) in TRANSPOSED:
+        width, height = height, width
+    image.draft("RGB", CHECK_SIZE)
+    _load_(image, path, where)
+    if image.mode in ("I", "F"):  # their range is only known from the pixels
+        _rgb(image, path, where)
+    return PictureFacts(width, height, hashlib.sha256(data).hexdigest())
+
+
+def _bytes(path: str, where: str) -> bytes:
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(f"'{path}' cannot be read ({error.strerror}).", where=where, remedy="Check the path.") from None
+    except ValueError as error:  # a NUL character in the name
+        raise DataError(f"{path!r} cannot be read ({error}).", where=where, remedy="Check the path.") from None
+    if not data:
+        raise _bad(path, where, "the file is empty")
+    return data
+
+
+def _bad(path: str, where: str, reason: object) -> DataError:
+    return DataError(
+        f"'{path}' cannot be used as a picture: {str(reason).rstrip('.')}.",
+        where=where,
+        remedy="Replace the file, or take it out of the set.",
+    )
+
+
+def _opened(data: bytes, path: str, where: str) -> Image.Image:
+    try:
+        image = Image.open(io.BytesIO(data))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise _bad(path, where, f"it has more than {MAX_PIXELS:,} pixels") from None
+    except Image.UnidentifiedImageError:
+        raise _bad(path, where, "no known picture format") from None
+    except Exception as error:  # noqa: BLE001  Pillow's readers raise whatever their parsing meets in broken bytes
+        raise _bad(path, where, error) from None
+    if image.width * image.height > MAX_PIXELS:
+        raise _bad(path, where, f"it has more than {MAX_PIXELS:,} pixels")
+    if image.width < 1 or image.height < 1:
+        raise _bad(path, where, "it has no pixels")
+    return image
+
+
+def _load_(image: Image.Image, path: str, where: str) -> None:
+    try:
+        image.load()
+    except Exception as error:  # noqa: BLE001  as above
+        raise _bad(path, where, error) from None
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(ORIENTATION_TAG, 1)
+    except Exception:  # noqa: BLE001  broken EXIF says nothing about the picture
+        return 1
+    return value if isinstance(value, int) else 1
+
+
+def _decode(data: bytes, path: str, where: str) -> Image.Image:
+    image = _opened(data, path, where)
+    orientation = _orientation(image)
+    _load_(image, path, where)
+    rgb = _rgb(image, path, where)
+    if 2 <= orientation <= 8:
+        bare = rgb.copy()
+        bare.info.clear()
+        exif = bare.getexif()
+        exif[ORIENTATION_TAG] = orientation
+        rgb = ImageOps.exif_transpose(bare)
+    return rgb
+
+
+def _rgb(image: Image.Image, path: str, where: str) -> Image.Image:
+    if image.mode == "F":
+        raise _bad(path, where, "floating-point pixels have no agreed range; save it with 8 or 16 bits")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise _bad(path, where, "its pixels do not fit into 16 bits; save it with 8 or 16 bits")
+        return Image.fromarray(((values.astype(np.float64) / 257) + 0.5).astype(np.uint8)).convert("RGB")
+    try:
+        if image.has_transparency_data:
+            shown = image.convert("RGBA")
+            return Image.alpha_composite(Image.new("RGBA", shown.size, "white"), shown).convert("RGB")
+        return image.convert("RGB")
+    except (ValueError, OSError) as error:
+        raise _bad(path, where, error) from None

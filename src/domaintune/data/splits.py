@@ -1,0 +1,162 @@
+"""Splits and duplicates over keys: plain sequences of strings in, positions out. No rows, no labels' meaning."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+
+from domaintune.errors import DataError
+
+Positions = np.ndarray
+"""Ascending int64 positions."""
+
+
+def normal_form(text: str) -> str:
+    """What two texts share when they say the same: NFKC, case folded, without punctuation, spaces and control characters.
+
+    Letters, digits, marks and symbols (emoji, currency, mathematics) of every script stay. A text of nothing else stays as it
+    is, so that "..." and "???" do not count as one.
+    """
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    kept = "".join(character for character in folded if unicodedata.category(character)[0] not in "PZC")
+    return kept or text
+
+
+def together(inputs: Sequence[str], groups: Sequence[str | None]) -> list[int]:
+    """A number for each row, equal for rows that may not be parted: equal inputs, equal groups, and whatever these link."""
+    parent = list(range(len(inputs)))
+
+    def root(row: int) -> int:
+        while parent[row] != row:
+            parent[row] = parent[parent[row]]
+            row = parent[row]
+        return row
+
+    first: dict[tuple[str, str], int] = {}
+    for row, (text, group) in enumerate(zip(inputs, groups, strict=True)):
+        keys = [("input", text)] if group is None else [("input", text), ("group", group)]
+        for key in keys:
+            left, right = sorted((root(row), root(first.setdefault(key, row))))
+            parent[right] = left
+    return [root(row) for row in range(len(inputs))]
+
+
+def cut(
+    strata: Sequence[Hashable], groups: Sequence[Hashable], *, fraction: float, seed: int
+) -> tuple[Positions, Positions]:
+    """(rest, part): a random part of about `fraction` of the rows, stratified, groups kept whole.
+
+    A group belongs to the stratum that most of its rows have. Strata get their share of the part by largest remainder. Every
+    stratum of two or more groups keeps at least one in the rest; strata of a single group stay in the rest, unless there are no
+    others: then all are drawn as one.
+
+    Raises:
+        DataError: fewer than two groups, so that one part would be empty.
+    """
+    members = _by_stratum(strata, groups)
+    if sum(map(len, members)) < 2:
+        raise _too_few(len(strata), "two parts")
+    generator = np.random.default_rng(seed)
+    divisible = [rows for rows in members if len(rows) > 1] or [[group for rows in members for group in rows]]
+    quotas = _largest_remainder([sum(map(len, rows)) for rows in divisible], fraction)
+    part: list[int] = []
+    for rows, quota in zip(divisible, quotas, strict=True):
+        part += _draw(rows, quota, generator)
+    if not part:  # every group is larger than its stratum's quota: the smallest one is the least wrong
+        part = min((group for rows in divisible for group in rows), key=len)
+    chosen = np.zeros(len(strata), dtype=bool)
+    chosen[part] = True
+    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+
+
+def folds(
+    strata: Sequence[Hashable], groups: Sequence[Hashable], *, count: int, seed: int
+) -> list[tuple[Positions, Positions]]:
+    """`count` pairs (train, dev) whose dev parts cover every row once, stratified, groups kept whole.
+
+    Each stratum's groups, largest first, go to the fold with the fewest rows of that stratum, then with the fewest rows.
+
+    Raises:
+        DataError: fewer groups than folds.
+    """
+    members = _by_stratum(strata, groups)
+    if sum(map(len, members)) < count:
+        raise _too_few(len(strata), f"{count} folds")
+    generator = np.random.default_rng(seed)
+    fold_of = np.full(len(strata), -1)
+    sizes = np.zeros(count, dtype=np.int64)
+    for rows in members:
+        mine = np.zeros(count, dtype=np.int64)
+        order = [rows[position] for position in generator.permutation(len(rows))]
+        for group in sorted(order, key=len, reverse=True):
+            fold = min(range(count), key=lambda f: (mine[f], sizes[f], f))
+            fold_of[group] = fold
+            mine[fold] += len(group)
+            sizes[fold] += len(group)
+    return [(np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)) for fold in range(count)]
+
+
+def leaks(train_inputs: Sequence[str], other_inputs: Sequence[str]) -> Positions:
+    """Positions of the train rows whose input (in normal form) stands in the other part too."""
+    other = set(other_inputs)
+    return np.array([row for row, text in enumerate(train_inputs) if text in other], dtype=np.int64)
+
+
+def contiguous_cut(count: int, fraction: float) -> tuple[Positions, Positions]:
+    """(rest, part) of running text: the last `fraction` of `count` rows, at least one on either side.
+
+    Raises:
+        DataError: fewer than two rows.
+    """
+    if count < 2:
+        raise _too_few(count, "two parts")
+    size = min(max(round(count * fraction), 1), count - 1)
+    return np.arange(count - size), np.arange(count - size, count)
+
+
+def _too_few(rows: int, wanted: str) -> DataError:
+    return DataError(
+        f"{rows} rows that cannot be parted further (equal inputs and groups stay together) do not make {wanted}.",
+        where="split",
+        remedy="Give more different rows, or give the parts yourself (--dev, --test).",
+    )
+
+
+def _by_stratum(strata: Sequence[Hashable], groups: Sequence[Hashable]) -> list[list[list[int]]]:
+    """Strata in the order of their first row -> their groups in the same order -> positions of the rows."""
+    rows_of: dict[Hashable, list[int]] = {}
+    for row, group in enumerate(groups):
+        rows_of.setdefault(group, []).append(row)
+    members: dict[Hashable, list[list[int]]] = {}
+    for rows in rows_of.values():
+        stratum = Counter(strata[row] for row in rows).most_common(1)[0][0]
+        members.setdefault(stratum, []).append(rows)
+    return list(members.values())
+
+
+def _largest_remainder(sizes: Sequence[int], fraction: float) -> list[int]:
+    """Whole quotas close to `fraction` of each size that add up to that of the sum, at least 1; equal remainders in order."""
+    exact = np.array(sizes, dtype=np.float64) * fraction
+    quotas = np.floor(exact).astype(np.int64)
+    missing = max(round(sum(sizes) * fraction), 1) - int(quotas.sum())
+    by_remainder = np.argsort(-(exact - quotas), kind="stable")
+    quotas[by_remainder[: max(missing, 0)]] += 1
+    return [int(quota) for quota in quotas]
+
+
+def _draw(groups: Sequence[list[int]], quota: int, generator: np.random.Generator) -> list[int]:
+    """Rows of random whole groups, as near to `quota` rows as one pass comes, and never all of the groups."""
+    order = [groups[position] for position in generator.permutation(len(groups))]
+    taken: list[int] = []
+    skipped = 0
+    for number, group in enumerate(order):
+        last_left = number == len(order) - 1 and skipped == 0
+        closer = abs(quota - len(taken) - len(group)) < abs(quota - len(taken))
+        if closer and not last_left:
+            taken += group
+        else:
+            skipped += 1
+    return taken

@@ -1,0 +1,66 @@
+"""The demonstration: a general opinion model tuned to hotel feedback with all three methods, on sample data that ships along."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from domaintune.pipeline import tune
+from domaintune.progress import ProgressBar
+from domaintune.recipe import Recipe
+from domaintune.run import RunFolder
+from domaintune.summary import result_table
+
+METHODS = ("freeze", "p-tuning", "lora")
+
+
+def recipes(output: Path) -> dict[str, Recipe]:
+    """The runs of the demonstration in order: the general base first, then each method from it."""
+    samples = Path(str(files("domaintune"))) / "samples"
+    task = "text-classification"
+    general: dict[str, Any] = {
+        "task": task,
+        "base": "minilm",
+        "method": "full",
+        "train": str(samples / "general_train.csv"),
+        "dev": str(samples / "general_dev.csv"),
+        "test": str(samples / "general_test.csv"),
+        "output": str(output / "base"),
+    }
+    made = {"base": Recipe.make(general)}
+    for method in METHODS:
+        made[method] = Recipe.make(
+            {
+                "task": task,
+                "base": str(output / "base"),
+                "method": method,
+                "train": str(samples / "hotels_train.csv"),
+                "dev": str(samples / "hotels_dev.csv"),
+                "test": str(samples / "hotels_test.csv"),
+                "general": str(samples / "general_test.csv"),
+                "output": str(output / method),
+            }
+        )
+    return made
+
+
+def demo(output: Path, console: Console) -> None:
+    """Make the runs that are not there yet, print their table and verdicts."""
+    made = recipes(output)
+    for name, recipe in made.items():
+        if not RunFolder(Path(recipe.output)).finished:
+            what = "everyday opinions -> base" if name == "base" else f"hotel feedback, {name}"
+            console.print(f"{what}: {Path(recipe.train).name} -> {recipe.output}", highlight=False)
+            with ProgressBar(Console(stderr=True)) as bar:
+                tune(recipe, report=bar)
+    scores = {name: RunFolder.existing(made[name].output).read("scores.json") for name in METHODS}
+    console.print(result_table(scores))
+    for name in METHODS:
+        console.print(f"{name}: {scores[name]['verdict']['sentence']}", highlight=False, markup=False)
+    best = made["lora"].output
+    console.print(
+        f'Try one: echo "The walls are paper thin." | domaintune predict {best} -', highlight=False, markup=False
+    )

@@ -1,0 +1,115 @@
+"""The checkpoint folder: tensors in safetensors files that are never changed, and one JSON file that says which of them count.
+
+`checkpoint.json` is replaced in one rename after every file that it names is on the disk, and only then are files that it does
+not name removed: a process killed at any moment leaves the old checkpoint or the new one, whole. A file's name stands for its
+content, so that what two checkpoints share (the best epoch's weights, the epoch's start) is written once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from domaintune.errors import RunError
+from domaintune.run import flatten, read_json, write_json
+
+FORMAT = 1
+MANIFEST = "checkpoint.json"
+SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True)
+class CheckpointFolder:
+    """A folder that holds one checkpoint, or none."""
+
+    path: Path
+
+    def exists(self) -> bool:
+        return (self.path / MANIFEST).is_file()
+
+    def write(
+        self, scalars: Mapping[str, Any], files: Mapping[str, Mapping[str, Tensor]], *, fingerprint: Mapping[str, Any]
+    ) -> None:
+        """Replace the checkpoint. Tensors are on the CPU; files that the present checkpoint has under the same name stay.
+
+        `scalars` are plain JSON values; floats come back exactly, as JSON holds their shortest exact form.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        held = set(read_json(self.path / MANIFEST)["files"]) if self.exists() else set()
+        for name, tensors in files.items():
+            if name not in held:
+                self._write_tensors(name, tensors)
+        sync(self.path)  # the new names must be on the disk before the manifest that counts on them
+        manifest = {"format": FORMAT, "fingerprint": fingerprint, "files": sorted(files), "scalars": scalars}
+        write_json(self.path / MANIFEST, manifest)
+        sync(self.path)
+        needed = {MANIFEST, *(f"{name}{SUFFIX}" for name in files)}
+        for entry in self.path.iterdir():
+            if entry.name not in needed:
+                entry.unlink()
+
+    def _write_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        from safetensors.torch import save_file
+
+        path = self.path / f"{name}{SUFFIX}"
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, temporary)
+        sync(temporary)
+        temporary.replace(path)
+
+    def read(self, *, fingerprint: Mapping[str, Any]) -> dict[str, Any]:
+        """The scalars of the checkpoint.
+
+        Raises:
+            RunError: it belongs to another training, with everything that differs, or it cannot be read.
+        """
+        manifest = read_json(self.path / MANIFEST)
+        if manifest.get("format") != FORMAT:
+            raise RunError(
+                "was written by another version of domaintune.", where=str(self.path), remedy="Remove it to begin anew."
+            )
+        before, now = flatten(manifest["fingerprint"]), flatten(dict(fingerprint))
+        differing = [
+            f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
+            for key in {**before, **now}
+            if before.get(key) != now.get(key)
+        ]
+        if differing:
+            raise RunError(
+                f"is the checkpoint of another training ({'; '.join(differing)}).",
+                where=str(self.path),
+                remedy="Restore what differs to go on with it, or remove the folder to begin anew.",
+            )
+        scalars: dict[str, Any] = manifest["scalars"]
+        return scalars
+
+    def read_tensors(self, name: str) -> dict[str, Tensor]:
+        """The tensors of one file of the checkpoint.
+
+        Raises:
+            RunError: the file is missing or damaged.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        path = self.path / f"{name}{SUFFIX}"
+        try:
+            return load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise RunError(
+                f"cannot be read ({error}).", where=str(path), remedy="Remove the checkpoint folder to begin anew."
+            ) from None
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's content, or a folder's names, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

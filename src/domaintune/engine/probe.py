@@ -1,0 +1,131 @@
+"""The starting head: fitted on the frozen body, so that training starts from what the base already knows.
+
+Source: LP-FT, arXiv 2202.10054. A head of one linear layer is fitted on features gathered once; others are trained by the engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from domaintune.bases.base import Base, Head, fork
+from domaintune.data.batches import scoring_plan
+from domaintune.tasks.base import Batch, Dataset, Task
+
+PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
+FEATURE_BUDGET = 16_384
+
+
+def linear_head(base: Base, name: str = "domain") -> tuple[str, nn.Linear] | None:
+    """Path and layer of a head that is one linear layer; None for any other head."""
+    modules = base.heads[name].modules
+    if len(modules) != 1:
+        return None
+    path, module = next(iter(modules.items()))
+    return (path, module) if isinstance(module, nn.Linear) else None
+
+
+class _HeadOnly(nn.Module):
+    """Stands in for the whole model in `Task.loss`: the linear layer on the features of the batch that is set."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.layer = layer
+        self.features = torch.empty(0)
+
+    def forward(self, **inputs: Any) -> Any:
+        return SimpleNamespace(logits=self.layer(self.features))
+
+
+@torch.no_grad()
+def gather(task: Task, base: Base, data: Dataset, *, path: str, budget: int) -> list[tuple[Batch, Tensor]]:
+    """Batches of the data with what enters the layer at `path`, in float32."""
+    made: list[tuple[Batch, Tensor]] = []
+    caught: list[Tensor] = []
+    model = base.fork()
+    handle = model.get_submodule(path).register_forward_pre_hook(lambda module, inputs: caught.append(inputs[0]))
+    try:
+        for positions in scoring_plan([task.cost(item) for item in data.items], budget):
+            batch = task.collate(base, [data.items[i] for i in positions], "score").to(base.device)
+            caught.clear()
+            model(**batch.inputs)
+            made.append((Batch({}, batch.targets, batch.items), caught[0].float()))
+    finally:
+        handle.remove()
+    return made
+
+
+def total_loss(task: Task, model: _HeadOnly, batches: Sequence[tuple[Batch, Tensor]]) -> Tensor:
+    """The engine's objective over all batches: for each term, the sum over batches by the units of all."""
+    units: dict[str, float] = {}
+    sums: dict[str, Tensor] = {}
+    for batch, features in batches:
+        model.features = features
+        for key, value in task.units(batch).items():
+            units[key] = units.get(key, 0.0) + value
+        for key, term in task.loss(model, batch).items():
+            sums[key] = sums[key] + term if key in sums else term
+    return torch.stack([sums[key] / units[key] for key in sums]).sum()
+
+
+def fit_linear(
+    task: Task, layer: nn.Linear, batches: Sequence[tuple[Batch, Tensor]], *, penalty: float, iterations: int = 60
+) -> nn.Linear:
+    """The layer that minimises the task's loss + penalty / 2 * |W|^2 (bias free), by L-BFGS from zero; deterministic.
+
+    Features are standardised by one common scale first, so that a penalty means the same for every base.
+    """
+    scale = torch.cat([f.reshape(-1, f.shape[-1]) for _, f in batches]).std().clamp(min=1e-8)
+    scaled = [(batch, features / scale) for batch, features in batches]
+    made = nn.Linear(layer.in_features, layer.out_features, bias=True, device=layer.weight.device)
+    nn.init.zeros_(made.weight)
+    nn.init.zeros_(made.bias)
+    model = _HeadOnly(made)
+    optimizer = torch.optim.LBFGS(
+        made.parameters(), max_iter=iterations, history_size=10, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = total_loss(task, model, scaled) + 0.5 * penalty * made.weight.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        made.weight.div_(scale)
+    return made
+
+
+def probe_head(
+    task: Task, base: Base, train: Dataset, dev: Dataset | None, *, name: str = "domain", budget: int = FEATURE_BUDGET
+) -> Head:
+    """The head `name` fitted on the frozen body; its penalty is chosen by the loss on `dev`, else on a fifth of train.
+
+    Only for heads that are one linear layer: ask `linear_head` first. The base needs that head installed.
+    """
+    found = linear_head(base, name)
+    assert found is not None, "ask linear_head first"
+    path, layer = found
+    batches = gather(task, base, train, path=path, budget=budget)
+    if dev is not None and dev.items:
+        fit_on, judge_on = batches, gather(task, base, dev, path=path, budget=budget)
+    else:
+        rest = [item for position, item in enumerate(train.items) if position % 5]
+        parts = [Dataset(train.examples, rest), Dataset(train.examples, train.items[::5])]
+        fit_on, judge_on = (gather(task, base, part, path=path, budget=budget) for part in parts)
+    losses = []
+    for penalty in PENALTIES:
+        made = fit_linear(task, layer, fit_on, penalty=penalty)
+        with torch.no_grad():
+            losses.append(float(total_loss(task, _HeadOnly(made), judge_on)))
+    best = PENALTIES[min(range(len(PENALTIES)), key=losses.__getitem__)]
+    fitted = fit_linear(task, layer, batches, penalty=best)
+    learned = {"weight": fitted.weight, "bias": fitted.bias}
+    replacing = {key: learned[key].detach().to(layer.weight.dtype) for key, _ in layer.named_parameters()}
+    head = base.heads[name]
+    return Head(spec=head.spec, modules={path: fork(layer, replacing)}, config=head.config)

@@ -1,0 +1,145 @@
+"""Intervals for scores, gains and retention: bootstrap over examples or groups, exact binomial bounds where few examples differ.
+
+Pure functions of records and weights. Nothing here knows a task but through its `reduce` and `primary`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from scipy.stats import beta
+
+from domaintune.tasks.base import Record, Task
+
+FEW = 5
+UNDEFINED_BELOW = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A value with its two-sided 95 % interval [low, high] and one-sided 95 % lower bound.
+
+    `how` is "bootstrap" or "exact"; `differing` counts the examples on which the two compared models differ (None: one model).
+    With fewer than 5 differing a bootstrap interval is too narrow, and `few` says so.
+    """
+
+    value: float
+    low: float
+    high: float
+    lower: float
+    how: Literal["bootstrap", "exact"] = "bootstrap"
+    differing: int | None = None
+
+    @property
+    def few(self) -> bool:
+        return self.how == "bootstrap" and self.differing is not None and self.differing < FEW
+
+    def plain(self) -> dict[str, Any]:
+        return {**asdict(self), "few": self.few}
+
+
+def bootstrap_weights(count: int, *, draws: int, seed: int, groups: Sequence[str | None] | None = None) -> np.ndarray:
+    """Multinomial weights [draws, count]: how often each example occurs in each resample.
+
+    With `groups` whole groups are drawn (an example without a group is its own).
+    """
+    generator = np.random.default_rng([seed, count])
+    if groups is None or all(group is None for group in groups):
+        return generator.multinomial(count, np.full(count, 1 / count), size=draws).astype(np.float64)
+    names = [("row", i) if group is None else ("group", group) for i, group in enumerate(groups)]
+    position = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    drawn = generator.multinomial(len(position), np.full(len(position), 1 / len(position)), size=draws)
+    return drawn[:, [position[name] for name in names]].astype(np.float64)
+
+
+def percentiles(value: float, draws: np.ndarray, *, differing: int | None = None) -> Estimate:
+    """Percentile interval of bootstrap draws (draws that are not finite are left out)."""
+    finite = draws[np.isfinite(draws)]
+    if not finite.size:
+        return Estimate(value, float("nan"), float("nan"), float("nan"), differing=differing)
+    low, lower, high = np.quantile(finite, [0.025, 0.05, 0.975])
+    return Estimate(value, float(low), float(high), float(lower), differing=differing)
+
+
+def binomial_bounds(successes: int, trials: int, *, level: float = 0.95) -> tuple[float, float]:
+    """Exact two-sided bounds of a proportion. Source: Clopper and Pearson 1934."""
+    tail = (1 - level) / 2
+    low = 0.0 if successes == 0 else float(beta.ppf(tail, successes, trials - successes + 1))
+    high = 1.0 if successes == trials else float(beta.ppf(1 - tail, successes + 1, trials - successes))
+    return low, high
+
+
+def score_estimates(task: Task, records: Sequence[Record], weights: np.ndarray) -> dict[str, Estimate]:
+    """Every score of one model with its interval; a binary primary with few rights or wrongs gets exact bounds."""
+    points = task.reduce(records, np.ones((1, len(records))))
+    draws = task.reduce(records, weights)
+    made = {name: percentiles(float(points[name][0]), draws[name]) for name in points}
+    if task.primary.binary:
+        right = int(sum(float(r["correct"]) for r in records))
+        if min(right, len(records) - right) < FEW:
+            low, high = binomial_bounds(right, len(records))
+            lower = binomial_bounds(right, len(records), level=0.9)[0]
+            made[task.primary.name] = Estimate(right / len(records), low, high, lower, "exact")
+    return made
+
+
+def differing_records(ours: Sequence[Record], theirs: Sequence[Record]) -> int:
+    """On how many examples two models' statistics differ in what is not a loss (for losses every example does)."""
+    return sum(
+        any(not np.array_equal(a[key], b[key]) for key in a if key != "log_loss")
+        for a, b in zip(ours, theirs, strict=True)
+    )
+
+
+def gain_estimate(task: Task, tuned: Sequence[Record], base: Sequence[Record], weights: np.ndarray) -> Estimate:
+    """Tuned minus base of the primary score (for losses base minus tuned), paired: the same resamples for both."""
+    sign = 1.0 if task.primary.higher_is_better else -1.0
+    name = task.primary.name
+    ones = np.ones((1, len(base)))
+    value = sign * float(task.reduce(tuned, ones)[name][0] - task.reduce(base, ones)[name][0])
+    differing = differing_records(tuned, base)
+    if task.primary.binary and differing < FEW:
+        return _exact_difference(tuned, base, differing)
+    draws = sign * (task.reduce(tuned, weights)[name] - task.reduce(base, weights)[name])
+    return percentiles(value, draws, differing=differing)
+
+
+def _exact_difference(tuned: Sequence[Record], base: Sequence[Record], differing: int) -> Estimate:
+    """Difference of two accuracies from the counts of examples won and lost, each with exact bounds at half the error."""
+    delta = np.array([float(a["correct"]) - float(b["correct"]) for a, b in zip(tuned, base, strict=True)])
+    count, won, lost = len(delta), int((delta > 0).sum()), int((delta < 0).sum())
+    bounds = {
+        level: (binomial_bounds(won, count, level=level), binomial_bounds(lost, count, level=level))
+        for level in (0.975, 0.95)
+    }
+    (won_low, won_high), (lost_low, lost_high) = bounds[0.975]
+    one_sided = bounds[0.95][0][0] - bounds[0.95][1][1]
+    return Estimate(float(delta.mean()), won_low - lost_high, won_high - lost_low, one_sided, "exact", differing)
+
+
+def retention_estimate(
+    task: Task, tuned: Sequence[Record], base: Sequence[Record], weights: np.ndarray
+) -> tuple[Estimate, Literal["ratio", "difference"]]:
+    """What is kept of the general score, 1 = all: tuned / base; of a loss exp(base - tuned).
+
+    Where the base's score is below .05 the ratio is undefined, and 1 - (base - tuned) stands for it ("difference").
+    """
+    name, ones = task.primary.name, np.ones((1, len(base)))
+    b, t = task.reduce(base, ones)[name][0], task.reduce(tuned, ones)[name][0]
+    differing = differing_records(tuned, base)
+    if not task.primary.higher_is_better:
+        draws = np.exp(task.reduce(base, weights)[name] - task.reduce(tuned, weights)[name])
+        return percentiles(float(np.exp(b - t)), draws, differing=differing), "ratio"
+    if task.primary.binary and differing < FEW:
+        gain, scale = _exact_difference(tuned, base, differing), 1.0 if b < UNDEFINED_BELOW else float(b)
+        kind: Literal["ratio", "difference"] = "difference" if b < UNDEFINED_BELOW else "ratio"
+        parts = (1 + x / scale for x in (gain.value, gain.low, gain.high, gain.lower))
+        return Estimate(*parts, "exact", differing), kind
+    base_draws, tuned_draws = task.reduce(base, weights)[name], task.reduce(tuned, weights)[name]
+    if b < UNDEFINED_BELOW:
+        return percentiles(float(1 - (b - t)), 1 - (base_draws - tuned_draws), differing=differing), "difference"
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return percentiles(float(t / b), tuned_draws / base_draws, differing=differing), "ratio"

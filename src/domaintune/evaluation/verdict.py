@@ -1,0 +1,82 @@
+"""From gain and retention with their intervals to one of four verdicts, and what would decide an open one."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from domaintune.evaluation.intervals import Estimate
+
+Kind = Literal["deploy", "trade", "keep the base", "too close to call"]
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """One strength on the parts that nothing was chosen on. `retention` is None without general data."""
+
+    strength: float
+    gain: Estimate
+    retention: Estimate | None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    kind: Kind
+    sentence: str
+    test_rows_needed: int | None = None
+    general_rows_needed: int | None = None
+
+    def plain(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def judge(
+    chosen: Confirmed, full: Confirmed, *, floor: float, agreement: bool, test_rows: int, general_rows: int
+) -> Verdict:
+    """The first that holds of deploy, trade, keep the base; else too close to call.
+
+    `floor` bounds retention's one-sided lower bound (for agreement: the threshold itself). `full` is strength 1.
+    """
+    shown = chosen if chosen.strength > 0 else full
+    gain, kept = shown.gain, shown.retention
+    word = "agreement with the base" if agreement else "retention"
+    tail = f"{word} {_percent(kept)}" if kept is not None else "no general data, so what was lost is unknown"
+    told = f"gain {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}], {tail}"
+    if chosen.strength > 0 and gain.low > 0 and (kept is None or kept.lower >= floor):
+        return Verdict("deploy", f"Deploy at strength {chosen.strength:g}: {told}.")
+    if chosen.strength == 0 and full.gain.low > 0:
+        return Verdict("trade", f"A trade: no strength above 0 keeps enough; at strength 1: {told}.")
+    whole = floor if agreement else 1.0
+    if gain.high < 0 or (gain.low <= 0 and kept is not None and kept.high < whole):
+        return Verdict("keep the base", f"Keep the base: {told}.")
+    return _open(shown, told, floor=floor, test_rows=test_rows, general_rows=general_rows)
+
+
+def _open(shown: Confirmed, told: str, *, floor: float, test_rows: int, general_rows: int) -> Verdict:
+    gain, kept = shown.gain, shown.retention
+    test_needed = general_needed = None
+    wants = []
+    if gain.low <= 0:
+        if gain.value > 0:
+            test_needed = _rows(test_rows, gain.value - gain.low, gain.value)
+            wants.append(f"about {test_needed} test rows would show a gain of this size")
+        else:
+            wants.append("no gain is seen; more or better training rows would have to bring one")
+    if kept is not None and kept.lower < floor:
+        if kept.value > floor:
+            general_needed = _rows(general_rows, kept.value - kept.lower, kept.value - floor)
+            wants.append(f"about {general_needed} general rows would settle the retention")
+        else:
+            wants.append(f"retention is below the floor of {floor:g}: lower the strength or the floor")
+    sentence = f"Too close to call: {told}" + (f"; {'; '.join(wants)}." if wants else ".")
+    return Verdict("too close to call", sentence, test_needed, general_needed)
+
+
+def _rows(now: int, margin: float, wanted: float) -> int:
+    """Rows at which an interval of half-width `margin` shrinks to `wanted`: widths go with 1 / sqrt(rows)."""
+    return math.ceil(now * (margin / wanted) ** 2 / 10) * 10
+
+
+def _percent(estimate: Estimate) -> str:
+    return f"{100 * estimate.value:.1f} % [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"

@@ -1,0 +1,318 @@
+"""Train and score one recipe on given rows: starting head, training, frontier, choice of strength; once, or over folds.
+
+A function of recipe, rows and seed without global state. It never receives a test or report part.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from domaintune.balance.frontier import Point, Records, Side, choose, points, side_records, with_reference
+from domaintune.bases.base import Base
+from domaintune.data.splits import folds
+from domaintune.engine.probe import linear_head, probe_head
+from domaintune.engine.train import Progress, Training, train
+from domaintune.errors import RecipeError
+from domaintune.evaluation.score import default_budget, primary_score
+from domaintune.methods import method_from
+from domaintune.methods.base import Attached, Form
+from domaintune.recipe import DEFAULT_LEARNING_RATES, FreezeSettings, Recipe, TrainingSettings
+from domaintune.tasks.base import Dataset, Task, dataset
+
+MICRO_TOKENS, MICRO_PIXELS = 4_096, 4_000_000
+HEAD_LEARNING_RATE = 1e-3
+FEWEST_EPOCHS, MOST_EPOCHS, WANTED_STEPS = 5, 30, 400
+
+Report = Callable[[str, Progress | None], None]
+
+
+@dataclass(frozen=True, slots=True)
+class General:
+    """The general set as fit sees it: its choosing part, and its learn part where a starting head comes from it.
+
+    `head` is "domain" where the labels are the domain's, else "general". `agreement`: no labels of its own.
+    """
+
+    task: Task
+    head: str
+    agreement: bool
+    choose: Sequence[Any]
+    learn: Sequence[Any] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A trained method with what was learned about it on the choosing parts."""
+
+    base: Base
+    attached: Attached
+    training: Training
+    frontier: list[Point]
+    chosen: float
+    start: str
+    """Where the starting head came from."""
+    domain_probe: float | None
+    """Dev score of a head fitted on the domain's train part, body frozen."""
+    folds: list[dict[str, Any]]
+
+
+def form_of(recipe: Recipe, base: Base) -> Form:
+    """Views are merged, but kept as terms where 16-bit weights would swallow the change."""
+    if recipe.balance.form is not None:
+        return recipe.balance.form
+    sixteen = next(base.model.parameters()).dtype in (torch.bfloat16, torch.float16)
+    return "terms" if sixteen else "merged"
+
+
+def keep_of(recipe: Recipe, general: General | None) -> float:
+    """The retention (or agreement) at which a strength qualifies."""
+    if general is not None and general.agreement:
+        return recipe.balance.keep_agreement or general.task.keep_agreement
+    return recipe.balance.keep
+
+
+def training_settings(recipe: Recipe, task: Task, *, rows: int) -> TrainingSettings:
+    """The recipe's training settings with epochs, micro-batch budget and learning rate written out, for `rows` training rows."""
+    settings = recipe.training
+    steps = max(1, math.ceil(rows / settings.batch_size))
+    epochs = settings.epochs
+    if epochs is None:
+        epochs = min(MOST_EPOCHS, max(FEWEST_EPOCHS, math.ceil(WANTED_STEPS / steps)))
+    budget = settings.micro_batch_budget or default_budget(task, tokens=MICRO_TOKENS, pixels=MICRO_PIXELS)
+    rate = settings.learning_rate or DEFAULT_LEARNING_RATES[recipe.method.name]
+    return settings.model_copy(update={"epochs": epochs, "micro_batch_budget": budget, "learning_rate": rate})
+
+
+def sample(examples: Sequence[Any], count: int, *, seed: int) -> list[Any]:
+    """At most `count` examples, drawn without replacement, in their order."""
+    if len(examples) <= count:
+        return list(examples)
+    chosen = np.sort(np.random.default_rng([seed, len(examples)]).choice(len(examples), count, replace=False))
+    return [examples[i] for i in chosen]
+
+
+def starting_base(
+    recipe: Recipe, base: Base, task: Task, data: Dataset, dev: Dataset | None, general: General | None
+) -> tuple[Base, str, float | None]:
+    """The base with its starting head, a word on where that came from, and the domain probe's dev score.
+
+    In this order: the base's own head; the head fitted on the general learn part where its labels are the domain's; the head
+    fitted on the domain's train part. Where the head is no single linear layer it starts fresh and a short head-only training
+    does the same.
+    """
+    spec = task.head()
+    generator = torch.Generator().manual_seed(recipe.seed)
+    headed = base.with_head("domain", spec, generator=generator)
+    if not spec.labels:
+        return headed, "the base's output layer", None
+    own = set(spec.labels) == set(base.own_labels)
+    if not recipe.training.probe:
+        return headed, "the base's own head" if own else "a fresh head", None
+    budget = recipe.evaluation.batch_budget or default_budget(task)
+    probed = _probe(recipe, headed, task, data, dev)
+    score = primary_score(task, probed, probed.model, dev, budget=budget)[0] if dev is not None else None
+    if own:
+        return headed, "the base's own head", score
+    if general is not None and general.head == "domain" and general.learn:
+        learn = dataset(task, base, general.learn)
+        return _probe(recipe, headed, task, learn, None), "a head fitted on the general learn part", score
+    return probed, "a head fitted on the domain's train part", score
+
+
+def _probe(recipe: Recipe, base: Base, task: Task, data: Dataset, dev: Dataset | None) -> Base:
+    if linear_head(base) is not None:
+        return base.with_given_head("domain", probe_head(task, base, data, dev))
+    attached = method_from(FreezeSettings(train=("head",))).attach(
+        base, generator=torch.Generator().manual_seed(recipe.seed)
+    )
+    settings = training_settings(recipe, task, rows=len(data.examples)).model_copy(
+        update={"patience": None, "train_batch_norm": False}
+    )
+    train(
+        attached,
+        task,
+        base,
+        data,
+        settings,
+        learning_rate=HEAD_LEARNING_RATE,
+        seed=recipe.seed,
+        validate=None,
+        folder=None,
+    )
+    head = base.heads["domain"]
+    trained = attached.view(1.0)
+    modules = {path: trained.get_submodule(path) for path in head.modules}
+    return base.with_given_head("domain", replace(head, modules=modules))
+
+
+def validator(task: Task, base: Base, attached: Attached, dev: Dataset, budget: int) -> Callable[[], float]:
+    """Dev score of the model in training, higher is better."""
+    sign = 1.0 if task.primary.higher_is_better else -1.0
+
+    def validate() -> float:
+        return sign * primary_score(task, base, attached.model, dev, budget=budget)[0]
+
+    return validate
+
+
+def fit(
+    recipe: Recipe,
+    base: Base,
+    task: Task,
+    *,
+    rows: Sequence[Any],
+    dev: Sequence[Any] | None,
+    general: General | None,
+    folder: Path | None,
+    report: Report,
+) -> Fitted:
+    """Train on `rows` and choose the strength on `dev` and the general choosing part; without dev, over folds.
+
+    `base` may already hold a "general" head; it gets its "domain" head here. `folder` takes the checkpoints.
+    """
+    if dev is None and task.cross_validates:
+        return _fit_over_folds(recipe, base, task, rows, general, folder, report)
+    if dev is None:
+        raise RecipeError("a dev part is needed for this task.", where="dev")
+    data, dev_data = dataset(task, base, rows), dataset(task, base, dev)
+    report("starting head", None)
+    started, start, probe = starting_base(recipe, base, task, data, dev_data, general)
+    attached, training = _train(recipe, started, task, data, dev_data, folder, report, name="train")
+    report("frontier", None)
+    side = Side(task, dataset(task, base, sample(dev, recipe.balance.max_rows, seed=recipe.seed)))
+    domain, general_records, general_side = _frontier_records(recipe, started, attached, side, general)
+    frontier = points(task, domain, general_side, general_records)
+    chosen = choose(frontier, keep=keep_of(recipe, general), primary=task.primary)
+    return Fitted(started, attached, training, frontier, chosen, start, probe, [])
+
+
+def _train(
+    recipe: Recipe,
+    base: Base,
+    task: Task,
+    data: Dataset,
+    dev: Dataset | None,
+    folder: Path | None,
+    report: Report,
+    *,
+    name: str,
+    epochs_of_schedule: int | None = None,
+    keep_epochs: bool = False,
+) -> tuple[Attached, Training]:
+    attached = method_from(recipe.method).attach(base, generator=torch.Generator().manual_seed(recipe.seed))
+    settings = training_settings(recipe, task, rows=len(data.examples))
+    assert settings.learning_rate is not None
+    budget = recipe.evaluation.batch_budget or default_budget(task)
+    validate = None if dev is None else validator(task, base, attached, dev, budget)
+    training = train(
+        attached,
+        task,
+        base,
+        data,
+        settings,
+        learning_rate=settings.learning_rate,
+        seed=recipe.seed,
+        validate=validate,
+        folder=None if folder is None else folder / name,
+        on_progress=lambda progress: report(name, progress),
+        keep_epochs=keep_epochs,
+        stop_after=epochs_of_schedule,
+    )
+    attached.model.eval()
+    return attached, training
+
+
+def _frontier_records(
+    recipe: Recipe, base: Base, attached: Attached, side: Side, general: General | None
+) -> tuple[Records, Records, Side | None]:
+    form = form_of(recipe, base)
+    budget = recipe.evaluation.batch_budget
+    strengths = recipe.balance.strengths
+    wanted = frozenset({side.task.primary.name})
+    domain = side_records(side, base, attached, strengths, form=form, wanted=wanted, budget=budget)
+    if general is None or not general.choose:
+        return domain, {}, None
+    rows = sample(general.choose, recipe.balance.max_rows, seed=recipe.seed)
+    other = Side(general.task, dataset(general.task, base, rows), general.head, general.agreement)
+    other = with_reference(other, base, form=form, attached=attached, budget=budget)
+    wanted = frozenset({general.task.primary.name})
+    return domain, side_records(other, base, attached, strengths, form=form, wanted=wanted, budget=budget), other
+
+
+def _fit_over_folds(
+    recipe: Recipe,
+    base: Base,
+    task: Task,
+    rows: Sequence[Any],
+    general: General | None,
+    folder: Path | None,
+    report: Report,
+) -> Fitted:
+    """5 folds: each fits its own starting head and trains through all epochs; the epoch with the best mean score is chosen, its
+    states give the out-of-fold frontier, and the final fit uses all rows for that many epochs under the same schedule."""
+    keys = [task.keys(example) for example in rows]
+    cuts = folds(
+        [k.stratum for k in keys],
+        [k.group or k.input for k in keys],
+        count=recipe.data.folds,
+        seed=recipe.seed,
+    )
+    patient = recipe.model_copy(update={"training": recipe.training.model_copy(update={"patience": None})})
+    kept: list[tuple[Base, Attached, Training, Dataset]] = []
+    probes = []
+    for number, (inside, outside) in enumerate(cuts):
+        data = dataset(task, base, [rows[i] for i in inside])
+        dev = dataset(task, base, [rows[i] for i in outside])
+        started, _, probe = starting_base(recipe, base, task, data, dev, general)
+        probes.append(probe)
+        name = f"fold-{number}"
+        attached, training = _train(patient, started, task, data, dev, folder, report, name=name, keep_epochs=True)
+        kept.append((started, attached, training, dev))
+    means = np.mean([[epoch.score for epoch in training.epochs] for _, _, training, _ in kept], axis=0)
+    best = int(np.argmax(means)) if len(means) else 0
+    report("frontier", None)
+    domain: Records = {s: [] for s in recipe.balance.strengths}
+    other: Records = {s: [] for s in recipe.balance.strengths}
+    general_side = None
+    for started, attached, training, dev in kept:
+        if training.states:
+            attached.load_(training.states[best])
+        side = Side(task, dev)
+        mine, theirs, general_side = _frontier_records(recipe, started, attached, side, general)
+        for strength in recipe.balance.strengths:
+            domain[strength] += mine[strength]
+            other[strength] += theirs.get(strength, [])
+    frontier = points(task, domain, general_side, other)
+    chosen = choose(frontier, keep=keep_of(recipe, general), primary=task.primary)
+    everything = dataset(task, base, rows)
+    started, start, _ = starting_base(recipe, base, task, everything, None, general)
+    attached, training = _train(
+        patient, started, task, everything, None, folder, report, name="train", epochs_of_schedule=best + 1
+    )
+    report_folds = [
+        {"scores": [epoch.score for epoch in training.epochs], "rows": len(dev.examples)}
+        for _, _, training, dev in kept
+    ]
+    probe_scores = [probe for probe in probes if probe is not None]
+    probe = float(np.mean(probe_scores)) if probe_scores else None
+    return Fitted(started, attached, training, frontier, chosen, start, probe, report_folds)
+
+
+def general_base(recipe: Recipe, base: Base, general: General | None) -> Base:
+    """The base with its "general" head, where the general labels are not the domain's: its own, else fitted on the learn part."""
+    if general is None or general.head != "general":
+        return base
+    spec = general.task.head()
+    generator = torch.Generator().manual_seed(recipe.seed)
+    if set(spec.labels) == set(base.own_labels):
+        return base.with_head("general", spec, generator=generator)
+    headed = base.with_head("domain", spec, generator=generator)
+    fitted = _probe(recipe, headed, general.task, dataset(general.task, base, general.learn), None)
+    return base.with_given_head("general", fitted.heads["domain"])

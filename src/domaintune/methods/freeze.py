@@ -1,0 +1,80 @@
+"""Freeze: the head and chosen parts of the body are trained, the rest stays the base's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from domaintune.bases.anatomy import select_parameters
+from domaintune.bases.base import Base
+from domaintune.errors import MethodError
+from domaintune.methods.base import Attached, Method
+from domaintune.methods.weights import (
+    TunedWeights,
+    canonical_names,
+    constant_parameters,
+    head_parameters,
+    split_by_decay,
+    trained_fork,
+)
+from domaintune.recipe import FreezeSettings
+
+# Freeze's default learning rate is 2e-4; a fresh linear layer wants several times that.
+HEAD_SCALE = 4.0
+
+
+@dataclass(frozen=True)
+class Freeze(Method):
+    """W1 = W0 outside the chosen parameters, trained inside them; W(s) = W0 + s (W1 - W0).
+
+    `train` names the parts (see the recipe); the domain's head is always trained. For `head` alone on a task without a head of
+    its own (text generation, translation) the output embedding is trained, provided that it is not tied to the input's.
+    """
+
+    settings: FreezeSettings
+
+    def attach(self, base: Base, *, generator: torch.Generator) -> Attached:
+        head = head_parameters(base)
+        selectors = tuple(selector for selector in self.settings.train if selector != "head")
+        body: list[str] = []
+        if selectors:
+            canonical = canonical_names(base.model)
+            excluded = {*head, *constant_parameters(base.model)}
+            chosen = (canonical[name] for name in select_parameters(base.model, base.anatomy, selectors))
+            body = [name for name in dict.fromkeys(chosen) if name not in excluded]
+            if not body:
+                raise MethodError(
+                    f"'{', '.join(selectors)}' chooses no parameter outside the head.",
+                    where="method.train",
+                    remedy="Name other parts, or train: [head].",
+                )
+        elif not head:
+            head = output_embedding(base)
+        model = trained_fork(base, [*body, *head])
+        groups = split_by_decay(model, body, group="body") + split_by_decay(model, head, group="head", scale=HEAD_SCALE)
+        return TunedWeights(base, model, groups=groups, settings=self.settings.model_dump(mode="json"))
+
+
+def output_embedding(base: Base) -> list[str]:
+    """Names of the output embedding's parameters.
+
+    Raises:
+        MethodError: there is none, or it is tied to the input embedding, so that training it changes the body.
+    """
+    model = base.model
+    get = model.get_output_embeddings
+    assert callable(get)
+    output: nn.Module | None = get()
+    if output is None:
+        raise MethodError("has neither a head for this task nor an output embedding.", where=base.name)
+    names = [name for name, parameter in model.named_parameters() for p in output.parameters() if p is parameter]
+    inputs = {id(p) for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
+    if any(id(p) in inputs for p in output.parameters()):
+        raise MethodError(
+            "its output embedding is tied to the input embedding, so there is no head to train alone.",
+            where=base.name,
+            remedy="Set method.train to top:2 (or more blocks), or use lora.",
+        )
+    return names

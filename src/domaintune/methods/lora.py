@@ -1,0 +1,184 @@
+"""LoRA and DoRA: low-rank updates beside frozen linear and convolution layers, chosen by anatomy."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from domaintune.bases.anatomy import select_sites
+from domaintune.bases.base import Base, set_submodule_
+from domaintune.errors import MethodError
+from domaintune.methods.base import Attached, Form, Method, ParameterGroup
+from domaintune.methods.lora_layers import LAYERS, LoRALayer, low_rank_layer, weight_at
+from domaintune.methods.peft_format import read_adapter, write_adapter
+from domaintune.methods.weights import (
+    ChangedTensors,
+    check_state,
+    check_strength,
+    head_parameters,
+    plain_copy,
+    split_by_decay,
+    trained_fork,
+)
+from domaintune.recipe import LoRASettings
+
+
+@dataclass(frozen=True)
+class LoRA(Method):
+    """h = W0 x + scale B A dropout(x), scale = alpha / rank (alpha / sqrt(rank) where rank-stabilised), and the domain's head.
+
+    On convolutions A has the layer's own kernel, stride, dilation and padding and B is 1 x 1. With `dora` each output row gets
+    a learned magnitude; see `LowRank`. The dial acts on the effective weight: W(s) = lerp(W0, W', s).
+
+    Depthwise convolutions are left out (a low rank saves nothing on them) and listed in `LoRAAttached.left_out`.
+    Source: arXiv 2106.09685; arXiv 2312.03732 (rank-stabilised); arXiv 2402.09353 (DoRA).
+    """
+
+    settings: LoRASettings
+
+    def attach(self, base: Base, *, generator: torch.Generator) -> LoRAAttached:
+        sites = outside_head(base, [site.path for site in select_sites(base.anatomy, self.settings.targets)])
+        aliases = module_paths(base.model)
+        left_out = tuple(path for path in sites if is_depthwise(base.model.get_submodule(path)))
+        chosen = tuple(dict.fromkeys(aliases[path][0] for path in sites if path not in left_out))
+        if not chosen:
+            raise MethodError(
+                f"'{', '.join(self.settings.targets)}' chooses no layer that can take a low-rank update.",
+                where=base.name,
+                remedy="Choose other targets, such as all-linear, or the method freeze.",
+            )
+        check_layers(base, chosen)
+        model = trained_fork(base, head_parameters(base))
+        rank = self.settings.rank
+        scale = self.settings.alpha / (math.sqrt(rank) if self.settings.rank_stabilised else rank)
+        for path in chosen:
+            layer = low_rank_layer(
+                model.get_submodule(path), rank=rank, scale=scale, dropout=self.settings.dropout,
+                dora=self.settings.dora, generator=generator,
+            )  # fmt: skip
+            for alias in aliases[path]:
+                set_submodule_(model, alias, layer)
+        return LoRAAttached(base, model, paths=chosen, left_out=left_out, settings=self.settings)
+
+
+def module_paths(model: nn.Module) -> dict[str, tuple[str, ...]]:
+    """Every path of every module -> all paths of the same module, in order; shared modules have several."""
+    by_module: dict[int, list[str]] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        by_module.setdefault(id(module), []).append(path)
+    return {path: tuple(paths) for paths in by_module.values() for path in paths}
+
+
+def outside_head(base: Base, paths: Sequence[str]) -> list[str]:
+    """The paths that are not part of the domain's head, which is trained whole."""
+    head = tuple(f"{path}." for path in base.heads["domain"].modules) if "domain" in base.heads else ()
+    return [path for path in paths if not f"{path}.".startswith(head)] if head else list(paths)
+
+
+def is_depthwise(layer: nn.Module) -> bool:
+    """A convolution with one group an input channel."""
+    return isinstance(layer, nn.Conv1d | nn.Conv2d) and layer.groups == layer.in_channels > 1
+
+
+def check_layers(base: Base, paths: Sequence[str]) -> None:
+    """Raises MethodError for a layer class that we do not know, a grouped convolution, or a weight tied to another module's."""
+    owners: dict[int, set[int]] = {}
+    for module in base.model.modules():
+        for parameter in module.parameters(recurse=False):
+            owners.setdefault(id(parameter), set()).add(id(module))
+    remedy = "Choose targets without it (attention, mlp, a chain's), or the method freeze."
+    for path in paths:
+        layer = base.model.get_submodule(path)
+        if type(layer) not in LAYERS:
+            raise MethodError(f"LoRA does not know layers of class {type(layer).__name__}.", where=path, remedy=remedy)
+        if isinstance(layer, nn.Conv1d | nn.Conv2d) and layer.groups > 1:
+            what = f"a convolution in {layer.groups} groups has no low-rank update that can be merged."
+            raise MethodError(what, where=path, remedy=remedy)
+        if len(owners[id(layer.weight)]) > 1:
+            raise MethodError("its weight is tied to another module's.", where=path, remedy=remedy)
+
+
+class LoRAAttached(Attached):
+    """Low-rank updates at `paths` and a trained head. `left_out` are the depthwise convolutions that the targets named."""
+
+    def __init__(
+        self, base: Base, model: nn.Module, *, paths: tuple[str, ...], left_out: tuple[str, ...], settings: LoRASettings
+    ) -> None:
+        self.base = base
+        self.model = model
+        self.paths = paths
+        self.left_out = left_out
+        self.settings = settings
+        self._changed = ChangedTensors(base.model, model, tuple(head_parameters(base)))
+
+    def layers(self) -> dict[str, LoRALayer]:
+        """The adapted layers by path."""
+        layers: dict[str, LoRALayer] = {path: self.model.get_submodule(path) for path in self.paths}  # type: ignore[misc]
+        return layers
+
+    def low_rank_parameters(self) -> dict[str, nn.Parameter]:
+        """A, B and magnitude of every adapted layer by name."""
+        return {
+            f"{path}.low_rank.{name}": parameter
+            for path, layer in self.layers().items()
+            for name, parameter in layer.low_rank.named_parameters()
+        }
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        return [
+            *split_by_decay(self.model, self.low_rank_parameters(), group="lora"),
+            *split_by_decay(self.model, self._changed.names, group="head"),
+        ]
+
+    def view(self, strength: float, *, head: str = "domain", form: Form = "merged") -> nn.Module:
+        check_strength(strength)
+        if strength == 0:
+            return self.base.fork(head=head)
+        changes = self._changed.at(strength)
+        if form == "merged":
+            changes |= {f"{path}.weight": weight_at(layer, strength) for path, layer in self.layers().items()}
+        view = self.base.fork(changes, head=head)
+        if form == "terms":
+            self._install_terms_(view, strength)
+        self._changed.install_statistics_(view, strength)
+        return view.eval()
+
+    def _install_terms_(self, view: nn.Module, strength: float) -> None:
+        aliases = module_paths(view)
+        for path, trained in self.layers().items():
+            plain = view.get_submodule(path)
+            layer: LoRALayer = LAYERS[type(plain)](plain)  # type: ignore[assignment]
+            layer.low_rank = copy.deepcopy(trained.low_rank).requires_grad_(False)
+            layer.low_rank.strength = strength
+            for alias in aliases[path]:
+                set_submodule_(view, alias, layer)
+
+    def state(self) -> dict[str, Tensor]:
+        low_rank = {name: p.detach().cpu().clone() for name, p in self.low_rank_parameters().items()}
+        return {**low_rank, **self._changed.state()}
+
+    def load_(self, state: Mapping[str, Tensor]) -> None:
+        low_rank = self.low_rank_parameters()
+        check_state(state, {**low_rank, **self._changed.parameters()}, self._changed.statistics())
+        self._changed.load_({name: tensor for name, tensor in state.items() if name not in low_rank})
+        with torch.no_grad():
+            for name, parameter in low_rank.items():
+                parameter.copy_(state[name])
+
+    def merged(self, strength: float) -> nn.Module:
+        return plain_copy(self.view(strength))
+
+    def save(self, folder: Path) -> None:
+        write_adapter(folder, base=self.base, layers=self.layers(), changed=self._changed, settings=self.settings)
+
+    def load(self, folder: Path) -> None:
+        state = read_adapter(
+            folder, base=self.base, layers=self.layers(), changed=self._changed, settings=self.settings
+        )
+        self.load_(state)

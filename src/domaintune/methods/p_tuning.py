@@ -1,0 +1,300 @@
+"""P-tuning: learned keys and values in every attention (v2), or virtual tokens whose keys and values are used there (v1).
+
+The base's weights do not change; the domain head is trained beside.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from domaintune.bases.anatomy import probe_inputs
+from domaintune.bases.attention import (
+    SLOT,
+    AttentionSite,
+    LearnedPrefix,
+    Prefix,
+    attention_sites,
+    install_prefixes_,
+    record_calls,
+)
+from domaintune.bases.base import Base, fork
+from domaintune.bases.limits import token_limit
+from domaintune.errors import MethodError
+from domaintune.methods.base import Attached, Form, Method, ParameterGroup
+from domaintune.methods.prompt_stream import (
+    STREAM,
+    PromptEncoder,
+    PromptStream,
+    StreamedPrefix,
+    check_stream,
+    entering_states,
+    entry_blocks,
+    stream_inputs,
+)
+from domaintune.methods.weights import (
+    ChangedTensors,
+    check_state,
+    check_strength,
+    head_parameters,
+    read_tensors,
+    split_by_decay,
+    trained_fork,
+)
+from domaintune.recipe import PTuningSettings
+
+WEIGHTS_FILE = "p_tuning.safetensors"
+CONFIG_FILE = "config.json"
+CONSTANTS = "constants."
+
+# Under P-tuning's default learning rate of 5e-3 the head learns at 5e-4 and a prompt encoder at 1e-3.
+HEAD_SCALE = 0.1
+PROMPT_ENCODER_SCALE = 0.2
+
+
+@dataclass(frozen=True)
+class PTuning(Method):
+    """In every attention of the model, with learned keys P_k and values P_v and strength s:
+
+    - concatenated: lerp(attention(q, k, v), attention(q, [P_k; k], [P_v; v]), s);
+    - gated: attention(q, k, v) + s tanh(gate) attention(q, P_k, P_v), gate zero at the start.
+
+    Version 2 learns P_k and P_v themselves. Version 1 learns virtual tokens by a prompt encoder and takes the keys and values
+    that they have where they run through the same blocks alone.
+
+    Source: P-tuning v2 (arXiv 2110.07602), P-tuning (arXiv 2103.10385); gate: LLaMA-Adapter (arXiv 2303.16199).
+    Differs: version 1's virtual tokens do not see the input. For a causal model that is what they do in an ordinary soft prompt
+    anyway (equal within rounding); in other models it leaves positions, pooling and windows of the input as they are. The
+    virtual tokens enter after the embeddings; with rotary positions they stand before the input at -n to -1, with learned
+    positions they have none of their own, and the input's positions are those of the base in every case. An encoder-decoder has
+    one prompt for each; the decoder's stream attends to the encoder's.
+    """
+
+    settings: PTuningSettings
+
+    def attach(self, base: Base, *, generator: torch.Generator) -> Attached:
+        sites = _sites(base)
+        model = trained_fork(base, head_parameters(base))
+        gates = {site.path: _gate(site, self.settings.gated, base) for site in sites}
+        if self.settings.version == 2:
+            start = _initial_keys_values(base, self.settings, generator)
+            prefixes: dict[str, Prefix] = {
+                path: LearnedPrefix(nn.Parameter(keys), nn.Parameter(values), gate=gates[path])
+                for path, (keys, values) in start.items()
+            }
+            install_prefixes_(model, prefixes)
+        else:
+            _install_stream_(
+                model, base, sites, gates, _prompt_encoders(base, sites, self.settings, generator), self.settings
+            )
+            check_stream(model, sites, where=base.name, num_virtual_tokens=self.settings.num_virtual_tokens)
+        return PTuned(base, model, sites, self.settings)
+
+
+def _sites(base: Base) -> tuple[AttentionSite, ...]:
+    inputs = probe_inputs(base.model)
+    if "decoder_input_ids" in inputs:  # another length than the source's: tells cross- from self-attention
+        inputs["decoder_input_ids"] = inputs["decoder_input_ids"][:, :1].repeat(1, inputs["input_ids"].shape[1] + 1)
+    sites = attention_sites(base.model, inputs)
+    if not sites:
+        raise MethodError(
+            f"{type(base.model).__name__} has no attention that calls transformers' attention interface, so there is no place "
+            "for learned keys and values.",
+            where=base.name,
+            remedy="Use LoRA, Freeze or full.",
+        )
+    return sites
+
+
+def _gate(site: AttentionSite, gated: bool, base: Base) -> nn.Parameter | None:
+    return nn.Parameter(torch.zeros(site.num_heads, device=base.device)) if gated else None
+
+
+def _initial_keys_values(
+    base: Base, settings: PTuningSettings, generator: torch.Generator
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Of each site, [key-value heads, n, dim]: a random choice among the keys and values of an input, or noise of their standard
+    deviation."""
+    wanted = settings.num_virtual_tokens
+    result: dict[str, tuple[Tensor, Tensor]] = {}
+    for path, calls in record_calls(base.model, _real_inputs(base, wanted, generator)).items():
+        keys, values = (
+            t.transpose(1, 2).flatten(0, 1) for t in (calls[0].key, calls[0].value)
+        )  # windows: one after another
+        if settings.initialise == "text":
+            order = torch.randperm(len(keys), generator=generator)
+            chosen = order.repeat(-(-wanted // len(keys)))[:wanted].to(keys.device)
+            pair = (keys[chosen].transpose(0, 1), values[chosen].transpose(0, 1))
+        else:
+            pair = (_noise_like(keys, wanted, generator), _noise_like(values, wanted, generator))
+        keys, values = (t.to(torch.promote_types(t.dtype, torch.float32)).contiguous().clone() for t in pair)
+        result[path] = (keys, values)
+    return result
+
+
+def _noise_like(positions: Tensor, wanted: int, generator: torch.Generator) -> Tensor:
+    noise = torch.randn(positions.shape[1], wanted, positions.shape[2], generator=generator)
+    return noise.to(positions) * positions.std(correction=0)
+
+
+def _real_inputs(base: Base, length: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """Tokens of the vocabulary without the special ones, or a picture of noise, in the shape of the probe."""
+    inputs = probe_inputs(base.model)
+    if "input_ids" not in inputs:
+        return {
+            name: torch.randn(t.shape, generator=generator).to(t) if t.is_floating_point() else t
+            for name, t in inputs.items()
+        }
+    length = min(max(length, inputs["input_ids"].shape[1]), token_limit(base))
+    special = set(base.processor.all_special_ids)
+    embeddings: nn.Embedding = base.model.get_input_embeddings()  # type: ignore[operator]
+    count = min(len(base.processor), embeddings.num_embeddings)
+    words = torch.tensor([index for index in range(count) if index not in special])
+    device = inputs["input_ids"].device
+    return {
+        name: words[torch.randint(len(words), (1, length), generator=generator)].to(device)
+        for name in ("input_ids", "decoder_input_ids")
+        if name in inputs
+    }
+
+
+def _prompt_encoders(
+    base: Base, sites: Sequence[AttentionSite], settings: PTuningSettings, generator: torch.Generator
+) -> list[PromptEncoder]:
+    inputs = _real_inputs(base, settings.num_virtual_tokens, generator)
+    encoders = []
+    for state in entering_states(base.model, entry_blocks(sites), inputs):
+        width = state.shape[-1]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
+            encoder = PromptEncoder(
+                settings.prompt_encoder, settings.num_virtual_tokens, settings.hidden_size or width, width
+            )
+        encoder.scale_to_(float(state.std(correction=0)))
+        encoders.append(encoder.to(device=state.device, dtype=torch.promote_types(state.dtype, torch.float32)))
+    return encoders
+
+
+def _install_stream_(
+    model: nn.Module,
+    base: Base,
+    sites: Sequence[AttentionSite],
+    gates: Mapping[str, nn.Parameter | None],
+    encoders: Sequence[nn.Module],
+    settings: PTuningSettings,
+) -> PromptStream:
+    install_prefixes_(model, {site.path: StreamedPrefix(gate=gates[site.path]) for site in sites})
+    stream = PromptStream(model, entry_blocks(sites), encoders, stream_inputs(base.model, settings.num_virtual_tokens))
+    stream.install_()
+    return stream
+
+
+class PTuned(Attached):
+    """Prefixes on a fork of the base, and its trained head. Both forms of a view are the same."""
+
+    def __init__(self, base: Base, model: nn.Module, sites: Sequence[AttentionSite], settings: PTuningSettings) -> None:
+        self.base = base
+        self.model = model
+        self.sites = tuple(sites)
+        self.starts_at_base = settings.gated
+        self._settings = settings
+        self._head = ChangedTensors(base.model, model, tuple(head_parameters(base)))
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        version_1 = self._settings.version == 1
+        name, scale = ("prompt encoder", PROMPT_ENCODER_SCALE) if version_1 else ("prefix", 1.0)
+        groups = split_by_decay(
+            self.model, self._learned(), group=name, scale=scale
+        )  # a gate has one dimension: no decay
+        return groups + split_by_decay(self.model, self._head.names, group="head", scale=HEAD_SCALE)
+
+    def view(self, strength: float, *, head: str = "domain", form: Form = "merged") -> nn.Module:
+        check_strength(strength)
+        if strength == 0:  # with the base's own attention implementation
+            return self.base.fork(head=head)
+        view = self.base.fork(self._head.at(strength), head=head)
+        self._head.install_statistics_(view, strength)
+        gates = {site.path: self._prefix(site).gate for site in self.sites}
+        prefixes: dict[str, Prefix] = {}
+        for path, (keys, values) in self.constants().items():
+            gate = gates[path]
+            prefixes[path] = LearnedPrefix(
+                nn.Parameter(keys, requires_grad=False),
+                nn.Parameter(values, requires_grad=False),
+                gate=None if gate is None else nn.Parameter(gate.detach().clone(), requires_grad=False),
+                strength=strength,
+            )
+        install_prefixes_(view, prefixes)
+        return view.eval()
+
+    @torch.no_grad()
+    def constants(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """The learned keys and values of every site [key-value heads, n, dim], as clones."""
+        source = self.model if self._settings.version == 2 else self._stream_copy()
+        return {site.path: _clones(source.get_submodule(f"{site.path}.{SLOT}")) for site in self.sites}
+
+    def _stream_copy(self) -> nn.Module:
+        """A model in eval mode through which the stream has passed; the modes of the trained one are the engine's."""
+        model = self.base.fork()
+        trained = self.model.get_submodule(STREAM)
+        assert isinstance(trained, PromptStream)
+        encoders = [fork(encoder) for encoder in trained.encoders]
+        _install_stream_(
+            model, self.base, self.sites, {site.path: None for site in self.sites}, encoders, self._settings
+        ).run_()
+        return model
+
+    def _prefix(self, site: AttentionSite) -> Prefix:
+        prefix = self.model.get_submodule(f"{site.path}.{SLOT}")
+        assert isinstance(prefix, Prefix)
+        return prefix
+
+    def _learned(self) -> dict[str, nn.Parameter]:
+        head = set(self._head.names)
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad and name not in head}
+
+    def state(self) -> dict[str, Tensor]:
+        return {**self._head.state(), **{name: p.detach().cpu().clone() for name, p in self._learned().items()}}
+
+    @torch.no_grad()
+    def load_(self, state: Mapping[str, Tensor]) -> None:
+        learned = self._learned()
+        check_state(state, {**learned, **self._head.parameters()}, self._head.statistics())
+        for name, parameter in learned.items():
+            parameter.copy_(state[name])
+        self._head.load_({name: tensor for name, tensor in state.items() if name not in learned})
+
+    def merged(self, strength: float) -> nn.Module:
+        raise MethodError(
+            "P-tuning does not change weights, so there is nothing to merge.",
+            where=self.base.name,
+            remedy="Use the run as it is (predict, --strength), or tune with LoRA, Freeze or full.",
+        )
+
+    def save(self, folder: Path) -> None:
+        """`p_tuning.safetensors` holds the state and, under version 1, `constants.PATH.keys` and `.values`: what the prompt
+        encoder comes to, for readers without it. `config.json` holds the settings and the sites."""
+        tensors = self.state()
+        if self._settings.version == 1:
+            for path, (keys, values) in self.constants().items():
+                tensors[f"{CONSTANTS}{path}.keys"] = keys.cpu()
+                tensors[f"{CONSTANTS}{path}.values"] = values.cpu()
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS_FILE)
+        config = {**self._settings.model_dump(mode="json"), "sites": [asdict(site) for site in self.sites]}
+        (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+    def load(self, folder: Path) -> None:
+        stored = read_tensors(folder / WEIGHTS_FILE)
+        self.load_({name: tensor for name, tensor in stored.items() if not name.startswith(CONSTANTS)})
+
+
+def _clones(prefix: nn.Module) -> tuple[Tensor, Tensor]:
+    assert isinstance(prefix, Prefix)
+    keys, values = prefix.learned()
+    return keys.detach().clone(), values.detach().clone()

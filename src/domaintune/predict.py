@@ -1,0 +1,233 @@
+"""A finished run as a model again: its views and predictions, and the run as the base of another."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from domaintune.bases.base import Base, Head, fork
+from domaintune.bases.load import load_base
+from domaintune.data.rows import Row
+from domaintune.errors import BaseError, MethodError, RunError
+from domaintune.evaluation.score import predict
+from domaintune.methods import method_from
+from domaintune.methods.base import Attached, Form
+from domaintune.recipe import Recipe
+from domaintune.run import RunFolder, is_run
+from domaintune.tasks import TASKS
+from domaintune.tasks.base import Task, dataset
+
+HEADS = "heads.safetensors"
+
+
+def torch_device(name: str) -> torch.device:
+    """ "auto": the first GPU, else the CPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)
+
+
+def open_base(recipe: Recipe) -> Base:
+    """The base that a recipe names: an earlier run, a built-in name, a folder or a Hub name; without heads."""
+    auto_class = TASKS[recipe.task.name].auto_class
+    if is_run(Path(recipe.base)):
+        return run_as_base(recipe.base, task_name=recipe.task.name)
+    return load_base(
+        recipe.base,
+        auto_class=auto_class,
+        device=torch_device(recipe.device),
+        trust_remote_code=recipe.trust_remote_code,
+    )
+
+
+def run_as_base(path: str, *, task_name: str, strength: float | None = None, expected: str | None = None) -> Base:
+    """A run's merged weights at its strength (`strength`: as it was when another run was made on it), its head, its labels.
+
+    Raises:
+        MethodError: the run's method cannot be merged.
+        BaseError: another task, or weights that changed since (`expected` is their checksum).
+    """
+    run = load(path)
+    if run.task.name != task_name:
+        raise BaseError(
+            f"is a run of {run.task.name}, not of {task_name}.", where=path, remedy="Give a base for this task."
+        )
+    chosen = run.strength if strength is None else strength
+    if run.recipe.method.name == "p-tuning":
+        raise MethodError(
+            "is a P-tuning run, whose learned vectors cannot be merged into weights, so it cannot be a base.",
+            where=path,
+            remedy="Use a run of lora, freeze or full as the base.",
+        )
+    model = run.attached.merged(chosen).eval().requires_grad_(False)
+    spec = run.task.head()
+    digest = tensors_checksum(model)
+    if expected is not None and digest != expected:
+        raise BaseError("its weights changed since this run was made.", where=path, remedy="Restore that run.")
+    return Base(
+        name=path,
+        model=model,
+        processor=run.base.processor,
+        own_labels=spec.labels,
+        own_problem_type=spec.problem_type,
+        pooling=run.base.pooling,
+        provenance={"run": str(Path(path).resolve()), "strength": chosen, "weights_sha256": digest},
+    )
+
+
+def tensors_checksum(model: nn.Module) -> str:
+    """sha256 over names and bytes of all tensors."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def save_heads(base: Base, path: Path) -> None:
+    """All heads as the base holds them (where training started, and the general one): "domain/name" -> tensor."""
+    tensors = {
+        f"{name}/{key}": tensor.detach().cpu().contiguous().clone()
+        for name, head in base.heads.items()
+        for key, tensor in head.state().items()
+    }
+    save_file(tensors, path)
+
+
+def with_saved_heads(base: Base, tasks: Mapping[str, Task], path: Path) -> Base:
+    """The base with the heads that `save_heads` wrote; `tasks` maps the head's name to its task."""
+    tensors = load_file(path)
+    for name, task in tasks.items():
+        if task.head().labels:
+            base = base.with_head(name, task.head(), generator=torch.Generator().manual_seed(0))
+            base = base.with_given_head(name, _filled(base.heads[name], name, tensors))
+    return base
+
+
+def _filled(head: Head, name: str, tensors: Mapping[str, Tensor]) -> Head:
+    made: dict[int, nn.Module] = {}
+    for path, module in head.modules.items():
+        if id(module) not in made:
+            inner = {}
+            for key, tensor in module.named_parameters():
+                saved = tensors.get(f"{name}/{path}.{key}")
+                if saved is None or saved.shape != tensor.shape:
+                    raise RunError(f"lacks the tensor {path}.{key} of the {name} head.", where=HEADS)
+                inner[key] = saved.to(device=tensor.device, dtype=tensor.dtype)
+            made[id(module)] = fork(module, inner)
+    return Head(head.spec, {path: made[id(module)] for path, module in head.modules.items()}, head.config)
+
+
+@dataclass
+class Run:
+    """A finished run, ready to predict. Safe to share between threads: each view is a module tree of its own and each thread
+    has its own processor; nothing is mutated but the cache of views."""
+
+    path: Path
+    recipe: Recipe
+    task: Task
+    general_task: Task | None
+    base: Base
+    attached: Attached
+    strength: float
+    form: Form
+    _views: dict[tuple[float, str], nn.Module] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _local: threading.local = field(default_factory=threading.local)
+
+    def view(self, strength: float | None = None, *, head: str = "domain") -> nn.Module:
+        """The model at a strength in [0, 1] (by default the run's), with the domain's or the general head; cached.
+
+        Raises:
+            RunError: a strength outside [0, 1].
+        """
+        chosen = self.strength if strength is None else float(strength)
+        if not 0 <= chosen <= 1:
+            raise RunError(f"strength must lie in [0, 1], got {chosen:g}.", where="--strength")
+        with self._lock:
+            if (chosen, head) not in self._views:
+                self._views[chosen, head] = self.attached.view(chosen, head=head, form=self.form)
+            return self._views[chosen, head]
+
+    def _own_base(self) -> Base:
+        if not hasattr(self._local, "base"):  # a fast tokenizer shared by threads mixes up their settings
+            with self._lock:
+                self._local.base = replace(self.base, processor=copy.deepcopy(self.base.processor))
+        base: Base = self._local.base
+        return base
+
+    def predict(
+        self, inputs: Sequence[str | Mapping[str, Any]], *, strength: float | None = None
+    ) -> list[dict[str, Any]]:
+        """One plain dictionary an input (a text, a path, or a row as in the training file), in order.
+
+        Where the general set had other labels, the general head's answer stands beside under "base_..." names.
+        """
+        rows = [
+            Row(self.task.from_bare(value) if isinstance(value, str) else value, "input", number)
+            for number, value in enumerate(inputs, 1)
+        ]
+        return self.predict_rows(rows, strength=strength)
+
+    def predict_rows(self, rows: Sequence[Row], *, strength: float | None = None) -> list[dict[str, Any]]:
+        """As `predict`, for rows read from a file."""
+        made = self._rendered(self.task, rows, self.view(strength))
+        if self.general_task is not None and "general" in self.base.heads:
+            others = self._rendered(self.general_task, rows, self.view(strength, head="general"))
+            for own, other in zip(made, others, strict=True):
+                own.update({f"base_{key}": value for key, value in other.items()})
+        return made
+
+    def _rendered(self, task: Task, rows: Sequence[Row], view: nn.Module) -> list[dict[str, Any]]:
+        base = self._own_base()
+        data = dataset(task, base, list(task.read(rows, labelled=False)))
+        made = predict(task, base, view, data, wanted=frozenset({"output"}), mode="predict")
+        return [task.render(prediction) for prediction in made]
+
+
+def load(path: str | Path) -> Run:
+    """A finished run from its folder, with its base.
+
+    Raises:
+        RunError: no finished run there, or its base is gone or changed.
+    """
+    folder = RunFolder.existing(path)
+    recipe = Recipe.make(folder.read("resolved.json"), where=str(folder.path / "resolved.json"))
+    tasks = {
+        name: TASKS[recipe.task.name].model_validate_json(json.dumps(values))
+        for name, values in folder.read("tasks.json").items()
+    }
+    origin = folder.read("provenance.json")["base"]
+    base = _origin(recipe, origin)
+    base = with_saved_heads(base, tasks, folder.path / HEADS)
+    attached = method_from(recipe.method).attach(base, generator=torch.Generator().manual_seed(recipe.seed))
+    attached.load(folder.path / "adapter")
+    attached.model.eval()
+    strength = folder.read("strength.json")
+    form: Form = strength["form"]
+    return Run(folder.path, recipe, tasks["domain"], tasks.get("general"), base, attached, strength["chosen"], form)
+
+
+def _origin(recipe: Recipe, origin: Mapping[str, Any]) -> Base:
+    if "run" in origin:
+        path = recipe.base if is_run(Path(recipe.base)) else origin["run"]
+        return run_as_base(
+            path, task_name=recipe.task.name, strength=origin["strength"], expected=origin["weights_sha256"]
+        )
+    base = open_base(recipe)
+    expected = origin.get("weights_sha256")
+    if expected is not None and base.provenance["weights_sha256"] != expected:
+        raise RunError(
+            "its base's weights changed since the run was made.", where=recipe.base, remedy="Restore the base."
+        )
+    return base

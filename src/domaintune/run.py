@@ -1,0 +1,243 @@
+"""The run folder: its layout, atomic writes, the rules of resuming and refusing, provenance, reading back. Imports no torch.
+
+The layout is documented in docs/run-folder.md. A folder is a finished run exactly when `run.json` says so; that file is written last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from domaintune.errors import RunError
+from domaintune.recipe import Recipe
+
+FORMAT = 1
+PACKAGES = ("domaintune", "torch", "transformers", "accelerate", "tokenizers", "numpy", "scikit-learn", "safetensors")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all: a temporary neighbour, flushed to disk, then renamed over the target."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w", encoding="utf-8", newline="\n") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+
+
+def write_json(path: Path, values: Any) -> None:
+    write_text(path, json.dumps(values, ensure_ascii=False, indent=2, sort_keys=False) + "\n")
+
+
+def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """JSON lines."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
+    """Make a folder whole or not at all: `fill` writes into a temporary neighbour, which is then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    fill(temporary)
+    shutil.rmtree(path, ignore_errors=True)
+    temporary.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    """
+    Raises:
+        RunError: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise RunError("is missing.", where=str(path), remedy="The folder is no finished run of domaintune.") from None
+    except ValueError:
+        raise RunError(
+            "is not valid JSON.", where=str(path), remedy="Restore the file, or make the run again."
+        ) from None
+
+
+def is_run(folder: Path) -> bool:
+    """Whether the folder is a run, finished or not."""
+    return (folder / "run.json").is_file()
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One output folder while its run is being made, or a finished one."""
+
+    path: Path
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where training keeps what it needs to go on; gone when the run is finished."""
+        return self.path / "checkpoint"
+
+    @property
+    def finished(self) -> bool:
+        return is_run(self.path) and bool(read_json(self.path / "run.json").get("finished"))
+
+    def read(self, name: str) -> Any:
+        return read_json(self.path / name)
+
+    @classmethod
+    def existing(cls, path: str | Path) -> RunFolder:
+        """A finished run.
+
+        Raises:
+            RunError: no run there, one of a newer format, or an unfinished one.
+        """
+        folder = cls(Path(path))
+        if not is_run(folder.path):
+            raise RunError("is no run folder.", where=str(path), remedy="Give the --output of an earlier `tune`.")
+        state = folder.read("run.json")
+        if state.get("format", 0) > FORMAT:
+            raise RunError("was written by a newer domaintune.", where=str(path), remedy="Upgrade domaintune.")
+        if not state.get("finished"):
+            raise RunError("is not finished.", where=str(path), remedy="Run the same `tune` command again: it resumes.")
+        return folder
+
+    @classmethod
+    def start(cls, recipe: Recipe, *, data: Mapping[str, str], overwrite: bool = False) -> RunFolder:
+        """Make the output folder, or take up an unfinished one with the same recipe and data (name of part -> checksum).
+
+        Raises:
+            RunError: the folder is a finished run, something else, or an unfinished run of another recipe or of other data.
+        """
+        folder = cls(Path(recipe.output))
+        path = folder.path
+        if overwrite and is_run(path):
+            shutil.rmtree(path)
+        if is_run(path):
+            if folder.finished:
+                raise RunError(
+                    "holds a finished run.", where=str(path), remedy="Choose another --output, or add --overwrite."
+                )
+            folder._same_or_refuse(recipe, data)
+            return folder
+        if path.exists() and (not path.is_dir() or any(entry.name != ".lock" for entry in path.iterdir())):
+            raise RunError(
+                "exists and is no run.", where=str(path), remedy="Choose a new or empty folder for --output."
+            )
+        path.mkdir(parents=True, exist_ok=True)
+        write_json(path / "recipe.json", recipe.plain())
+        write_json(path / "run.json", {"format": FORMAT, "finished": False, "data": dict(data), "started": time.time()})
+        return folder
+
+    def _same_or_refuse(self, recipe: Recipe, data: Mapping[str, str]) -> None:
+        before, now = flatten(self.read("recipe.json")), flatten(recipe.plain())
+        changed = [
+            f"{k}: {before.get(k)!r} -> {now.get(k)!r}" for k in {**before, **now} if before.get(k) != now.get(k)
+        ]
+        old_data = self.read("run.json")["data"]
+        changed += [f"data of '{k}'" for k in {**old_data, **data} if old_data.get(k) != data.get(k)]
+        if changed:
+            raise RunError(
+                f"holds an unfinished run with other settings or data ({'; '.join(changed)}).",
+                where=str(self.path),
+                remedy="Restore them to resume it, choose another --output, or add --overwrite to begin anew.",
+            )
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Mark the run as finished; the last write. The checkpoint is removed afterwards."""
+        state = self.read("run.json")
+        write_json(self.path / "run.json", {**state, "finished": True, "ended": time.time(), **summary})
+        shutil.rmtree(self.checkpoint, ignore_errors=True)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes out of the folder.
+
+        Raises:
+            RunError: another process holds it.
+        """
+        from filelock import FileLock, Timeout
+
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise RunError(
+                "another process is writing this run.", where=str(self.path), remedy="Wait for it."
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+            (self.path / ".lock").unlink(missing_ok=True)
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys as dotted ones."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def file_sha256(path: Path) -> str:
+    """Hex digest of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 22):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def data_checksum(path: str) -> str:
+    """sha256 of a file, or of the names and contents of all files in a folder (a COCO file's pictures are not part of it)."""
+    root = Path(path)
+    if not root.is_dir():
+        return file_sha256(root)
+    digest = hashlib.sha256()
+    for entry in sorted(entry for entry in root.rglob("*") if entry.is_file()):
+        digest.update(f"{entry.relative_to(root)}\0{file_sha256(entry)}\n".encode())
+    return digest.hexdigest()
+
+
+def provenance(**more: Any) -> dict[str, Any]:
+    """Versions, machine, command and peak memory, with `more` beside them."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return {
+        "versions": {"python": platform.python_version(), **versions},
+        "machine": {"system": platform.platform(), "processor": processor_name(), "cores": os.cpu_count()},
+        "peak_memory_bytes": peak,
+        **more,
+    }
+
+
+def processor_name() -> str:
+    """The processor's model name."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,189 @@
+"""What text and image classification share: label map, class weights, loss, records and scores. No reading of inputs."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from domaintune.errors import DataError
+from domaintune.tasks.base import Example, Prediction, Record
+
+
+def label_map(found: Sequence[str], *, given: Sequence[str] | None, where: str) -> tuple[str, ...]:
+    """The label set in unit order: as given, else the labels found, sorted (numbers by value).
+
+    Raises:
+        DataError: fewer than two labels.
+    """
+    if given is not None:
+        labels = tuple(given)
+    else:
+        distinct = set(found)
+        numeric = all(label.lstrip("-").isdecimal() for label in distinct)
+        labels = tuple(sorted(distinct, key=int) if numeric else sorted(distinct))
+    if len(set(labels)) < 2:
+        raise DataError(
+            f"only one label ({labels[0] if labels else 'none'}) was found.",
+            where=where,
+            remedy="A classifier needs at least two: check the label column, or give the label set with --set task.labels=[...].",
+        )
+    return labels
+
+
+def label_index(label: str, labels: Sequence[str], *, where: str) -> int:
+    """The position of `label`.
+
+    Raises:
+        DataError: an unknown label, with the nearest known one.
+    """
+    if label in labels:
+        return labels.index(label)
+    near = difflib.get_close_matches(label, labels, n=1)
+    known = ", ".join(labels[:10]) + (", ..." if len(labels) > 10 else "")
+    raise DataError(
+        f"unknown label '{label}' (known: {known}).",
+        where=where,
+        remedy=f"Did you mean '{near[0]}'?" if near else "Mend the row, or add the label with --set task.labels=[...].",
+    )
+
+
+def class_weights(targets: Sequence[int], *, count: int, kind: Literal["none", "balanced"]) -> tuple[float, ...] | None:
+    """Weight of each class in the loss: n / (classes present * rows of the class), the mean over rows being 1; None for "none"."""
+    if kind == "none":
+        return None
+    rows = Counter(targets)
+    return tuple(len(targets) / (len(rows) * rows[index]) if rows[index] else 1.0 for index in range(count))
+
+
+def multi_hot(labels: Sequence[int], count: int) -> np.ndarray:
+    target = np.zeros(count, dtype=np.float32)
+    target[list(labels)] = 1.0
+    return target
+
+
+def target_weights(targets: Tensor, weights: Sequence[float] | None, scales: Tensor) -> Tensor:
+    """Weight of each row [batch]: that of its classes (the mean over them where it has several), times `scales` [batch].
+
+    `targets` are multi-hot [batch, labels].
+    """
+    if weights is None:
+        return scales
+    per_class = targets.new_tensor(weights)
+    return scales * (targets @ per_class) / targets.sum(1).clamp(min=1)
+
+
+def classification_loss(logits: Tensor, targets: Tensor, row_weights: Tensor, *, multi_label: bool) -> Tensor:
+    """Weighted SUM over rows: cross-entropy, or for several labels the mean over labels of the binary cross-entropy.
+
+    logits and multi-hot targets [batch, labels], row_weights [batch]. Computed in float32 at least.
+    """
+    logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    if multi_label:
+        losses = functional.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="none").mean(1)
+    else:
+        losses = functional.cross_entropy(logits, targets.argmax(1), reduction="none")
+    return (losses * row_weights.to(losses.dtype)).sum()
+
+
+def probabilities(logits: Tensor, *, multi_label: bool) -> np.ndarray:
+    """[batch, labels] in float64; softmax, or one sigmoid a label."""
+    wide = logits.double()
+    result: np.ndarray = (wide.sigmoid() if multi_label else wide.softmax(-1)).cpu().numpy()
+    return result
+
+
+def classification_divergence(tuned: Tensor, base: Tensor, *, multi_label: bool) -> Tensor:
+    """Sum over rows of KL(base || tuned), of the label distribution or of each label's own."""
+    if multi_label:
+        p = base.double().sigmoid()
+        terms = p * (functional.logsigmoid(base.double()) - functional.logsigmoid(tuned.double()))
+        terms = terms + (1 - p) * (functional.logsigmoid(-base.double()) - functional.logsigmoid(-tuned.double()))
+        return terms.sum()
+    log_base = base.double().log_softmax(-1)
+    return (log_base.exp() * (log_base - tuned.double().log_softmax(-1))).sum()
+
+
+def classification_record(probability: np.ndarray, target: np.ndarray, *, multi_label: bool) -> Record:
+    """One row's statistics from its probabilities [labels] and its multi-hot target [labels]."""
+    eps = np.finfo(np.float64).eps  # as scikit-learn's log_loss clips
+    clipped = np.clip(np.asarray(probability, dtype=np.float64), eps, 1 - eps)
+    if multi_label:
+        predicted = (probability >= 0.5).astype(np.int8)
+        losses = -(target * np.log(clipped) + (1 - target) * np.log1p(-clipped))
+        loss = losses.mean()
+    else:
+        predicted = np.zeros(len(target), dtype=np.int8)
+        predicted[int(np.argmax(probability))] = 1
+        loss = -np.log(clipped[int(np.argmax(target))])
+    wanted = (target > 0).astype(np.int8)
+    return {
+        "correct": np.float64((predicted == wanted).all()),
+        "predicted": predicted,
+        "target": wanted,
+        "log_loss": np.float64(loss),
+    }
+
+
+def reduce_classification(
+    records: Sequence[Record], weights: np.ndarray, *, multi_label: bool
+) -> dict[str, np.ndarray]:
+    """accuracy (of the whole label set of a row), macro_f1, mcc (one label a row) and log_loss; weights [draws, rows].
+
+    macro_f1 as scikit-learn: over the labels that occur in targets or predictions (several labels a row: over all labels),
+    0 where undefined. Source: Gorodkin 2004 for the multi-class MCC (R_K).
+    """
+    weights = np.asarray(weights, dtype=np.float64)
+    correct = np.array([r["correct"] for r in records], dtype=np.float64)
+    loss = np.array([r["log_loss"] for r in records], dtype=np.float64)
+    predicted = np.stack([r["predicted"] for r in records]).astype(np.float64)
+    target = np.stack([r["target"] for r in records]).astype(np.float64)
+    total = weights.sum(1)
+    hits, guesses, truths = weights @ (predicted * target), weights @ predicted, weights @ target
+    denominator = guesses + truths
+    f1 = np.divide(2 * hits, denominator, out=np.zeros_like(hits), where=denominator > 0)
+    counted = np.full(len(weights), f1.shape[1]) if multi_label else np.maximum((denominator > 0).sum(1), 1)
+    scores = {
+        "accuracy": weights @ correct / total,
+        "macro_f1": f1.sum(1) / counted,
+        "log_loss": weights @ loss / total,
+    }
+    if not multi_label:
+        covariance = hits.sum(1) * total - (guesses * truths).sum(1)
+        spread = (total**2 - (guesses**2).sum(1)) * (total**2 - (truths**2).sum(1))
+        scores["mcc"] = np.divide(covariance, np.sqrt(spread), out=np.zeros_like(total), where=spread > 0)
+    return scores
+
+
+def render_labels(probability: np.ndarray, labels: Sequence[str], *, multi_label: bool) -> dict[str, Any]:
+    """label (or labels) and probability (or probabilities) for the user."""
+    if multi_label:
+        chosen = [(label, float(p)) for label, p in zip(labels, probability, strict=True) if p >= 0.5]
+        return {"labels": [label for label, _ in chosen], "probabilities": [p for _, p in chosen]}
+    best = int(np.argmax(probability))
+    return {"label": labels[best], "probability": float(probability[best])}
+
+
+def predicted_labels(prediction: Mapping[str, Any], *, multi_label: bool) -> tuple[int, ...]:
+    """Indices of the predicted labels."""
+    probability = np.asarray(prediction["probability"])
+    if multi_label:
+        return tuple(int(index) for index in np.flatnonzero(probability >= 0.5))
+    return (int(np.argmax(probability)),)
+
+
+def majority_prediction(targets: Sequence[Sequence[int]], count: int, *, multi_label: bool) -> Prediction:
+    """The share of each label in the targets as probability, whatever the input: its arg max is the commonest label."""
+    rows = Counter(index for target in targets for index in target)
+    shares = np.array([rows[index] for index in range(count)], dtype=np.float64) / max(len(targets), 1)
+    return {"probability": shares if multi_label else shares / max(shares.sum(), 1e-12)}
+
+
+def no_target(example: Example) -> DataError:
+    return DataError("the row has no label.", where=example.where, remedy="Give a label, or leave the row out.")

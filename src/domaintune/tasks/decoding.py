@@ -1,0 +1,147 @@
+"""Token ids -> text through transformers' `generate`: greedy, beams, sampling and stop strings. No scores, no rows."""
+
+from __future__ import annotations
+
+import copy
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoding:
+    """How text is made. `sample` needs `num_beams` of 1. `seed` and the row's own input ids fix the random numbers of a row."""
+
+    max_new_tokens: int
+    num_beams: int = 1
+    length_penalty: float = 1.0
+    sample: bool = False
+    temperature: float = 1.0
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ()
+    decoder_start_token_id: int | None = None
+    forced_bos_token_id: int | None = None
+    seed: int = 0
+
+
+@torch.no_grad()
+def decode(model: nn.Module, tokenizer: Any, inputs: Mapping[str, Tensor], decoding: Decoding) -> list[str]:
+    """One text a row, without special tokens, cut before the first stop string.
+
+    `inputs` are `input_ids` and `attention_mask` [batch, length]; padded on the left for a causal model. The texts do not
+    depend on what else stands in the batch, sampled ones included: each row has random numbers of its own.
+    """
+    from transformers import GenerationConfig, StoppingCriteriaList
+
+    # A shallow copy shares every module and parameter. `generate` fills what a given configuration leaves open from
+    # `model.generation_config`, so that a checkpoint's sampling or penalties would leak in: the copy has an empty one.
+    bare: Any = copy.copy(model)
+    bare.generation_config = GenerationConfig()
+    causal = not bare.config.is_encoder_decoder
+    start = inputs["input_ids"].shape[1] if causal else 1
+    sequences = bare.generate(
+        input_ids=inputs["input_ids"],
+        attention_mask=inputs["attention_mask"],
+        generation_config=generation_config(model, tokenizer, decoding),
+        logits_processor=_processors(inputs, decoding),
+        stopping_criteria=StoppingCriteriaList([StopStrings(decoding.stop, tokenizer, start)] if decoding.stop else []),
+    )
+    texts = [tokenizer.decode(row, skip_special_tokens=True) for row in sequences[:, start:].tolist()]
+    return [cut_at_stop(text, decoding.stop) for text in texts]
+
+
+def generation_config(model: nn.Module, tokenizer: Any, decoding: Decoding) -> Any:
+    """A `GenerationConfig` whose search is ours alone; of the model's own only what its vocabulary means is kept: begin, end and
+    start ids, and the tokens that may never be made (Marian's padding token, for one)."""
+    from transformers import GenerationConfig
+
+    known: Any = model
+    own = known.generation_config
+    start = decoding.decoder_start_token_id
+    return GenerationConfig(
+        max_new_tokens=decoding.max_new_tokens,
+        num_beams=decoding.num_beams,
+        length_penalty=decoding.length_penalty if decoding.num_beams > 1 else None,
+        early_stopping=False if decoding.num_beams > 1 else None,
+        do_sample=False,
+        use_cache=True,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=end_token_ids(own, tokenizer),
+        bos_token_id=own.bos_token_id,
+        decoder_start_token_id=own.decoder_start_token_id if start is None else start,
+        forced_bos_token_id=decoding.forced_bos_token_id,
+        bad_words_ids=own.bad_words_ids,
+        suppress_tokens=own.suppress_tokens,
+        begin_suppress_tokens=own.begin_suppress_tokens,
+    )
+
+
+def end_token_ids(own: Any, tokenizer: Any) -> list[int]:
+    """Ids that end an output: the tokenizer's, which training writes, and the model's own (chat models have several)."""
+    declared = own.eos_token_id
+    ids = [] if declared is None else [declared] if isinstance(declared, int) else list(declared)
+    if tokenizer.eos_token_id is not None:
+        ids.append(tokenizer.eos_token_id)
+    return list(dict.fromkeys(ids))
+
+
+def cut_at_stop(text: str, stop: Sequence[str]) -> str:
+    """The text before the first occurrence of any stop string."""
+    places = [place for place in (text.find(string) for string in stop) if place >= 0]
+    return text[: min(places)] if places else text
+
+
+class StopStrings:
+    """A stopping criterion for `generate`: a row is done once its output holds a stop string.
+
+    It reads the decoded output as `decode` does, so that the two agree on every tokenizer; `start` is the first output position.
+    """
+
+    def __init__(self, stop: Sequence[str], tokenizer: Any, start: int) -> None:
+        self.stop = tuple(stop)
+        self.tokenizer = tokenizer
+        self.start = start
+
+    def __call__(self, input_ids: Tensor, scores: Any, **rest: Any) -> Tensor:
+        texts = (self.tokenizer.decode(row, skip_special_tokens=True) for row in input_ids[:, self.start :].tolist())
+        done = [any(string in text for string in self.stop) for text in texts]
+        return torch.tensor(done, dtype=torch.bool, device=input_ids.device)
+
+
+class RowNoise:
+    """A logits processor that turns greedy search into sampling: it adds Gumbel noise, whose arg max is a sample of the softmax.
+
+    Each row has its own generator, so that a sample depends on the row alone: not on the batch, on other threads, or on the
+    global random state. Source: Gumbel 1954; Maddison et al., arXiv 1411.0030, section 2.
+    """
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        width = scores.shape[-1]
+        waits = torch.stack([torch.empty(width).exponential_(generator=generator) for generator in self.generators])
+        return scores - waits.log().to(scores)
+
+
+def _processors(inputs: Mapping[str, Tensor], decoding: Decoding) -> Any:
+    from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
+
+    if not decoding.sample:
+        return LogitsProcessorList()
+    chain: list[Any] = [TemperatureLogitsWarper(decoding.temperature)] if decoding.temperature != 1.0 else []
+    if decoding.top_p < 1:
+        chain.append(TopPLogitsWarper(decoding.top_p))
+    return LogitsProcessorList([*chain, RowNoise(row_seeds(inputs, decoding.seed))])
+
+
+def row_seeds(inputs: Mapping[str, Tensor], seed: int) -> list[int]:
+    """A seed for each row from `seed` and the row's real ids, whatever its padding."""
+    rows = inputs["input_ids"].cpu().numpy()
+    masks = inputs["attention_mask"].cpu().numpy().astype(bool)
+    return [zlib.crc32(row[mask].astype(np.int64).tobytes(), seed) for row, mask in zip(rows, masks, strict=True)]

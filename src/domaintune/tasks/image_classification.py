@@ -1,0 +1,263 @@
+"""Image classification: one label a picture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from domaintune.bases.base import Base, HeadSpec
+from domaintune.data.pictures import examine_picture, open_picture
+from domaintune.data.rows import Row
+from domaintune.errors import BaseError, DataError
+from domaintune.recipe import ImageClassificationSettings
+from domaintune.tasks.base import (
+    Batch,
+    Example,
+    Finding,
+    Item,
+    Keys,
+    Mode,
+    Prediction,
+    Primary,
+    RawPrediction,
+    Record,
+    Task,
+)
+from domaintune.tasks.classification import (
+    class_weights,
+    classification_divergence,
+    classification_loss,
+    classification_record,
+    label_index,
+    label_map,
+    majority_prediction,
+    multi_hot,
+    predicted_labels,
+    probabilities,
+    reduce_classification,
+    render_labels,
+    target_weights,
+)
+
+IMAGE, LABEL = "image", "label"
+CROP_ASPECTS = (3 / 4, 4 / 3)
+CROP_ATTEMPTS = 10
+FEW_PICTURES = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageExample(Example):
+    image: str
+    """Path."""
+    sha256: str
+    """Of the file's bytes."""
+    labels: tuple[int, ...]
+    """Position in the task's label map; empty for an unlabelled row."""
+
+
+class ImageClassification(Task):
+    """The label of a picture. Pictures are decoded, resized and cropped once by the base's image processor and kept in 8 bits;
+    the processor's rescaling and normalisation follow in each batch, after the augmentation."""
+
+    name: ClassVar[str] = "image-classification"
+    auto_class: ClassVar[str] = "AutoModelForImageClassification"
+    primary: ClassVar[Primary] = Primary("accuracy", binary=True)
+    scores: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1", "mcc", "log_loss")
+
+    labels: tuple[str, ...]
+    weights: tuple[float, ...] | None
+    flip: bool
+    crop: float
+
+    @classmethod
+    def build(cls, rows: Sequence[Row], base: Base, settings: ImageClassificationSettings) -> ImageClassification:
+        _check_processor(base)
+        found = [_label_name(row) for row in rows]
+        labels = label_map(found, given=settings.labels, where=rows[0].file if rows else "train")
+        targets = [label_index(name, labels, where=row.where) for name, row in zip(found, rows, strict=True)]
+        return cls(
+            labels=labels,
+            weights=class_weights(targets, count=len(labels), kind=settings.class_weights),
+            flip=settings.flip,
+            crop=settings.crop,
+        )
+
+    def read(self, rows: Iterable[Row], *, labelled: bool = True) -> Iterator[ImageExample]:
+        for row in rows:
+            image = row.text(IMAGE)
+            facts = examine_picture(image, where=row.where)
+            labels = (label_index(_label_name(row), self.labels, where=row.where),) if labelled else ()
+            yield ImageExample(file=row.file, line=row.line, image=image, sha256=facts.sha256, labels=labels)
+
+    def from_bare(self, value: str) -> dict[str, Any]:
+        return {IMAGE: value}
+
+    def has_target(self, row: Row) -> bool:
+        return LABEL in row.values
+
+    def head(self) -> HeadSpec:
+        return HeadSpec(auto_class=self.auto_class, labels=self.labels)
+
+    def relabelled(self, labels: Sequence[str]) -> ImageClassification:
+        return self.model_copy(update={"labels": tuple(labels), "weights": None})
+
+    def check(self, examples: Sequence[ImageExample]) -> Iterator[Finding]:
+        counts = np.bincount([index for e in examples for index in e.labels], minlength=len(self.labels))
+        rare = [self.labels[index] for index in np.flatnonzero(counts < FEW_PICTURES)]
+        if rare:
+            yield Finding(
+                "rare-label",
+                "warning",
+                f"fewer than {FEW_PICTURES} pictures: {', '.join(rare[:10])}; their scores mean little.",
+                (),
+                "Label more pictures of these classes.",
+            )
+
+    def keys(self, example: ImageExample) -> Keys:
+        target = "".join(self.labels[index] for index in example.labels)
+        return Keys(example.sha256, target, target, example.group, example.domain)
+
+    def prepare(self, base: Base, example: ImageExample) -> tuple[Item, ...]:
+        picture = open_picture(example.image, where=example.where)
+        return (Item({"pixels": _resized(base, picture)}, {"target": multi_hot(example.labels, len(self.labels))}),)
+
+    def augment(self, item: Item, generator: torch.Generator) -> Item:
+        """A random crop of at least `crop` of the area, resized to the whole, and left for right half of the time."""
+        pixels = item.inputs["pixels"]
+        if self.crop < 1:
+            pixels = _random_crop(pixels, self.crop, generator)
+        if self.flip and float(torch.rand((), generator=generator)) < 0.5:
+            pixels = np.ascontiguousarray(pixels[:, :, ::-1])
+        return replace(item, inputs={"pixels": pixels})
+
+    def cost(self, item: Item) -> int:
+        _, height, width = item.inputs["pixels"].shape
+        return int(height * width)
+
+    def collate(self, base: Base, items: Sequence[Item], mode: Mode) -> Batch:
+        shapes = {item.inputs["pixels"].shape for item in items}
+        if len(shapes) > 1:
+            sizes = ", ".join(sorted(f"{width}x{height}" for _, height, width in shapes))
+            raise BaseError(
+                f"its image processor gives pictures of different sizes ({sizes}).",
+                where=base.name,
+                remedy="Set a fixed size or a centre crop in its preprocessor_config.json.",
+            )
+        inputs = {"pixel_values": torch.from_numpy(_normalised(base, [item.inputs["pixels"] for item in items]))}
+        targets: dict[str, Any] = {}
+        if mode != "predict":
+            targets = {"target": torch.from_numpy(np.stack([item.targets["target"] for item in items]))}
+        return Batch(inputs, targets, items)
+
+    def _row_weights(self, batch: Batch) -> Tensor:
+        target = batch.targets["target"]
+        return target_weights(target, self.weights, target.new_ones(len(target)))
+
+    def units(self, batch: Batch) -> dict[str, float]:
+        return {"label": float(self._row_weights(batch).double().sum())}
+
+    def loss(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        logits = model(**batch.inputs).logits
+        weights = self._row_weights(batch)
+        return {"label": classification_loss(logits, batch.targets["target"], weights, multi_label=False)}
+
+    def predict(self, base: Base, model: nn.Module, batch: Batch, wanted: frozenset[str]) -> list[RawPrediction]:
+        rows = probabilities(model(**batch.inputs).logits, multi_label=False)
+        return [{"probability": row} for row in rows]
+
+    def join(self, example: ImageExample, raw: Sequence[RawPrediction]) -> Prediction:
+        return raw[0]
+
+    def statistics(self, prediction: Prediction, example: ImageExample) -> Record:
+        target = multi_hot(example.labels, len(self.labels))
+        return classification_record(np.asarray(prediction["probability"]), target, multi_label=False)
+
+    def reduce(self, records: Sequence[Record], weights: np.ndarray) -> dict[str, np.ndarray]:
+        return reduce_classification(records, weights, multi_label=False)
+
+    def render(self, prediction: Prediction) -> dict[str, Any]:
+        return render_labels(np.asarray(prediction["probability"]), self.labels, multi_label=False)
+
+    def as_reference(self, prediction: Prediction, example: ImageExample) -> ImageExample:
+        return replace(example, labels=predicted_labels(prediction, multi_label=False))
+
+    def divergence(self, tuned: nn.Module, base_model: nn.Module, batch: Batch) -> tuple[Tensor, float]:
+        ours, theirs = tuned(**batch.inputs).logits, base_model(**batch.inputs).logits
+        return classification_divergence(ours, theirs, multi_label=False), float(len(batch.items))
+
+    def majority(self, train: Sequence[ImageExample], example: ImageExample) -> Prediction:
+        return majority_prediction([e.labels for e in train], len(self.labels), multi_label=False)
+
+
+def _label_name(row: Row) -> str:
+    name = row.text(LABEL).strip()
+    if not name:
+        raise DataError(f"'{LABEL}' is empty.", where=row.where, remedy="Give a label, or drop the row.")
+    return name
+
+
+def _resized(base: Base, picture: Image.Image) -> np.ndarray:
+    """uint8 [3, height, width]: what the base's processor does before it leaves the 8 bits."""
+    made = base.processor(images=picture, do_rescale=False, do_normalize=False, return_tensors="np")
+    pixels: np.ndarray = np.asarray(made["pixel_values"])[0]
+    return pixels
+
+
+def _normalised(base: Base, pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """float32 [batch, 3, height, width]: the rest of what the processor does."""
+    made = base.processor(
+        images=list(pictures),
+        do_resize=False,
+        do_center_crop=False,
+        input_data_format="channels_first",
+        return_tensors="np",
+    )
+    return np.ascontiguousarray(made["pixel_values"], dtype=np.float32)
+
+
+def _check_processor(base: Base) -> None:
+    """That the processor's work in two halves equals its work in one.
+
+    Raises:
+        BaseError: it does not, or it gives no RGB picture.
+    """
+    noise = np.random.default_rng(0).integers(0, 256, (97, 131, 3), dtype=np.uint8)
+    picture = Image.fromarray(noise)
+    whole = np.asarray(base.processor(images=picture, return_tensors="np")["pixel_values"])
+    pixels = _resized(base, picture)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or not np.allclose(_normalised(base, [pixels]), whole, atol=1e-5):
+        raise BaseError(
+            f"{type(base.processor).__name__} does more than resize, crop, rescale and normalise.",
+            where=base.name,
+            remedy="Use a base whose image processor does these alone (ViT, DINOv2, Swin, ConvNeXt, ResNet, MobileNet, ...).",
+        )
+
+
+def _random_crop(pixels: np.ndarray, smallest: float, generator: torch.Generator) -> np.ndarray:
+    """A part of uint8 pixels [3, height, width] with at least `smallest` of the area, resized to the whole; the whole where no
+    part of the drawn shape fits in ten attempts.
+
+    Source: Szegedy et al. 2014 (arXiv 1409.4842), section 6; torchvision's `RandomResizedCrop`.
+    """
+    _, height, width = pixels.shape
+    for _ in range(CROP_ATTEMPTS):
+        share, aspect, across, down = torch.rand(4, generator=generator, dtype=torch.float64).tolist()
+        area = (smallest + (1 - smallest) * share) * height * width
+        low, high = (math.log(bound) for bound in CROP_ASPECTS)
+        ratio = math.exp(low + (high - low) * aspect) * width / height
+        columns, rows = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if columns > width or rows > height or columns * rows < smallest * height * width:
+            continue
+        left, top = int(across * (width - columns + 1)), int(down * (height - rows + 1))
+        box = (left, top, left + columns, top + rows)
+        picture = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+        resized = picture.resize((width, height), Image.Resampling.BILINEAR, box=box)
+        return np.ascontiguousarray(np.asarray(resized).transpose(2, 0, 1))
+    return pixels

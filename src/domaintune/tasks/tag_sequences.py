@@ -1,0 +1,89 @@
+"""Tags of words as entities, and entity scores: pure functions, no model, no reading."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+OUTSIDE = "O"
+
+
+class Entity(NamedTuple):
+    """Words `start` to `end` (exclusive) name something of `type`."""
+
+    type: str
+    start: int
+    end: int
+
+
+def is_tag(tag: str) -> bool:
+    """Whether `tag` is O, B-TYPE or I-TYPE."""
+    return tag == OUTSIDE or (tag[:2] in ("B-", "I-") and len(tag) > 2)
+
+
+def tags_of(types: Sequence[str]) -> tuple[str, ...]:
+    """Every tag of the entity types in unit order: O, then B and I of each type."""
+    return (OUTSIDE, *(f"{prefix}-{name}" for name in types for prefix in "BI"))
+
+
+def entities(tags: Sequence[str]) -> list[Entity]:
+    """The entities of a BIO sequence, strictly: B-X and the I-X that follow it without a gap. An I-X after O or after another type
+    belongs to nothing.
+
+    Source: seqeval, `scheme.IOB2` in mode "strict".
+    """
+    found = []
+    start: int | None = None
+    for position, tag in enumerate((*tags, OUTSIDE)):
+        if start is not None and not (tag[0] == "I" and tag[2:] == tags[start][2:]):
+            found.append(Entity(tags[start][2:], start, position))
+            start = None
+        if tag[0] == "B":
+            start = position
+    return found
+
+
+def broken_positions(tags: Sequence[str]) -> list[int]:
+    """Words whose I-X follows neither B-X nor I-X."""
+    previous = (OUTSIDE, *tags)
+    return [
+        position
+        for position, (before, tag) in enumerate(zip(previous, tags, strict=False))
+        if tag[0] == "I" and (before == OUTSIDE or before[2:] != tag[2:])
+    ]
+
+
+def entity_counts(predicted: Sequence[str], target: Sequence[str], types: Sequence[str]) -> dict[str, np.ndarray]:
+    """Counts a type [types]: `hits` (same type and both ends), `predicted` and `target` entities."""
+    index = {name: position for position, name in enumerate(types)}
+    guesses, truths = set(entities(predicted)), set(entities(target))
+    counts = {"hits": guesses & truths, "predicted": guesses, "target": truths}
+    return {
+        name: np.bincount([index[entity.type] for entity in found], minlength=len(types)).astype(np.int32)
+        for name, found in counts.items()
+    }
+
+
+def reduce_entities(records: Sequence[Mapping[str, np.ndarray]], weights: np.ndarray) -> dict[str, np.ndarray]:
+    """f1, precision, recall (over all entities) and macro_f1 (mean over the types that occur in targets or predictions); 0 where
+    undefined. weights [draws, records], one value a draw."""
+    weights = np.asarray(weights, dtype=np.float64)
+    hits, guesses, truths = (
+        weights @ np.stack([record[name] for record in records]).astype(np.float64)
+        for name in ("hits", "predicted", "target")
+    )
+    occurring = (guesses + truths) > 0
+    by_type = _ratio(2 * hits, guesses + truths)
+    return {
+        "f1": _ratio(2 * hits.sum(1), guesses.sum(1) + truths.sum(1)),
+        "precision": _ratio(hits.sum(1), guesses.sum(1)),
+        "recall": _ratio(hits.sum(1), truths.sum(1)),
+        "macro_f1": _ratio(by_type.sum(1), occurring.sum(1)),
+    }
+
+
+def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    result: np.ndarray = np.divide(above, below, out=np.zeros(np.shape(above), dtype=np.float64), where=below > 0)
+    return result

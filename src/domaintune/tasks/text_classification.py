@@ -1,0 +1,207 @@
+"""Text classification: sentiment, topics, intents; one label a row or several."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from domaintune.bases.base import Base, HeadSpec
+from domaintune.bases.limits import token_limit
+from domaintune.data.rows import Row
+from domaintune.data.splits import normal_form
+from domaintune.errors import DataError
+from domaintune.recipe import TextClassificationSettings
+from domaintune.tasks.base import (
+    Batch,
+    Example,
+    Finding,
+    Item,
+    Keys,
+    Mode,
+    Prediction,
+    Primary,
+    RawPrediction,
+    Record,
+    Task,
+)
+from domaintune.tasks.classification import (
+    class_weights,
+    classification_divergence,
+    classification_loss,
+    classification_record,
+    label_index,
+    label_map,
+    majority_prediction,
+    multi_hot,
+    predicted_labels,
+    probabilities,
+    reduce_classification,
+    render_labels,
+    target_weights,
+)
+
+DEFAULT_MAX_LENGTH = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextExample(Example):
+    text: str
+    labels: tuple[int, ...]
+    """Positions in the task's label map; empty for an unlabelled row."""
+
+
+class TextClassification(Task):
+    """Labels of a text. Texts longer than `max_length` tokens become windows, whose probabilities are averaged; in training each
+    window carries the text's label with its share of one row's weight."""
+
+    name: ClassVar[str] = "text-classification"
+    auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
+    primary: ClassVar[Primary] = Primary("accuracy", binary=True)
+
+    scores: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1", "mcc", "log_loss")
+
+    labels: tuple[str, ...]
+    multi_label: bool
+    max_length: int
+    text_column: str
+    label_column: str
+    label_separator: str
+    weights: tuple[float, ...] | None
+
+    @classmethod
+    def build(cls, rows: Sequence[Row], base: Base, settings: TextClassificationSettings) -> TextClassification:
+        draft = cls(
+            labels=(),
+            multi_label=settings.multi_label,
+            max_length=min(settings.max_length or DEFAULT_MAX_LENGTH, token_limit(base)),
+            text_column=settings.text_column,
+            label_column=settings.label_column,
+            label_separator=settings.label_separator,
+            weights=None,
+        )
+        found = [name for row in rows for name in draft._label_names(row)]
+        labels = label_map(found, given=settings.labels, where=rows[0].file if rows else "train")
+        weights = class_weights([labels.index(n) for n in found], count=len(labels), kind=settings.class_weights)
+        return draft.model_copy(update={"labels": labels, "weights": weights})
+
+    def _label_names(self, row: Row) -> list[str]:
+        value = row.values.get(self.label_column)
+        if self.multi_label and isinstance(value, list) and all(isinstance(name, str) for name in value):
+            return list(value)
+        if isinstance(value, int) and not isinstance(value, bool):
+            value = str(value)  # JSON tables often hold class numbers
+        if not isinstance(value, str):
+            row.text(self.label_column)
+        text = str(value).strip()
+        if self.multi_label:
+            return [part.strip() for part in text.split(self.label_separator) if part.strip()]
+        if not text:
+            raise DataError(
+                f"'{self.label_column}' is empty.", where=row.where, remedy="Give a label, or drop the row."
+            )
+        return [text]
+
+    def read(self, rows: Iterable[Row], *, labelled: bool = True) -> Iterator[TextExample]:
+        for row in rows:
+            text = row.text(self.text_column)
+            if not text.strip():
+                raise DataError(
+                    f"'{self.text_column}' is empty.", where=row.where, remedy="Give a text, or drop the row."
+                )
+            names = self._label_names(row) if labelled else []
+            labels = tuple(sorted({label_index(name, self.labels, where=row.where) for name in names}))
+            yield TextExample(file=row.file, line=row.line, text=text, labels=labels)
+
+    def from_bare(self, value: str) -> dict[str, Any]:
+        return {self.text_column: value}
+
+    def has_target(self, row: Row) -> bool:
+        return self.label_column in row.values
+
+    def head(self) -> HeadSpec:
+        kind = "multi_label_classification" if self.multi_label else None
+        return HeadSpec(auto_class=self.auto_class, labels=self.labels, problem_type=kind)
+
+    def relabelled(self, labels: Sequence[str]) -> TextClassification:
+        return self.model_copy(update={"labels": tuple(labels), "weights": None})
+
+    def check(self, examples: Sequence[TextExample]) -> Iterator[Finding]:
+        counts = np.bincount([i for e in examples for i in e.labels], minlength=len(self.labels))
+        rare = [self.labels[i] for i in np.flatnonzero(counts < 5)]
+        if rare:
+            yield Finding(
+                "rare-label",
+                "warning",
+                f"fewer than 5 rows: {', '.join(rare[:10])}; their scores mean little.",
+                (),
+                "Label more rows of these classes.",
+            )
+
+    def keys(self, example: TextExample) -> Keys:
+        target = self.label_separator.join(self.labels[index] for index in example.labels)
+        return Keys(normal_form(example.text), target, target, example.group, example.domain)
+
+    def prepare(self, base: Base, example: TextExample) -> tuple[Item, ...]:
+        encoded = base.processor(
+            example.text, truncation=True, max_length=self.max_length, return_overflowing_tokens=True
+        )
+        names = [name for name in base.processor.model_input_names if name in encoded and name != "attention_mask"]
+        count = len(encoded["input_ids"])
+        target = {"target": multi_hot(example.labels, len(self.labels)), "scale": 1.0 / count}
+        return tuple(Item({name: encoded[name][part] for name in names}, target, part) for part in range(count))
+
+    def cost(self, item: Item) -> int:
+        return len(item.inputs["input_ids"])
+
+    def collate(self, base: Base, items: Sequence[Item], mode: Mode) -> Batch:
+        inputs = base.processor.pad([dict(item.inputs) for item in items], padding=True, return_tensors="pt")
+        targets: dict[str, Any] = {}
+        if mode != "predict":
+            targets = {
+                "target": torch.from_numpy(np.stack([item.targets["target"] for item in items])),
+                "scale": torch.tensor([item.targets["scale"] for item in items], dtype=torch.float32),
+            }
+        return Batch(dict(inputs), targets, items)
+
+    def _row_weights(self, batch: Batch) -> Tensor:
+        return target_weights(batch.targets["target"], self.weights, batch.targets["scale"])
+
+    def units(self, batch: Batch) -> dict[str, float]:
+        return {"label": float(self._row_weights(batch).double().sum())}
+
+    def loss(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        logits = model(**batch.inputs).logits
+        weights = self._row_weights(batch)
+        return {"label": classification_loss(logits, batch.targets["target"], weights, multi_label=self.multi_label)}
+
+    def predict(self, base: Base, model: nn.Module, batch: Batch, wanted: frozenset[str]) -> list[RawPrediction]:
+        rows = probabilities(model(**batch.inputs).logits, multi_label=self.multi_label)
+        return [{"probability": row} for row in rows]
+
+    def join(self, example: TextExample, raw: Sequence[RawPrediction]) -> Prediction:
+        return {"probability": np.mean([part["probability"] for part in raw], axis=0)}
+
+    def statistics(self, prediction: Prediction, example: TextExample) -> Record:
+        target = multi_hot(example.labels, len(self.labels))
+        return classification_record(np.asarray(prediction["probability"]), target, multi_label=self.multi_label)
+
+    def reduce(self, records: Sequence[Record], weights: np.ndarray) -> dict[str, np.ndarray]:
+        return reduce_classification(records, weights, multi_label=self.multi_label)
+
+    def render(self, prediction: Prediction) -> dict[str, Any]:
+        return render_labels(np.asarray(prediction["probability"]), self.labels, multi_label=self.multi_label)
+
+    def as_reference(self, prediction: Prediction, example: TextExample) -> TextExample:
+        return replace(example, labels=predicted_labels(prediction, multi_label=self.multi_label))
+
+    def divergence(self, tuned: nn.Module, base_model: nn.Module, batch: Batch) -> tuple[Tensor, float]:
+        ours, theirs = tuned(**batch.inputs).logits, base_model(**batch.inputs).logits
+        return classification_divergence(ours, theirs, multi_label=self.multi_label), float(len(batch.items))
+
+    def majority(self, train: Sequence[TextExample], example: TextExample) -> Prediction:
+        return majority_prediction([e.labels for e in train], len(self.labels), multi_label=self.multi_label)

@@ -1,0 +1,346 @@
+"""Token classification: names of entities in running text, one BIO tag a word."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from domaintune.bases.base import Base, HeadSpec
+from domaintune.bases.limits import token_limit
+from domaintune.data.rows import Row
+from domaintune.data.splits import normal_form
+from domaintune.errors import DataError, RecipeError
+from domaintune.recipe import TokenClassificationSettings
+from domaintune.tasks.base import (
+    Batch,
+    Example,
+    Finding,
+    Item,
+    Keys,
+    Mode,
+    Prediction,
+    Primary,
+    RawPrediction,
+    Record,
+    Task,
+)
+from domaintune.tasks.classification import class_weights
+from domaintune.tasks.tag_sequences import (
+    OUTSIDE,
+    broken_positions,
+    entities,
+    entity_counts,
+    is_tag,
+    reduce_entities,
+    tags_of,
+)
+from domaintune.tasks.word_windows import tokenize_words, windows
+
+DEFAULT_MAX_LENGTH = 512
+IGNORED = -100
+FEW_ENTITIES = 5
+CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+BARE_WORD = re.compile(rf"[{CJK}]|[^\W{CJK}]+(?:[-'’.][^\W{CJK}]+)*|\S")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenExample(Example):
+    tokens: tuple[str, ...]
+    """Words, whatever a tokenizer makes of them."""
+    tags: tuple[int, ...]
+    """Positions in the task's tag list; empty for an unlabelled row."""
+
+
+class TokenClassification(Task):
+    """Entities as BIO tags. A word's tag stands on its first token. Texts longer than `max_length` tokens become windows that share
+    `stride` tokens; each word is trained, scored and predicted in one of them alone.
+
+    Scores are strict: an entity counts when type and both ends agree, and I-X that continues nothing is no entity.
+    """
+
+    name: ClassVar[str] = "token-classification"
+    auto_class: ClassVar[str] = "AutoModelForTokenClassification"
+    primary: ClassVar[Primary] = Primary("f1")
+    scores: ClassVar[tuple[str, ...]] = ("f1", "precision", "recall", "macro_f1", "token_accuracy", "log_loss")
+
+    tags: tuple[str, ...]
+    types: tuple[str, ...]
+    """Entity types, the commonest first: a row's stratum is its rarest."""
+    max_length: int
+    stride: int
+    tokens_column: str
+    tags_column: str
+    weights: tuple[float, ...] | None
+
+    @classmethod
+    def build(cls, rows: Sequence[Row], base: Base, settings: TokenClassificationSettings) -> TokenClassification:
+        max_length = min(settings.max_length or DEFAULT_MAX_LENGTH, token_limit(base))
+        room = max_length - base.processor.num_special_tokens_to_add()
+        if room < 1:
+            raise RecipeError(
+                f"{max_length} tokens leave no room for words.", where="task.max_length", remedy="Raise it."
+            )
+        draft = cls(
+            tags=(),
+            types=(),
+            max_length=max_length,
+            stride=min(settings.stride, room // 2),  # windows must move on, also where the base takes few tokens
+            tokens_column=settings.tokens_column,
+            tags_column=settings.tags_column,
+            weights=None,
+        )
+        found = Counter(tag for row in rows for tag in draft._tag_names(row, len(draft._tokens(row))))
+        mentions = Counter({tag[2:]: 0 for tag in found if tag != OUTSIDE})
+        mentions.update({tag[2:]: count for tag, count in found.items() if tag[0] == "B"})
+        names = tuple(sorted(mentions)) if settings.labels is None else tuple(dict.fromkeys(settings.labels))
+        if not names:
+            raise DataError(
+                "no entity in any row: every tag is O.",
+                where=rows[0].file if rows else "train",
+                remedy=f"Check the column '{settings.tags_column}'.",
+            )
+        tags = tags_of(names)
+        targets = [index for index, tag in enumerate(tags) for _ in range(found[tag])]
+        return draft.model_copy(
+            update={
+                "tags": tags,
+                "types": tuple(sorted(names, key=lambda name: -mentions[name])),
+                "weights": class_weights(targets, count=len(tags), kind=settings.class_weights),
+            }
+        )
+
+    def _texts(self, row: Row, column: str) -> list[str]:
+        if column not in row.values:
+            raise DataError(f"no column '{column}' (columns: {', '.join(row.values) or 'none'}).", where=row.where)
+        value = row.values[column]
+        if not isinstance(value, list) or any(not isinstance(entry, str) for entry in value):
+            raise DataError(
+                f"'{column}' must be a list of texts.", where=row.where, remedy=f'Write "{column}": ["...", "..."].'
+            )
+        return value
+
+    def _tokens(self, row: Row) -> list[str]:
+        tokens = self._texts(row, self.tokens_column)
+        if not tokens:
+            raise DataError(f"'{self.tokens_column}' is empty.", where=row.where, remedy="Drop the row.")
+        return tokens
+
+    def _tag_names(self, row: Row, count: int) -> list[str]:
+        tags = self._texts(row, self.tags_column)
+        if len(tags) != count:
+            raise DataError(f"{count} tokens but {len(tags)} tags.", where=row.where, remedy="Give one tag a token.")
+        for tag in tags:
+            if not is_tag(tag):
+                raise DataError(f"'{tag}' is no BIO tag.", where=row.where, remedy="Tags are O, B-TYPE and I-TYPE.")
+        return tags
+
+    def read(self, rows: Iterable[Row], *, labelled: bool = True) -> Iterator[TokenExample]:
+        index = {tag: position for position, tag in enumerate(self.tags)}
+        for row in rows:
+            tokens = self._tokens(row)
+            names = self._tag_names(row, len(tokens)) if labelled else []
+            unknown = next((name for name in names if name not in index), None)
+            if unknown is not None:
+                raise self._unknown(unknown, row.where)
+            tags = tuple(index[name] for name in names)
+            yield TokenExample(file=row.file, line=row.line, tokens=tuple(tokens), tags=tags)
+
+    def _unknown(self, tag: str, where: str) -> DataError:
+        near = difflib.get_close_matches(tag, self.tags, n=1)
+        return DataError(
+            f"unknown tag '{tag}' (known types: {', '.join(self.types)}).",
+            where=where,
+            remedy=f"Did you mean '{near[0]}'?"
+            if near
+            else "Mend the row, or add the type with --set task.labels=[...].",
+        )
+
+    def from_bare(self, value: str) -> dict[str, Any]:
+        """Words and single punctuation marks; Chinese and Japanese characters one by one."""
+        return {self.tokens_column: BARE_WORD.findall(value)}
+
+    def has_target(self, row: Row) -> bool:
+        return self.tags_column in row.values
+
+    def head(self) -> HeadSpec:
+        return HeadSpec(auto_class=self.auto_class, labels=self.tags)
+
+    def relabelled(self, labels: Sequence[str]) -> TokenClassification:
+        """Raises DataError where `labels` are not BIO tags."""
+        wrong = [label for label in labels if not is_tag(label)]
+        if wrong:
+            raise DataError(
+                f"'{wrong[0]}' is no BIO tag.",
+                where="the base's labels",
+                remedy="Use a base whose tags are O, B-TYPE, I-TYPE.",
+            )
+        found = {label[2:] for label in labels if label != OUTSIDE}
+        types = (*(name for name in self.types if name in found), *sorted(found - set(self.types)))
+        return self.model_copy(update={"tags": tuple(labels), "types": types, "weights": None})
+
+    def _names(self, tags: Iterable[int]) -> list[str]:
+        return [self.tags[index] for index in tags]
+
+    def check(self, examples: Sequence[TokenExample]) -> Iterator[Finding]:
+        names = [self._names(example.tags) for example in examples]
+        broken = tuple(e.where for e, tags in zip(examples, names, strict=True) if broken_positions(tags))
+        if broken:
+            yield Finding(
+                "broken-tags",
+                "warning",
+                f"{len(broken)} rows have an I-TYPE that continues nothing; such words count as no entity.",
+                broken,
+                "Begin every entity with B-TYPE.",
+            )
+        counts = Counter(entity.type for tags in names for entity in entities(tags))
+        rare = [name for name in sorted(self.types) if counts[name] < FEW_ENTITIES]
+        if rare:
+            yield Finding(
+                "rare-label",
+                "warning",
+                f"fewer than {FEW_ENTITIES} entities: {', '.join(rare[:10])}; their scores mean little.",
+                (),
+                "Label more rows with these types.",
+            )
+
+    def keys(self, example: TokenExample) -> Keys:
+        names = self._names(example.tags)
+        present = {name[2:] for name in names if name != OUTSIDE}
+        stratum = next((name for name in reversed(self.types) if name in present), "none")
+        return Keys(normal_form(" ".join(example.tokens)), " ".join(names), stratum, example.group, example.domain)
+
+    def prepare(self, base: Base, example: TokenExample) -> tuple[Item, ...]:
+        tokens = tokenize_words(base.processor, example.tokens)
+        tags = np.asarray(example.tags, dtype=np.int64)
+        return tuple(
+            Item(
+                {"input_ids": window.ids, "words": window.words, "positions": window.positions},
+                {"tags": tags[window.words] if len(tags) else tags},
+                part,
+            )
+            for part, window in enumerate(windows(tokens, max_length=self.max_length, stride=self.stride))
+        )
+
+    def cost(self, item: Item) -> int:
+        return len(item.inputs["input_ids"])
+
+    def collate(self, base: Base, items: Sequence[Item], mode: Mode) -> Batch:
+        shape = (len(items), max(len(item.inputs["input_ids"]) for item in items))
+        ids = np.full(shape, base.processor.pad_token_id or 0, dtype=np.int64)  # padding is masked, whatever it is
+        mask = np.zeros(shape, dtype=np.int64)
+        labels = np.full(shape, IGNORED, dtype=np.int64)
+        for row, item in enumerate(items):
+            count = len(item.inputs["input_ids"])
+            ids[row, :count] = item.inputs["input_ids"]
+            mask[row, :count] = 1
+            if mode != "predict":
+                labels[row, item.inputs["positions"]] = item.targets["tags"]
+        inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+        return Batch(inputs, {} if mode == "predict" else {"labels": torch.from_numpy(labels)}, items)
+
+    def units(self, batch: Batch) -> dict[str, float]:
+        labels = batch.targets["labels"]
+        labels = labels[labels != IGNORED]
+        if self.weights is None:
+            return {"word": float(len(labels))}
+        return {"word": float(torch.tensor(self.weights, dtype=torch.float64, device=labels.device)[labels].sum())}
+
+    def loss(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        logits = _wide(model(**batch.inputs).logits)
+        weights = None if self.weights is None else logits.new_tensor(self.weights)
+        labels = batch.targets["labels"].reshape(-1)
+        flat = logits.reshape(-1, logits.shape[-1])
+        return {"word": functional.cross_entropy(flat, labels, weight=weights, ignore_index=IGNORED, reduction="sum")}
+
+    def predict(self, base: Base, model: nn.Module, batch: Batch, wanted: frozenset[str]) -> list[RawPrediction]:
+        rows = _word_rows(model(**batch.inputs).logits, batch).double().softmax(-1).cpu().numpy()
+        ends = np.cumsum([len(item.inputs["positions"]) for item in batch.items])
+        pieces = np.split(rows, ends[:-1])
+        return [
+            {"probability": piece, "words": item.inputs["words"]}
+            for piece, item in zip(pieces, batch.items, strict=True)
+        ]
+
+    def join(self, example: TokenExample, raw: Sequence[RawPrediction]) -> Prediction:
+        probability = np.zeros((len(example.tokens), len(self.tags)))
+        for part in raw:
+            probability[part["words"]] = part["probability"]
+        return {"probability": probability, "tokens": example.tokens}
+
+    def statistics(self, prediction: Prediction, example: TokenExample) -> Record:
+        probability = np.asarray(prediction["probability"])
+        best, tags = probability.argmax(1), np.asarray(example.tags)
+        eps = np.finfo(np.float64).eps
+        losses = -np.log(np.clip(probability[np.arange(len(tags)), tags], eps, 1.0))
+        return {
+            **entity_counts(self._names(best), self._names(example.tags), self.types),
+            "words": np.asarray(len(tags)),
+            "correct_words": np.asarray((best == tags).sum()),
+            "log_loss": np.asarray(losses.sum()),
+        }
+
+    def reduce(self, records: Sequence[Record], weights: np.ndarray) -> dict[str, np.ndarray]:
+        weights = np.asarray(weights, dtype=np.float64)
+        words, correct, loss = (
+            weights @ np.array([record[name] for record in records]) for name in ("words", "correct_words", "log_loss")
+        )
+        return {**reduce_entities(records, weights), "token_accuracy": correct / words, "log_loss": loss / words}
+
+    def render(self, prediction: Prediction) -> dict[str, Any]:
+        """`tags`, one a word, and `entities` with type, start, end (words, exclusive), text and score (the mean probability of its
+        words' tags)."""
+        probability, tokens = np.asarray(prediction["probability"]), prediction["tokens"]
+        tags = self._names(probability.argmax(1))
+        best = probability.max(1)
+        found = [
+            {
+                "type": entity.type,
+                "start": entity.start,
+                "end": entity.end,
+                "text": joined(tokens[entity.start : entity.end]),
+                "score": float(best[entity.start : entity.end].mean()),
+            }
+            for entity in entities(tags)
+        ]
+        return {"tags": tags, "entities": found}
+
+    def as_reference(self, prediction: Prediction, example: TokenExample) -> TokenExample:
+        return replace(example, tags=tuple(int(index) for index in np.asarray(prediction["probability"]).argmax(1)))
+
+    def divergence(self, tuned: nn.Module, base_model: nn.Module, batch: Batch) -> tuple[Tensor, float]:
+        """Over words."""
+        ours = _word_rows(tuned(**batch.inputs).logits, batch).double().log_softmax(-1)
+        theirs = _word_rows(base_model(**batch.inputs).logits, batch).double().log_softmax(-1)
+        return (theirs.exp() * (theirs - ours)).sum(), float(len(ours))
+
+    def majority(self, train: Sequence[TokenExample], example: TokenExample) -> Prediction:
+        """Every word outside."""
+        probability = np.zeros((len(example.tokens), len(self.tags)))
+        probability[:, self.tags.index(OUTSIDE)] = 1.0
+        return {"probability": probability, "tokens": example.tokens}
+
+
+def joined(tokens: Sequence[str]) -> str:
+    """The words as one text: spaces between them, but none next to a Chinese or Japanese character."""
+    return re.sub(rf"(?<=[{CJK}]) | (?=[{CJK}])", "", " ".join(tokens))
+
+
+def _wide(logits: Tensor) -> Tensor:
+    """float32 at least."""
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+
+def _word_rows(logits: Tensor, batch: Batch) -> Tensor:
+    """[batch, length, tags] -> the rows of the words that each item speaks for, item by item: [words, tags]."""
+    rows = np.concatenate([np.full(len(item.inputs["positions"]), row) for row, item in enumerate(batch.items)])
+    positions = np.concatenate([item.inputs["positions"] for item in batch.items])
+    return logits[torch.from_numpy(rows).to(logits.device), torch.from_numpy(positions).to(logits.device)]

@@ -1,0 +1,305 @@
+"""Translation with an encoder-decoder: source text -> target text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from domaintune.bases.base import Base, HeadSpec
+from domaintune.bases.limits import token_limit
+from domaintune.data.rows import Row
+from domaintune.data.splits import normal_form
+from domaintune.errors import BaseError, DataError, RecipeError
+from domaintune.recipe import TranslationSettings
+from domaintune.tasks.base import (
+    Batch,
+    Example,
+    Finding,
+    Item,
+    Keys,
+    Mode,
+    Prediction,
+    Primary,
+    RawPrediction,
+    Record,
+    Task,
+)
+from domaintune.tasks.decoding import Decoding, decode
+from domaintune.tasks.text_scores import bleu_tokenizer_for, one_space, reduce_text, text_record
+from domaintune.tasks.token_losses import IGNORED, pad_rows, row_sums, seq2seq_logits, token_divergences, token_losses
+
+DECODED = frozenset({"chrf", "bleu", "exact_match", "output"})
+SCORED = frozenset({"cross_entropy", "perplexity"})
+PLACEHOLDER = re.compile(r"%(?:\(\w+\)|\d+\$)?[-+0-9.]*[sdifgux]|\{[^{}\s]*\}")
+SAMPLE = 500
+"""Rows that lengths in characters per token are measured on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TranslationExample(Example):
+    source: str
+    target: str | None
+    """None for a row without a target."""
+
+
+class Translation(Task):
+    """Target text of a source text. Trained on the label-smoothed cross-entropy of the target's tokens, scored by chrF, BLEU and
+    exact match of the decoded text and by the plain cross-entropy of the given target."""
+
+    name: ClassVar[str] = "translation"
+    auto_class: ClassVar[str] = "AutoModelForSeq2SeqLM"
+    primary: ClassVar[Primary] = Primary("chrf")
+    scores: ClassVar[tuple[str, ...]] = ("chrf", "bleu", "exact_match", "cross_entropy", "perplexity")
+    cross_validates: ClassVar[bool] = False
+
+    settings: TranslationSettings
+    max_source_length: int
+    max_target_length: int
+    bleu_tokenizer: str
+    decoder_start_token_id: int
+    forced_bos_token_id: int | None
+    """The language code that begins every target of a multilingual base."""
+    characters_per_token: tuple[float, float]
+    """Of source and target in the rows that the task was built from."""
+
+    @classmethod
+    def build(cls, rows: Sequence[Row], base: Base, settings: TranslationSettings) -> Translation:
+        if not rows:
+            raise DataError("no rows to build the task from.", where=cls.name)
+        if base.processor.pad_token_id is None:
+            raise BaseError("its tokenizer has no padding token.", where=base.name)
+        check_languages(base, settings)
+        limit = token_limit(base)
+        labels = encode(base, "", settings, target=True)
+        start = decoder_inputs(base, torch.tensor([labels]))[0, 0]
+        sources = [row.text(settings.source_column) for row in rows[:SAMPLE]]
+        targets = [row.text(settings.target_column) for row in rows[:SAMPLE]]
+        return cls(
+            settings=settings,
+            max_source_length=min(settings.max_source_length, limit),
+            max_target_length=min(settings.max_target_length, limit),
+            bleu_tokenizer=bleu_tokenizer_for(targets, settings.target_language),
+            decoder_start_token_id=int(start),
+            # A special token before the text stands before every text: decoding may as well be given it.
+            forced_bos_token_id=labels[0] if len(labels) > 1 and labels[0] != base.processor.eos_token_id else None,
+            characters_per_token=(
+                _characters_per_token(base, sources, settings, target=False),
+                _characters_per_token(base, targets, settings, target=True),
+            ),
+        )
+
+    def read(self, rows: Iterable[Row], *, labelled: bool = True) -> Iterator[TranslationExample]:
+        for row in rows:
+            source = row.text(self.settings.source_column)
+            target = row.text(self.settings.target_column) if labelled else None
+            if target is not None and not target.strip():
+                raise DataError(
+                    f"'{self.settings.target_column}' is empty.",
+                    where=row.where,
+                    remedy="Translate it, or drop the row.",
+                )
+            yield TranslationExample(file=row.file, line=row.line, source=source, target=target)
+
+    def from_bare(self, value: str) -> dict[str, Any]:
+        return {self.settings.source_column: value}
+
+    def has_target(self, row: Row) -> bool:
+        return self.settings.target_column in row.values
+
+    def head(self) -> HeadSpec:
+        return HeadSpec(auto_class=self.auto_class)
+
+    def check(self, examples: Sequence[TranslationExample]) -> Iterator[Finding]:
+        def where(chosen: Iterable[TranslationExample]) -> tuple[str, ...]:
+            return tuple(example.where for example in chosen)
+
+        if rows := where(e for e in examples if not e.source.strip()):
+            yield Finding("empty-source", "warning", f"{len(rows)} rows have no source text.", rows, "Drop them.")
+        if rows := where(e for e in examples if e.target and one_space(e.source) == one_space(e.target)):
+            message = f"{len(rows)} rows have a target equal to the source."
+            yield Finding("untranslated", "warning", message, rows, "Drop those that should have been translated.")
+        if rows := where(e for e in examples if e.target and _placeholders(e.source) != _placeholders(e.target)):
+            message = (
+                f"{len(rows)} rows have other placeholders (such as %s or {{name}}) in the target than in the source."
+            )
+            yield Finding("lost-placeholder", "warning", message, rows, "Mend the targets.")
+        if rows := where(e for e in examples if self._is_long(e)):
+            limits = f"{self.max_source_length} source or {self.max_target_length} target tokens"
+            message = f"{len(rows)} rows seem longer than {limits} and would be cut."
+            yield Finding(
+                "long-row", "warning", message, rows, "Split them, or raise max_source_length or max_target_length."
+            )
+
+    def _is_long(self, example: TranslationExample) -> bool:
+        source, target = self.characters_per_token
+        too_long = len(example.source) > self.max_source_length * source
+        return too_long or len(example.target or "") > self.max_target_length * target
+
+    def keys(self, example: TranslationExample) -> Keys:
+        return Keys(normal_form(example.source), one_space(example.target or ""), "", example.group, example.domain)
+
+    def prepare(self, base: Base, example: TranslationExample) -> tuple[Item, ...]:
+        source = encode(base, example.source, self.settings, target=False)
+        target = encode(base, example.target, self.settings, target=True) if example.target is not None else []
+        inputs = {
+            "input_ids": cut_middle(base, source, self.max_source_length),
+            "untruncated_length": len(source) + len(target),
+        }
+        return (Item(inputs, {"labels": cut_middle(base, target, self.max_target_length)} if target else {}),)
+
+    def cost(self, item: Item) -> int:
+        """Source and target tokens; less than `untruncated_length` of the inputs where something was cut."""
+        return len(item.inputs["input_ids"]) + len(item.targets.get("labels", ()))
+
+    def collate(self, base: Base, items: Sequence[Item], mode: Mode) -> Batch:
+        rows = [item.inputs["input_ids"] for item in items]
+        inputs = {
+            "input_ids": pad_rows(rows, base.processor.pad_token_id),
+            "attention_mask": pad_rows([[1] * len(row) for row in rows], 0),
+        }
+        if mode == "predict":
+            return Batch(inputs, {}, items)
+        labels = pad_rows([item.targets["labels"] for item in items], IGNORED)
+        inputs["decoder_input_ids"] = decoder_inputs(base, labels)
+        return Batch(inputs, {"labels": labels}, items)
+
+    def units(self, batch: Batch) -> dict[str, float]:
+        return {"cross_entropy": float((batch.targets["labels"] != IGNORED).sum())}
+
+    def loss(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Label-smoothed cross-entropy (that of `torch.nn.functional.cross_entropy`), summed over the target's tokens."""
+        logits = seq2seq_logits(model, batch.inputs)
+        losses = token_losses(logits, batch.targets["labels"].flatten(), label_smoothing=self.settings.label_smoothing)
+        return {"cross_entropy": losses.sum()}
+
+    def predict(self, base: Base, model: nn.Module, batch: Batch, wanted: frozenset[str]) -> list[RawPrediction]:
+        raw: list[dict[str, Any]] = [{} for _ in batch.items]
+        if wanted & SCORED and batch.targets:
+            labels = batch.targets["labels"]
+            with torch.no_grad():
+                losses = token_losses(seq2seq_logits(model, batch.inputs), labels.flatten())
+            mask = labels != IGNORED
+            sums = row_sums(losses.view(labels.shape)[mask], mask)
+            for entry, nll, tokens in zip(raw, sums, mask.sum(1).tolist(), strict=True):
+                entry.update(nll=nll, tokens=tokens)
+        if wanted & DECODED:
+            for entry, text in zip(raw, decode(model, base.processor, batch.inputs, self.decoding()), strict=True):
+                entry["text"] = text
+        return list(raw)
+
+    def decoding(self) -> Decoding:
+        """How `predict` makes text: beam search up to `max_target_length` tokens."""
+        return Decoding(
+            max_new_tokens=self.max_target_length,
+            num_beams=self.settings.num_beams,
+            length_penalty=self.settings.length_penalty,
+            decoder_start_token_id=self.decoder_start_token_id,
+            forced_bos_token_id=self.forced_bos_token_id,
+        )
+
+    def join(self, example: TranslationExample, raw: Sequence[RawPrediction]) -> Prediction:
+        return dict(raw[0])
+
+    def statistics(self, prediction: Prediction, example: TranslationExample) -> Record:
+        return text_record(prediction, example.target or "", bleu_tokenizer=self.bleu_tokenizer)
+
+    def reduce(self, records: Sequence[Record], weights: np.ndarray) -> dict[str, np.ndarray]:
+        return reduce_text(records, weights)
+
+    def render(self, prediction: Prediction) -> dict[str, Any]:
+        return {"translation": prediction["text"]}
+
+    def as_reference(self, prediction: Prediction, example: TranslationExample) -> TranslationExample:
+        return replace(example, target=prediction["text"])
+
+    def divergence(self, tuned: nn.Module, base_model: nn.Module, batch: Batch) -> tuple[Tensor, float]:
+        mask = (batch.targets["labels"] != IGNORED).flatten()
+        ours = seq2seq_logits(tuned, batch.inputs)[mask]
+        with torch.no_grad():
+            theirs = seq2seq_logits(base_model, batch.inputs)[mask]
+        return token_divergences(ours, theirs).sum(), float(mask.sum())
+
+
+def check_languages(base: Base, settings: TranslationSettings) -> None:
+    """Language codes given exactly where the tokenizer wants them, and known to it.
+
+    Raises:
+        RecipeError: a code is missing, unknown, or of no use to this base.
+    """
+    given = (settings.source_language, settings.target_language)
+    if not hasattr(base.processor, "src_lang"):
+        if any(given):
+            raise RecipeError(
+                f"'{base.name}' is not multilingual, its tokenizer knows no language codes.",
+                where="task.source_language, task.target_language",
+                remedy="Leave both out.",
+            )
+        return
+    for key, code in zip(("source_language", "target_language"), given, strict=True):
+        if code is None:
+            raise RecipeError(
+                f"'{base.name}' is multilingual.",
+                where=f"task.{key}",
+                remedy="Give both language codes as its tokenizer knows them.",
+            )
+        try:
+            ids = encode(base, "", settings, target=key == "target_language")
+        except KeyError:
+            ids = [base.processor.unk_token_id]
+        if base.processor.unk_token_id in ids:
+            raise RecipeError(f"the tokenizer of '{base.name}' does not know '{code}'.", where=f"task.{key}")
+
+
+def encode(base: Base, text: str, settings: TranslationSettings, *, target: bool) -> list[int]:
+    """Ids of a source or target text, special tokens and language codes included, not cut.
+
+    Tokenizers keep their languages as state: both are set before each use, since two tasks may share one tokenizer.
+    """
+    tokenizer = base.processor
+    if settings.source_language is not None and tokenizer.src_lang != settings.source_language:
+        tokenizer.src_lang = settings.source_language
+    if settings.target_language is not None and tokenizer.tgt_lang != settings.target_language:
+        tokenizer.tgt_lang = settings.target_language
+    encoded = tokenizer(text_target=text) if target else tokenizer(text)
+    ids: list[int] = encoded["input_ids"]
+    return ids
+
+
+def cut_middle(base: Base, ids: list[int], limit: int) -> list[int]:
+    """At most `limit` ids: the end of the text is cut, the special tokens after it stay."""
+    if len(ids) <= limit:
+        return ids
+    special = set(base.processor.all_special_ids)
+    tail = 0
+    while tail < limit and ids[-1 - tail] in special:
+        tail += 1
+    return ids[: limit - tail] + ids[len(ids) - tail :]
+
+
+def decoder_inputs(base: Base, labels: Tensor) -> Tensor:
+    """Labels [batch, length] (IGNORED as padding) shifted right by the model's own rule; M2M100 and NLLB, which name none, start
+    from their configuration's `decoder_start_token_id`."""
+    model: Any = base.model
+    if hasattr(model, "prepare_decoder_input_ids_from_labels"):
+        shifted: Tensor = model.prepare_decoder_input_ids_from_labels(labels=labels)
+        return shifted
+    start = model.config.decoder_start_token_id
+    if start is None:
+        raise BaseError("its configuration names no decoder_start_token_id.", where=base.name)
+    shifted = torch.cat([labels.new_full((len(labels), 1), start), labels[:, :-1]], dim=1)
+    return shifted.masked_fill(shifted == IGNORED, base.processor.pad_token_id)
+
+
+def _characters_per_token(base: Base, texts: Sequence[str], settings: TranslationSettings, *, target: bool) -> float:
+    tokens = sum(len(encode(base, text, settings, target=target)) for text in texts)
+    return max(sum(map(len, texts)), 1) / max(tokens, 1)
+
+
+def _placeholders(text: str) -> list[str]:
+    return sorted(PLACEHOLDER.findall(text))

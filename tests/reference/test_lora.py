@@ -1,0 +1,305 @@
+"""LoRA and DoRA: formulas in float64, identities of the dial, determinism, groups, refusals."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from tiny import AUTO, tiny_base
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from domaintune.bases.base import Base, HeadSpec, set_submodule_
+from domaintune.errors import MethodError
+from domaintune.methods import method_from
+from domaintune.methods.lora import LoRAAttached
+from domaintune.methods.lora_layers import LoRALayer, low_rank_layer, weight_at, weight_rows
+from domaintune.methods.weights import canonical_names
+from domaintune.recipe import LoRASettings
+
+FAMILIES = [
+    ("bert", "text-classification"),
+    ("roberta", "token-classification"),
+    ("distilbert", "text-classification"),
+    ("gpt2", "generation"),
+    ("qwen3", "generation"),
+    ("marian", "translation"),
+    ("vit", "image-classification"),
+    ("resnet", "image-classification"),
+    ("mobilenet-v2", "image-classification"),
+    ("rt-detr-v2", "object-detection"),
+    ("d-fine", "object-detection"),
+    ("yolos", "object-detection"),
+]
+LAYERS = {
+    "linear": (lambda: nn.Linear(6, 5), (3, 4, 6)),
+    "linear without bias": (lambda: nn.Linear(6, 5, bias=False), (3, 6)),
+    "transposed": (lambda: Conv1D(5, 6), (3, 4, 6)),
+    "conv1d": (lambda: nn.Conv1d(6, 5, 3, stride=2, padding=1), (3, 6, 9)),
+    "conv2d": (lambda: nn.Conv2d(6, 5, 3, stride=2, padding=1), (3, 6, 9, 8)),
+    "pointwise": (lambda: nn.Conv2d(6, 5, 1, bias=False), (3, 6, 4, 4)),
+    "dilated": (lambda: nn.Conv2d(6, 5, 3, dilation=2, padding="same"), (3, 6, 8, 8)),
+    "reflecting": (lambda: nn.Conv2d(6, 5, 3, padding=1, padding_mode="reflect"), (3, 6, 8, 8)),
+}
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def base_with_head(family: str, task: str) -> Base:
+    base = tiny_base(family, task)
+    if task in ("generation", "translation"):
+        return base
+    spec = HeadSpec(AUTO[task], ("a", "b", "c", "d"), whole=task != "object-detection")
+    return base.with_head("domain", spec, generator=generator(2))
+
+
+def inputs(task: str) -> dict[str, Tensor]:
+    if task in ("image-classification", "object-detection"):
+        side = 32 if task == "image-classification" else 64
+        return {"pixel_values": torch.randn(2, 3, side, side, generator=generator(1))}
+    made = {"input_ids": torch.randint(7, 300, (2, 9), generator=generator(1))}
+    if task == "translation":
+        made["decoder_input_ids"] = torch.randint(7, 300, (2, 5), generator=generator(3))
+    return made
+
+
+@torch.no_grad()
+def logits(model: nn.Module, task: str) -> Tensor:
+    return model(**inputs(task)).logits
+
+
+def attach(base: Base, *, seed: int = 0, **settings: Any) -> LoRAAttached:
+    attached = method_from(LoRASettings(**settings)).attach(base, generator=generator(seed))
+    assert isinstance(attached, LoRAAttached)
+    return attached
+
+
+def train_(attached: LoRAAttached, task: str, *, steps: int = 2) -> None:
+    parameters = [p for group in attached.parameter_groups() for p in group.parameters]
+    optimizer = torch.optim.AdamW(parameters, lr=0.01)
+    for _ in range(steps):
+        attached.model(**inputs(task)).logits.square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+@torch.no_grad()
+def shake_(layer: LoRALayer, *, by: float = 0.3) -> LoRALayer:
+    for parameter in layer.low_rank.parameters():
+        parameter.add_(torch.randn(parameter.shape, generator=generator(4), dtype=parameter.dtype), alpha=by)
+    return layer
+
+
+def versions(model: nn.Module) -> dict[str, int]:
+    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers()]
+    return {name: tensor._version for name, tensor in named}
+
+
+@pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_layer_is_its_formula_in_float64(kind: str, dora: bool) -> None:
+    """h(s) = (W0 + s (W' - W0)) x + b with W' = W0 + scale B A, by DoRA m / |W'| W': terms, merged and formula alike."""
+    make, shape = LAYERS[kind]
+    torch.manual_seed(0)
+    plain = make().double()
+    with torch.no_grad():
+        for parameter in plain.parameters():
+            parameter.normal_(generator=generator(5))
+    x = torch.randn(shape, generator=generator(6), dtype=torch.float64)
+    layer = low_rank_layer(plain, rank=2, scale=0.7, dropout=0.0, dora=dora, generator=generator())
+    assert torch.equal(layer(x), plain(x))
+    shake_(layer)
+    rows, low_rank = weight_rows(plain), layer.low_rank
+    adapted = rows + 0.7 * low_rank.B.flatten(1) @ low_rank.A.flatten(1)
+    if dora:
+        assert low_rank.magnitude is not None
+        adapted = low_rank.magnitude[:, None] / torch.linalg.norm(adapted, dim=1, keepdim=True) * adapted
+    for strength in (0.0, 0.3, 1.0):
+        expected = copy.deepcopy(plain)
+        weight_rows(expected).data.copy_(torch.lerp(rows, adapted, strength))
+        low_rank.strength = strength
+        torch.testing.assert_close(layer(x), expected(x), rtol=0, atol=1e-12)
+        torch.testing.assert_close(weight_at(layer, strength), expected.weight, rtol=0, atol=1e-12)
+
+
+def test_dora_leaves_rows_of_zero_norm_to_lora() -> None:
+    plain = nn.Linear(6, 5)
+    nn.init.zeros_(plain.weight)
+    layer = low_rank_layer(plain, rank=2, scale=1.0, dropout=0.0, dora=True, generator=generator())
+    x = torch.randn(3, 6, generator=generator(1))
+    assert torch.equal(layer(x), plain(x))
+    layer(x).sum().backward()
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in layer.low_rank.parameters())
+    low_rank = shake_(layer).low_rank
+    torch.testing.assert_close(layer(x), x @ low_rank.A.T @ low_rank.B.T + plain.bias)
+
+
+def test_dropout_acts_on_the_low_rank_path_alone() -> None:
+    layer = shake_(low_rank_layer(nn.Linear(6, 5), rank=2, scale=1.0, dropout=0.5, dora=False, generator=generator()))
+    x = torch.ones(400, 6)
+    layer.train()
+    torch.manual_seed(0)
+    low_rank = layer.low_rank
+    hidden = (layer(x) - nn.functional.linear(x, layer.weight, layer.bias)) @ torch.linalg.pinv(low_rank.B.T)
+    dropped = hidden @ torch.linalg.pinv(low_rank.A.T)  # the part of dropout(x) in A's row space
+    assert dropped.std(dim=0).min() > 0.1
+    layer.eval()
+    assert torch.equal(layer(x)[0], layer(x)[1])
+
+
+def test_sixteen_bit_weights_keep_their_type_and_learn_in_float32() -> None:
+    plain = nn.Linear(6, 5).to(torch.bfloat16)
+    layer = low_rank_layer(plain, rank=2, scale=1.0, dropout=0.0, dora=True, generator=generator())
+    x = torch.randn(3, 6, generator=generator(1)).to(torch.bfloat16)
+    assert torch.equal(layer(x), plain(x))
+    assert {p.dtype for p in layer.low_rank.parameters()} == {torch.float32}
+    assert shake_(layer)(x).dtype == torch.bfloat16
+    assert torch.equal(weight_at(layer, 0), plain.weight)
+
+
+@pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
+@pytest.mark.parametrize(("family", "task"), FAMILIES, ids=[family for family, _ in FAMILIES])
+def test_dial_and_isolation(family: str, task: str, dora: bool) -> None:
+    base = base_with_head(family, task)
+    before, untouched = versions(base.model), copy.deepcopy(base.model.state_dict())
+    start = logits(base.model, task)
+    attached = attach(base, dora=dora)
+    assert torch.equal(logits(attached.model, task), start)
+    train_(attached, task)
+    attached.model.eval()
+    end = logits(attached.model, task)
+    assert not torch.equal(end, start)
+    trained = set(attached.state())
+    for name, parameter in base.model.named_parameters():
+        assert name in trained or torch.equal(attached.model.get_parameter(name), parameter), name
+    for form in ("merged", "terms"):
+        assert torch.equal(logits(attached.view(0, form=form), task), start)  # type: ignore[arg-type]
+    assert torch.equal(logits(attached.view(1, form="terms"), task), end)
+    # Rounding of W0 + Delta W against W0 x + Delta W x, in float32, over a handful of layers.
+    torch.testing.assert_close(logits(attached.view(1), task), end, rtol=0, atol=1e-5)
+    half = attached.view(0.5, form="terms")
+    middle = logits(half, task)
+    merged = attached.merged(0.5)
+    torch.testing.assert_close(logits(merged, task), middle, rtol=0, atol=1e-5)
+    assert type(merged) is type(base.model)
+    assert merged.state_dict().keys() == base.model.state_dict().keys()
+    assert canonical_names(merged) == canonical_names(base.model)
+    own = {p.data_ptr() for p in merged.parameters()}
+    assert own.isdisjoint({p.data_ptr() for m in (base.model, attached.model) for p in m.parameters()})
+    train_(attached, task, steps=1)
+    assert torch.equal(logits(half, task), middle)
+    assert versions(base.model) == before
+    assert all(torch.equal(tensor, untouched[name]) for name, tensor in base.model.state_dict().items())
+
+
+def test_effective_weights_lie_on_the_line_in_float64() -> None:
+    base = base_with_head("gpt2", "generation")
+    base = replace(base, model=base.model.double())
+    attached = attach(base, dora=True)
+    for layer in attached.layers().values():
+        shake_(layer)
+    ends = {path: weight_at(layer, 1) for path, layer in attached.layers().items()}
+    for strength in (0.0, 0.3, 0.5, 1.0):
+        view = attached.view(strength)
+        for path, end in ends.items():
+            start = base.model.get_parameter(f"{path}.weight")
+            got = view.get_parameter(f"{path}.weight")
+            torch.testing.assert_close(got, start + strength * (end - start), rtol=0, atol=1e-10)
+
+
+def test_start_depends_on_the_generator_alone() -> None:
+    base = base_with_head("bert", "text-classification")
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    one = attach(base).state()
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    same, other = attach(base).state(), attach(base, seed=1).state()
+    assert all(torch.equal(tensor, same[name]) for name, tensor in one.items())
+    assert not torch.equal(one["bert.encoder.layer.0.attention.self.query.low_rank.A"],
+                           other["bert.encoder.layer.0.attention.self.query.low_rank.A"])  # fmt: skip
+
+
+def test_scales() -> None:
+    base = base_with_head("bert", "text-classification")
+    plain = next(iter(attach(base, rank=9, alpha=18).layers().values()))
+    stabilised = next(iter(attach(base, rank=9, alpha=18, rank_stabilised=True).layers().values()))
+    assert plain.low_rank.scale == 2.0
+    assert math.isclose(stabilised.low_rank.scale, 6.0)
+
+
+def test_targets_and_groups() -> None:
+    base = base_with_head("bert", "text-classification")
+    attached = attach(base, targets=("attention",), dora=True)
+    assert all(".attention." in path for path in attached.paths)
+    assert len(attached.paths) == 12
+    names = {id(p): name for name, p in attached.model.named_parameters()}
+    grouped = {group.name: {names[id(p)] for p in group.parameters} for group in attached.parameter_groups()}
+    assert grouped["head"] == {"classifier.weight"}
+    assert grouped["head (no decay)"] == {"classifier.bias"}
+    assert {name.rpartition(".")[2] for name in grouped["lora"]} == {"A", "B"}
+    assert {name.rpartition(".")[2] for name in grouped["lora (no decay)"]} == {"magnitude"}
+    assert {g.scale for g in attached.parameter_groups()} == {1.0}
+
+
+def test_depthwise_convolutions_are_left_out_and_listed() -> None:
+    attached = attach(base_with_head("mobilenet-v2", "image-classification"))
+    assert attached.left_out
+    assert all("conv_3x3" in path for path in attached.left_out)
+    assert not set(attached.left_out) & set(attached.paths)
+
+
+def test_head_layers_are_trained_whole_not_adapted() -> None:
+    attached = attach(base_with_head("yolos", "object-detection"))
+    assert not any("class_labels_classifier" in path for path in attached.paths)
+
+
+def replaced(module: nn.Module, path: str) -> Base:
+    base = base_with_head("resnet", "image-classification")
+    set_submodule_(base.model, path, module)
+    return base
+
+
+SITE = "resnet.encoder.stages.1.layers.0.layer.0.convolution"
+
+
+def test_grouped_convolution_is_refused_by_name() -> None:
+    grouped = nn.Conv2d(8, 16, 3, stride=2, padding=1, groups=2, bias=False).requires_grad_(False)
+    with pytest.raises(MethodError, match=f"{SITE}: a convolution in 2 groups.*Choose targets"):
+        attach(replaced(grouped, SITE))
+
+
+def test_unknown_layer_class_is_refused_by_name() -> None:
+    class Standardised(nn.Conv2d):
+        """A convolution that does something of its own to its weight."""
+
+    with pytest.raises(MethodError, match=f"{SITE}: LoRA does not know layers of class Standardised"):
+        attach(replaced(Standardised(8, 16, 3, stride=2, padding=1, bias=False).requires_grad_(False), SITE))
+
+
+def test_tied_weight_is_refused_by_name() -> None:
+    base = base_with_head("bert", "text-classification")
+    path = "bert.encoder.layer.{}.attention.self.query"
+    base.model.get_submodule(path.format(0)).weight = base.model.get_submodule(path.format(1)).weight
+    with pytest.raises(MethodError, match=r"layer\.0\.attention\.self\.query: its weight is tied"):
+        attach(base)
+
+
+def test_targets_that_choose_nothing_are_refused() -> None:
+    with pytest.raises(MethodError):
+        attach(base_with_head("resnet", "image-classification"), targets=("attention",))
+
+
+def test_foreign_states_are_refused() -> None:
+    base = base_with_head("bert", "text-classification")
+    state = attach(base).state()
+    with pytest.raises(MethodError, match=r"shape \(8, 32\), the model's \(4, 32\)"):
+        attach(base, rank=4).load_(state)
+    with pytest.raises(MethodError, match=r"lacks .*magnitude and 17 more"):
+        attach(base, dora=True).load_(state)

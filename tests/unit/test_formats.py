@@ -1,0 +1,348 @@
+"""Reading files: every value as it stands, every fault with its line; and the shared data sets with their known row counts."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from domaintune.data.formats import read_rows
+from domaintune.data.pictures import examine_picture, open_picture
+from domaintune.errors import DataError
+
+SHARED = Path(os.environ.get("DOMAINTUNE_SHARED", Path(__file__).resolve().parents[3] / "shared")) / "data"
+
+
+def write(path: Path, content: str | bytes) -> str:
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return str(path)
+
+
+def picture(path: Path, size: tuple[int, int] = (12, 8), mode: str = "RGB", **options: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    seed = sum(path.name.encode())
+    noise = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(noise).convert(mode).save(path, **options)
+    return path
+
+
+# --- tables
+
+
+def test_csv_keeps_every_value_as_text_and_counts_the_line_where_a_row_starts(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", '\ufefftext,label\r\nNone,1\r\n"two\nlines, ""quoted""",null\n\n last ,\u2028x\n')
+    rows = read_rows(path)
+    assert [dict(row.values) for row in rows] == [
+        {"text": "None", "label": "1"},
+        {"text": 'two\nlines, "quoted"', "label": "null"},
+        {"text": " last ", "label": "\u2028x"},
+    ]
+    assert [row.line for row in rows] == [2, 3, 6]
+    assert rows[1].where == f"{path}:3"
+
+
+def test_tsv(tmp_path: Path) -> None:
+    assert read_rows(write(tmp_path / "a.tsv", "text\tlabel\na, b\tc\n"))[0].values == {"text": "a, b", "label": "c"}
+
+
+def test_json_lines_keep_types_and_unicode_line_separators(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", '{"tokens": ["a\u2028b"], "n": 1}\n\n{"tokens": []}\r\n')
+    rows = read_rows(path)
+    assert [(dict(row.values), row.line) for row in rows] == [
+        ({"tokens": ["a\u2028b"], "n": 1}, 1),
+        ({"tokens": []}, 3),
+    ]
+
+
+def test_plain_text_has_one_row_a_line_that_is_not_blank(tmp_path: Path) -> None:
+    rows = read_rows(write(tmp_path / "a.txt", "\ufeffone\r\n\r\n  \ntwo\u0085 three"))
+    assert [(row.values["text"], row.line) for row in rows] == [("one", 1), ("two\u0085 three", 4)]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "line", "says"),
+    [
+        ("a.csv", "", None, "empty"),
+        ("a.csv", "text,label\n", None, "no rows"),
+        ("a.csv", "text,label\na,b\nc,d,e\n", 3, "3 cells"),
+        ("a.csv", 'text,label\n"x\ny",b\nc\n', 4, "1 cells"),
+        ("a.csv", "text,text\na,b\n", 1, "twice"),
+        ("a.csv", "text;label\na;b\n", 1, "semicolons"),
+        ("a.csv", 'text,label\na,b\n"c,d\n', 3, "not a valid table"),
+        ("a.csv", 'text,label\n"a"b,c\n', 2, "not a valid table"),
+        ("a.csv", "text,label\n" + "x" * 140_000 + ",b\n", 2, "field limit"),
+        ("a.csv", b"text,label\na,b\nc\0,d\n", 3, "NUL"),
+        ("a.csv", b"text,label\na,b\ncaf\xe9,d\n", 3, "UTF-8"),
+        ("a.csv", "text,label\na,b\n".encode("utf-16"), 1, "UTF-16"),
+        ("a.jsonl", "\n\n", None, "empty"),
+        ("a.jsonl", '{"a": 1}\n{"a": }\n', 2, "not valid JSON"),
+        ("a.jsonl", '{"a": 1}\n[1]\n', 2, "expected an object"),
+        ("a.jsonl", '{"a": NaN}\n', 1, "NaN"),
+        ("a.jsonl", '{"a": ' + "9" * 5000 + "}\n", 1, "not valid JSON"),
+        ("a.jsonl", '{"a": ' + "[" * 200_000 + "\n", 1, "nested too deeply"),
+        ("a.jsonl", '{"a": "\\ud83d"}\n', 1, "surrogate"),
+        ("a.txt", "  \n\n", None, "empty"),
+        ("a.parquet", "x", None, "unknown format"),
+        ("a.json", "[1, 2]", None, "not a COCO file"),
+        ("a.json", "[" * 200_000, None, "nested too deeply"),
+    ],
+)
+def test_faults_of_files_name_file_and_line(
+    tmp_path: Path, name: str, content: str | bytes, line: int | None, says: str
+) -> None:
+    path = write(tmp_path / name, content)
+    with pytest.raises(DataError, match=says) as caught:
+        read_rows(path)
+    assert caught.value.where == (path if line is None else f"{path}:{line}")
+    assert caught.value.remedy
+
+
+def test_a_missing_file_is_answered_with_the_nearest_name(tmp_path: Path) -> None:
+    write(tmp_path / "train.csv", "a\nb\n")
+    with pytest.raises(DataError, match=r"Did you mean '.*train\.csv'"):
+        read_rows(str(tmp_path / "trian.csv"))
+    with pytest.raises(DataError, match="holds train.csv"):
+        read_rows(str(tmp_path / "nowhere" / "deep" / "quite-other.jsonl"))
+    with pytest.raises(DataError):
+        read_rows(str(tmp_path / ("x" * 300)))
+    with pytest.raises(DataError):
+        read_rows("a\0b.csv")
+
+
+# --- folders of pictures
+
+
+def test_class_folders_are_read_in_sorted_order(tmp_path: Path) -> None:
+    for name in ("dog/b.png", "dog/a.JPG", "cat/z.png"):
+        picture(tmp_path / name)
+    write(tmp_path / "dog" / ".DS_Store", "x")
+    write(tmp_path / "Thumbs.db", "x")
+    rows = read_rows(str(tmp_path))
+    assert [(Path(row.values["image"]).name, row.values["label"], row.line) for row in rows] == [
+        ("z.png", "cat", 1),
+        ("a.JPG", "dog", 1),
+        ("b.png", "dog", 2),
+    ]
+    assert rows[2].where == f"{tmp_path / 'dog'}:2"
+
+
+def test_pictures_without_class_folders_have_no_label(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    assert list(read_rows(str(tmp_path))[0].values) == ["image"]
+
+
+@pytest.mark.parametrize(
+    ("made", "says"),
+    [
+        ([], "empty"),
+        (["cat/a.png", "dog/"], "class folder is empty"),
+        (["cat/a.png", "b.png"], "stands beside class folders"),
+        (["cat/a.png", "cat/notes.txt"], "no picture by its name"),
+        (["cat/a.png", "cat/deeper/b.png"], "is a folder"),
+    ],
+)
+def test_faults_of_class_folders(tmp_path: Path, made: list[str], says: str) -> None:
+    for name in made:
+        if name.endswith("/"):
+            (tmp_path / name).mkdir()
+        elif name.endswith(".txt"):
+            write(tmp_path / name, "x")
+        else:
+            picture(tmp_path / name)
+    with pytest.raises(DataError, match=says) as caught:
+        read_rows(str(tmp_path))
+    assert caught.value.remedy
+
+
+# --- COCO
+
+
+def coco(**changes: object) -> dict[str, object]:
+    return {
+        "images": [{"id": 7, "file_name": "a.png", "width": 12, "height": 8}, {"id": "x", "file_name": "b.png"}],
+        "annotations": [
+            {"id": 1, "image_id": "x", "category_id": 90, "bbox": [1, 2.5, 3, 4], "iscrowd": 1},
+            {"id": 2, "image_id": "x", "category_id": 3, "bbox": [0, 0, 0, 4]},
+        ],
+        "categories": [{"id": 3, "name": "cat"}, {"id": 90, "name": "dog"}],
+        **changes,
+    }
+
+
+@pytest.mark.parametrize("folder", ["train", ".", "images"])
+def test_coco_finds_pictures_in_three_places_and_keeps_boxes_as_they_are(tmp_path: Path, folder: str) -> None:
+    for name in ("a.png", "b.png"):
+        picture(tmp_path / folder / name)
+    rows = read_rows(write(tmp_path / "train.json", json.dumps(coco())))
+    place = tmp_path / folder
+    assert dict(rows[0].values) == {
+        "image": str(place / "a.png"), "width": 12, "height": 8, "boxes": [], "labels": [], "crowd": []
+    }  # fmt: skip
+    assert dict(rows[1].values) == {
+        "image": str(place / "b.png"), "width": 12, "height": 8,
+        "boxes": [[1, 2.5, 3, 4], [0, 0, 0, 4]], "labels": ["dog", "cat"], "crowd": [True, False],
+    }  # fmt: skip
+    assert [row.line for row in rows] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"images": []}, "lists no images"),
+        ({"images": [{"id": 1, "file_name": "gone.png"}]}, "is not there"),
+        ({"images": [{"id": 1, "file_name": "n" * 300}]}, "is not there"),
+        ({"images": [{"id": 1, "file_name": "a\0.png"}]}, "is not there"),
+        ({"images": [{"id": 1}]}, "no 'file_name'"),
+        ({"images": [{"id": [1], "file_name": "a.png"}]}, "no usable 'id'"),
+        ({"images": [5]}, "no usable 'id'"),
+        ({"images": [{"id": 1, "file_name": "a.png"}] * 2}, "two images"),
+        ({"annotations": [{"image_id": 8, "category_id": 3, "bbox": [0, 0, 1, 1]}]}, "unknown image"),
+        ({"annotations": [{"image_id": 7, "category_id": 4, "bbox": [0, 0, 1, 1]}]}, "unknown category"),
+        ({"annotations": [{"image_id": 7, "category_id": 3, "bbox": [0, 0, 1]}]}, "no usable box"),
+        ({"annotations": [{"image_id": 7, "category_id": 3, "bbox": [0, 0, 1, "1"]}]}, "no usable box"),
+        ({"annotations": [{"image_id": 7, "category_id": 3, "bbox": [0, 0, 1, 10**400]}]}, "no usable box"),
+        ({"annotations": [{"image_id": 7, "category_id": 3}]}, "no usable box"),
+        ({"annotations": [None]}, "no usable 'image_id'"),
+        ({"annotations": {}}, "not a COCO file"),
+        ({"categories": []}, "no categories"),
+        ({"categories": [{"id": 3}]}, "has no name"),
+        ({"categories": [{"id": 3, "name": "a"}, {"id": 3, "name": "b"}]}, "two categories"),
+    ],
+)
+def test_faults_of_coco_files(tmp_path: Path, changes: dict[str, object], says: str) -> None:
+    for name in ("a.png", "b.png"):
+        picture(tmp_path / name)
+    path = write(tmp_path / "train.json", json.dumps(coco(**changes)))
+    with pytest.raises(DataError, match=says) as caught:
+        read_rows(path)
+    assert caught.value.where.startswith(path)
+    assert caught.value.remedy
+
+
+def test_infinite_numbers_in_coco_are_refused(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        picture(tmp_path / name)
+    text = json.dumps(coco()).replace("2.5", "1e999")
+    with pytest.raises(DataError, match="no usable box"):
+        read_rows(write(tmp_path / "train.json", text))
+
+
+# --- pictures
+
+
+def test_orientation_is_applied_and_broken_exif_passed_over(tmp_path: Path) -> None:
+    upright = Image.fromarray(np.arange(6, dtype=np.uint8).reshape(2, 3) * 40).convert("RGB")
+    for value, expected in ((0, upright), (1, upright), (6, upright.rotate(-90, expand=True)), (99, upright)):
+        exif = Image.Exif()
+        exif[0x0112] = value
+        path = tmp_path / f"{value}.png"
+        upright.save(path, exif=exif)
+        np.testing.assert_array_equal(np.asarray(open_picture(str(path))), np.asarray(expected))
+        facts = examine_picture(str(path))
+        assert (facts.width, facts.height) == expected.size
+    path = tmp_path / "broken.jpg"
+    upright.save(path, exif=b"Exif\0\0" + b"MM\0*\xff\xff\xff\xff")
+    assert open_picture(str(path)).size == (3, 2)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
+def test_every_pixel_format_becomes_rgb(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / ("a.tif" if mode in ("CMYK", "LA") else "a.png")
+    if mode == "I;16":
+        Image.fromarray(np.array([[0, 257 * 7, 65535]], dtype=np.uint16)).save(path)
+        values = np.asarray(open_picture(str(path)))
+        np.testing.assert_array_equal(values[0, :, 0], [0, 7, 255])
+    else:
+        picture(path, mode=mode)
+    opened = open_picture(str(path))
+    assert opened.mode == "RGB"
+    facts = examine_picture(str(path))
+    assert (facts.width, facts.height) == opened.size
+
+
+def test_transparent_pixels_are_white(tmp_path: Path) -> None:
+    pixels = np.array([[[10, 20, 30, 0], [10, 20, 30, 255]]], dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(np.asarray(open_picture(str(tmp_path / "a.png")))[0], [[255] * 3, [10, 20, 30]])
+
+
+def test_bad_pictures_are_named(tmp_path: Path) -> None:
+    whole = picture(tmp_path / "whole.jpg", size=(64, 64)).read_bytes()
+    png = picture(tmp_path / "whole.png", size=(64, 64)).read_bytes()
+    bomb = bytearray(png)
+    bomb[16:24] = (20_000).to_bytes(4, "big") * 2
+    import zlib
+
+    bomb[29:33] = zlib.crc32(bytes(bomb[12:29])).to_bytes(4, "big")
+    floating = tmp_path / "floating.tif"
+    Image.fromarray(np.ones((2, 2), dtype=np.float32)).save(floating)
+    cases = {
+        "truncated.jpg": whole[: len(whole) // 2],
+        "truncated.png": png[: len(png) // 2],
+        "empty.png": b"",
+        "text.jpg": b"this is no picture",
+        "bomb.png": bytes(bomb),
+        "floating.tif": floating.read_bytes(),
+    }
+    for name, content in cases.items():
+        path = write(tmp_path / name, content)
+        for function in (open_picture, examine_picture):
+            with pytest.raises(DataError, match=name) as caught:
+                function(path, where="folder:3")
+            assert caught.value.where == "folder:3", name
+    with pytest.raises(DataError, match=r"gone\.png"):
+        open_picture(str(tmp_path / "gone.png"))
+
+
+# --- the shared data sets
+
+
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data sets are not here")
+
+
+@needs_shared
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        ("sentiment/mr_movie", (8530, 1066, 1066)),
+        ("sentiment/product_reviews", (2988, 373, 373)),
+        ("sentiment/pros_cons", (20000, 2000, 2000)),
+        ("sentiment/reddit_goemotions", (20000, 2000, 2000)),
+        ("textcls/banking77", (10003, None, 3080)),
+        ("textcls/clinc150", (15100, 3100, 5500)),
+        ("ner/crossner_politics", (200, 541, 651)),
+        ("ner/ncbi_disease", (5432, 923, 940)),
+        ("ner/sec_finance", (1164, None, 303)),
+        ("ner/uner_en_ewt", (2001, None, 2077)),
+        ("ner/uner_zh_gsdsimp", (3997, 500, 500)),
+        ("ner/wikigold", (1188, 169, 339)),
+        ("ner/wnut17", (3394, 1009, 1287)),
+        ("imgcls/bccd_cells", (1223, 270, 290)),
+        ("detection/bccd", (205, 87, 72)),
+        ("detection/fruit", (240, None, 60)),
+        ("detection/raccoon", (150, 10, 40)),
+    ],
+)
+def test_shared_sets_have_their_known_number_of_rows(name: str, counts: tuple[int | None, ...]) -> None:
+    suffix = {"sentiment": ".csv", "textcls": ".csv", "ner": ".jsonl", "imgcls": "", "detection": ".json"}
+    for part, count in zip(("train", "dev", "test"), counts, strict=True):
+        if count is not None:
+            rows = read_rows(str(SHARED / name / (part + suffix[name.split("/")[0]])))
+            assert len(rows) == count, part
+
+
+@needs_shared
+def test_shared_pictures_open_and_the_broken_one_does_not() -> None:
+    rows = read_rows(str(SHARED / "detection/fruit/test.json"))
+    boxes = sum(len(row.values["boxes"]) for row in rows)
+    assert boxes == 117
+    for row in rows:
+        assert open_picture(row.values["image"]).size == (row.values["width"], row.values["height"]), row.values[
+            "image"
+        ]
+    with pytest.raises(DataError, match="truncated"):
+        examine_picture(str(SHARED / "broken/00090.jpg"))

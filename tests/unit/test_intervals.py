@@ -1,0 +1,99 @@
+"""Intervals have their nominal coverage, exact bounds equal scipy's, and groups stay together."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from domaintune.evaluation import intervals
+from domaintune.tasks.base import Primary
+
+
+def accuracy_task(binary=True, higher=True):
+    def reduce(records, weights):
+        values = np.array([r["correct"] for r in records])
+        return {"accuracy": weights @ values / weights.sum(1)}
+
+    return SimpleNamespace(primary=Primary("accuracy", higher_is_better=higher, binary=binary), reduce=reduce)
+
+
+def records(values):
+    return [{"correct": np.float64(v)} for v in values]
+
+
+def test_weights_are_resamples():
+    weights = intervals.bootstrap_weights(50, draws=200, seed=1)
+    assert (weights.sum(1) == 50).all()
+    assert weights.mean() == pytest.approx(1.0)
+    assert (weights == intervals.bootstrap_weights(50, draws=200, seed=1)).all()
+
+
+def test_groups_are_drawn_whole():
+    groups = ["a", "a", "b", None, None]
+    weights = intervals.bootstrap_weights(5, draws=500, seed=0, groups=groups)
+    assert (weights[:, 0] == weights[:, 1]).all()
+    assert (weights[:, 3] != weights[:, 4]).any()
+    drawn = weights[:, 0] + weights[:, 2] + weights[:, 3] + weights[:, 4]
+    assert (drawn == 4).all()
+
+
+def test_binomial_bounds_equal_scipy():
+    for k, n in [(0, 10), (3, 10), (10, 10), (97, 100)]:
+        expected = stats.binomtest(k, n).proportion_ci(0.95, method="exact")
+        assert intervals.binomial_bounds(k, n) == pytest.approx((expected.low, expected.high), abs=1e-10)
+
+
+def test_bootstrap_interval_covers():
+    generator = np.random.default_rng(0)
+    covered = 0
+    for trial in range(200):
+        values = (generator.random(120) < 0.7).astype(float)
+        weights = intervals.bootstrap_weights(120, draws=300, seed=trial)
+        estimate = intervals.score_estimates(accuracy_task(), records(values), weights)["accuracy"]
+        covered += estimate.low <= 0.7 <= estimate.high
+    assert 0.90 <= covered / 200 <= 0.99
+
+
+def test_gain_is_paired_and_signed():
+    base = np.array([1, 0, 1, 0, 1, 0, 0, 0, 0, 0, 1, 1] * 5, dtype=float)
+    tuned = np.maximum(base, np.array([0, 1] * 30))
+    weights = intervals.bootstrap_weights(60, draws=500, seed=0)
+    gain = intervals.gain_estimate(accuracy_task(), records(tuned), records(base), weights)
+    assert gain.value == pytest.approx(tuned.mean() - base.mean())
+    assert gain.low > 0
+    loss = intervals.gain_estimate(accuracy_task(binary=False, higher=False), records(tuned), records(base), weights)
+    assert loss.value == pytest.approx(-gain.value)
+    assert loss.high == pytest.approx(-gain.low, abs=1e-9)
+
+
+def test_few_differences_get_exact_bounds():
+    base = np.ones(100)
+    tuned = base.copy()
+    tuned[:2] = 0
+    weights = intervals.bootstrap_weights(100, draws=300, seed=0)
+    gain = intervals.gain_estimate(accuracy_task(), records(tuned), records(base), weights)
+    assert gain.how == "exact"
+    assert gain.differing == 2
+    assert gain.low < -0.02 < gain.high  # wider than the bootstrap, and above 0 since wins may hide
+    assert gain.high > 0
+    same = intervals.gain_estimate(accuracy_task(), records(base), records(base), weights)
+    assert same.value == 0
+    assert same.low < 0 < same.high
+
+
+def test_retention_is_a_ratio_a_difference_or_an_exponential():
+    base, tuned = np.array([1.0] * 80 + [0.0] * 20), np.array([1.0] * 72 + [0.0] * 28)
+    weights = intervals.bootstrap_weights(100, draws=300, seed=0)
+    kept, kind = intervals.retention_estimate(accuracy_task(), records(tuned), records(base), weights)
+    assert kind == "ratio"
+    assert kept.value == pytest.approx(0.9)
+    assert kept.low < kept.lower < 0.9 < kept.high
+    weak = np.array([1.0] * 2 + [0.0] * 98)
+    kept, kind = intervals.retention_estimate(accuracy_task(), records(np.zeros(100)), records(weak), weights)
+    assert kind == "difference"
+    assert kept.value == pytest.approx(0.98)
+    kept, kind = intervals.retention_estimate(
+        accuracy_task(binary=False, higher=False), records(tuned + 2), records(base + 2), weights
+    )
+    assert kept.value == pytest.approx(np.exp(0.08))

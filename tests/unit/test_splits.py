@@ -1,0 +1,143 @@
+"""Splits: every row in one part, groups whole, strata in proportion, the same again with the same seed."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from domaintune.data.splits import contiguous_cut, cut, folds, leaks, normal_form, together
+from domaintune.errors import DataError
+
+
+def random_keys(seed: int) -> tuple[list[str], list[int]]:
+    generator = np.random.default_rng(seed)
+    count = int(generator.integers(2, 120))
+    strata = [str(s) for s in generator.integers(0, generator.integers(1, 8), count)]
+    groups = generator.integers(0, max(2, int(count * generator.uniform(0.1, 2))), count).tolist()
+    if len(set(groups)) < 2:
+        groups[0] = -1
+    return strata, groups
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_cut_is_a_partition_that_keeps_groups_whole(seed: int) -> None:
+    strata, groups = random_keys(seed)
+    fraction = float(np.random.default_rng(seed).uniform(0.05, 0.6))
+    rest, part = cut(strata, groups, fraction=fraction, seed=seed)
+    assert sorted([*rest, *part]) == list(range(len(strata)))
+    assert len(rest)
+    assert len(part)
+    assert not {groups[i] for i in rest} & {groups[i] for i in part}
+    again = cut(strata, groups, fraction=fraction, seed=seed)
+    np.testing.assert_array_equal(rest, again[0])
+    np.testing.assert_array_equal(part, again[1])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_cut_of_single_rows_has_the_exact_size_and_strata_within_one_row(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    strata = ["a"] * int(generator.integers(5, 60)) + ["b"] * int(generator.integers(5, 60)) + ["c"] * 3
+    rest, part = cut(strata, range(len(strata)), fraction=0.2, seed=seed)
+    assert len(part) == round(len(strata) * 0.2)
+    total, taken = Counter(strata), Counter(strata[i] for i in part)
+    for name in total:
+        assert abs(taken[name] - 0.2 * total[name]) < 1
+    assert {strata[i] for i in rest} == {"a", "b", "c"}
+
+
+def test_cut_depends_on_the_seed() -> None:
+    strata = ["a"] * 50
+    first, second = (cut(strata, range(50), fraction=0.2, seed=seed)[1].tolist() for seed in (0, 1))
+    assert first != second
+
+
+def test_every_stratum_of_two_groups_stays_in_the_rest_and_single_ones_are_not_lost() -> None:
+    strata = [f"pair-{i // 2}" for i in range(20)] + ["alone"]
+    rest, part = cut(strata, range(21), fraction=0.9, seed=3)
+    assert {strata[i] for i in rest} == set(strata)
+    assert len(part) == 10
+    rest, part = cut([str(i) for i in range(10)], range(10), fraction=0.2, seed=3)  # nothing but single ones
+    assert (len(rest), len(part)) == (8, 2)
+
+
+def test_cut_refuses_what_cannot_be_parted() -> None:
+    for count in (1, 5):
+        with pytest.raises(DataError, match="do not make two parts"):
+            cut(["a"] * count, ["same"] * count, fraction=0.2, seed=0)
+    rest, part = cut(["a"] * 10, [0] * 6 + [1] * 4, fraction=0.1, seed=0)  # both groups too large
+    assert (len(rest), len(part)) == (6, 4)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_folds_cover_every_row_once_and_keep_groups_whole(seed: int) -> None:
+    strata, groups = random_keys(seed)
+    count = min(5, len(set(groups)))
+    if count < 2:
+        count = 2
+    made = folds(strata, groups, count=count, seed=seed)
+    assert sorted(i for _, dev in made for i in dev) == list(range(len(strata)))
+    for train, dev in made:
+        assert len(dev)
+        assert sorted([*train, *dev]) == list(range(len(strata)))
+        assert not {groups[i] for i in train} & {groups[i] for i in dev}
+    for mine, again in zip(made, folds(strata, groups, count=count, seed=seed), strict=True):
+        np.testing.assert_array_equal(mine[1], again[1])
+
+
+def test_folds_of_single_rows_are_stratified_within_one_row() -> None:
+    strata = ["a"] * 53 + ["b"] * 21 + ["c"] * 2
+    for _, dev in folds(strata, range(76), count=5, seed=1):
+        counts = Counter(strata[i] for i in dev)
+        assert abs(counts["a"] - 53 / 5) < 1
+        assert abs(counts["b"] - 21 / 5) < 1
+        assert counts["c"] <= 1
+        assert 15 <= len(dev) <= 16
+
+
+def test_folds_refuse_fewer_groups_than_folds() -> None:
+    with pytest.raises(DataError, match="do not make 5 folds"):
+        folds(["a"] * 8, [0, 0, 1, 1, 2, 2, 3, 3], count=5, seed=0)
+
+
+def test_leaks_are_the_train_rows_that_stand_elsewhere() -> None:
+    assert leaks(["a", "b", "a", "c"], ["a", "d"]).tolist() == [0, 2]
+    assert leaks([], ["a"]).tolist() == []
+
+
+def test_contiguous_cut_takes_the_end() -> None:
+    rest, part = contiguous_cut(10, 0.2)
+    assert (rest.tolist(), part.tolist()) == (list(range(8)), [8, 9])
+    assert [len(side) for side in contiguous_cut(2, 0.01)] == [1, 1]
+    assert [len(side) for side in contiguous_cut(3, 0.99)] == [1, 2]
+    with pytest.raises(DataError):
+        contiguous_cut(1, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "equal"),
+    [
+        ("The room, was LOVELY!", "the room was lovely", True),
+        ("Straße", "STRASSE", True),
+        ("caf\u00e9", "cafe\u0301", True),
+        ("服务很好。", "服务 很好", True),
+        ("服务很好", "服务很差", False),
+        ("zero\u200bwidth", "zerowidth", True),
+        ("ＡＢＣ", "abc", True),
+        ("!!!", "???", False),
+        ("great 👍", "great 👎", False),
+        ("$5", "5", False),
+        ("हिन्दी", "हन्द", False),
+        ("a\ud800", "a", True),
+    ],
+)
+def test_normal_form(left: str, right: str, equal: bool) -> None:
+    assert (normal_form(left) == normal_form(right)) is equal
+
+
+def test_rows_linked_by_input_or_group_are_together() -> None:
+    made = together(["a", "b", "a", "c", "d", "c"], ["x", "y", "z", "z", None, None])
+    assert made[0] == made[2] == made[3] == made[5]
+    assert len({made[0], made[1], made[4]}) == 3
+    assert len(set(together(["x", "y"], [None, "x"]))) == 2  # a group named like an input links nothing

@@ -1,0 +1,76 @@
+"""The verdict follows the rules in their order."""
+
+import pytest
+
+from domaintune.balance.frontier import Point, choose
+from domaintune.evaluation.intervals import Estimate
+from domaintune.evaluation.verdict import Confirmed, judge
+from domaintune.tasks.base import Primary
+
+
+def estimate(value, half, lower=None):
+    return Estimate(value, value - half, value + half, value - half * 0.84 if lower is None else lower)
+
+
+def verdict(chosen, full, **more):
+    return judge(chosen, full, floor=0.95, agreement=more.pop("agreement", False), test_rows=400, general_rows=300)
+
+
+def at(strength, gain, kept):
+    return Confirmed(strength, gain, kept)
+
+
+def test_deploy():
+    good = at(0.75, estimate(0.1, 0.03), estimate(0.99, 0.02))
+    assert verdict(good, good).kind == "deploy"
+
+
+def test_trade_when_nothing_qualifies_but_full_gains():
+    full = at(1.0, estimate(0.1, 0.03), estimate(0.8, 0.05))
+    assert verdict(at(0.0, estimate(0.0, 0.0), estimate(1.0, 0.0)), full).kind == "trade"
+
+
+def test_keep_the_base_on_a_loss_and_on_no_gain_with_loss():
+    worse = at(1.0, estimate(-0.1, 0.05), estimate(1.0, 0.05))
+    assert verdict(worse, worse).kind == "keep the base"
+    paid = at(1.0, estimate(0.0, 0.02), estimate(0.9, 0.03))
+    assert verdict(paid, paid).kind == "keep the base"
+
+
+def test_open_says_how_many_rows():
+    result = verdict(*[at(1.0, estimate(0.02, 0.04), estimate(0.99, 0.02))] * 2)
+    assert result.kind == "too close to call"
+    assert result.test_rows_needed == 1600  # half-width .04 must halve: four times 400
+    result = verdict(*[at(1.0, estimate(0.1, 0.02), estimate(0.97, 0.08, lower=0.93))] * 2)
+    assert result.general_rows_needed == 1200
+
+
+def test_without_general_data_the_gain_decides():
+    assert verdict(*[at(1.0, estimate(0.1, 0.02), None)] * 2).kind == "deploy"
+    assert "unknown" in verdict(*[at(1.0, estimate(0.1, 0.02), None)] * 2).sentence
+
+
+def test_agreement_uses_its_threshold():
+    agrees = at(1.0, estimate(0.1, 0.02), estimate(0.97, 0.01))
+    assert verdict(agrees, agrees, agreement=True).kind == "deploy"
+    unlike = at(1.0, estimate(0.0, 0.02), estimate(0.9, 0.01))
+    assert verdict(unlike, unlike, agreement=True).kind == "keep the base"
+
+
+@pytest.mark.parametrize(
+    ("scores", "kept", "expected"),
+    [
+        ([0.7, 0.8, 0.85, 0.9, 0.92], [1, 1, 0.99, 0.97, 0.9], 0.5),
+        ([0.7, 0.8, 0.8, 0.8, 0.8], [1, 1, 1, 1, 1], 0.25),  # ties take the lower
+        ([0.7, 0.8, 0.9, 0.9, 0.9], [1, 0.9, 0.9, 0.9, 0.9], 0.0),
+        ([0.7, 0.6, 0.5, 0.4, 0.3], [1, 1, 1, 1, 1], 0.0),
+    ],
+)
+def test_choice_of_strength(scores, kept, expected):
+    strengths = (0, 0.25, 0.5, 0.75, 1)
+    frontier = [Point(s, d, 0.8, k) for s, d, k in zip(strengths, scores, kept, strict=True)]
+    assert choose(frontier, keep=0.98, primary=Primary("accuracy")) == expected
+    loss = [Point(s, -d, 0.8, k) for s, d, k in zip(strengths, scores, kept, strict=True)]
+    assert choose(loss, keep=0.98, primary=Primary("cross_entropy", higher_is_better=False)) == expected
+    alone = [Point(s, d, None, None) for s, d in zip(strengths, scores, strict=True)]
+    assert choose(alone, keep=0.98, primary=Primary("accuracy")) == 1.0
