@@ -1,10 +1,10 @@
 """Do loss, decoding and scores of the two text-producing tasks agree? Two random tiny models are trained from nothing.
 
 (a) A Marian of about 0.5 million parameters on 500 pairs of tatoeba_en_de: the loss falls, and BLEU and chrF on the trained pairs
-rise far above those at the start. (b) A Qwen3 of about 0.3 million on tinyshakespeare: its cross-entropy on the test part falls
+rise far above those at the start. (b) A Qwen3 of about 0.3 million parameters on tinyshakespeare: its cross-entropy on the test part falls
 below that of the unigram distribution of the train part on the same tokens. Tokenizers are trained on the train part alone.
 
-Run: `python benchmarks/random_language_models.py`, one thread, some four minutes; the data stands in $DOMAINTUNE_SHARED (by
+Run: `python benchmarks/random_language_models.py`, one thread, some three minutes; the data stands in $DOMAINTUNE_SHARED (by
 default `../shared` beside the checkout).
 """
 

@@ -75,7 +75,7 @@ def tune_command(
         console.print(_plan_table(plan(made)))
         return
     from domaintune.pipeline import tune
-    from domaintune.progress import ProgressBar
+    from domaintune.terminal import ProgressBar
 
     with ProgressBar(Console(stderr=True)) as bar:
         run = tune(made, overwrite=overwrite, report=bar)
@@ -145,7 +145,7 @@ def _plan_table(plan: Any) -> Table:
     table.add_row("labels", ", ".join(plan.labels) or "none")
     table.add_row("trained parameters", f"{plan.trainable:,} of {plan.parameters:,}")
     for name, count in plan.cut.items():
-        table.add_row(f"longer than the limit: {name}", f"{count:,} rows, taken in windows")
+        table.add_row(f"longer than the limit: {name}", f"{count:,} rows, {plan.long_inputs}")
     for note in [*plan.notes, *plan.findings]:
         table.add_row("note", note)
     return table
@@ -154,13 +154,13 @@ def _plan_table(plan: Any) -> Table:
 def show(console: Console, path: Path) -> None:
     """The result table of a run."""
     from domaintune.run import RunFolder
-    from domaintune.summary import result_table
+    from domaintune.terminal import scores_table
 
     folder = RunFolder.existing(path)
     scores = folder.read("scores.json")
     for note in scores["notes"]:
         console.print(f"note: {note}", highlight=False, markup=False)
-    console.print(result_table({path.name: scores}))
+    console.print(scores_table(scores))
     console.print(scores["verdict"]["sentence"], highlight=False, markup=False)
     console.print(f"The run is in {path}. Use it: domaintune predict {path} FILE", highlight=False, markup=False)
 

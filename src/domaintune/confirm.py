@@ -68,10 +68,24 @@ def confirm(recipe: Recipe, fitted: Fitted, parts: Parts, *, report: Callable[[s
     """Score test and the general headline part at strengths 0, chosen and 1, with paired intervals, and judge."""
     strengths = sorted({0.0, fitted.chosen, 1.0})
     report("confirmation", None)
-    domain = _side(recipe, fitted, Side(parts.task, dataset(parts.task, fitted.base, parts.test)), "test", strengths)
+    domain = _side(
+        recipe,
+        fitted,
+        Side(parts.task, dataset(parts.task, fitted.base, parts.test)),
+        "test",
+        strengths,
+        drift=parts.general is None,
+    )
     general = None
     if parts.general is not None:
-        general = _side(recipe, fitted, _general_side(fitted, parts.general), parts.general.headline_name, strengths)
+        general = _side(
+            recipe,
+            fitted,
+            _general_side(fitted, parts.general),
+            parts.general.headline_name,
+            strengths,
+            drift=parts.general.agreement,
+        )
     agreement = parts.general is not None and parts.general.agreement
     floor = keep_of(recipe, None) if parts.general is None else recipe.balance.floor
     if agreement and parts.general is not None:
@@ -97,7 +111,10 @@ def _general_side(fitted: Fitted, general: GeneralParts) -> Side:
     return Side(general.task, data, general.head, general.agreement)
 
 
-def _side(recipe: Recipe, fitted: Fitted, side: Side, name: str, strengths: Sequence[float]) -> SideScores:
+def _side(
+    recipe: Recipe, fitted: Fitted, side: Side, name: str, strengths: Sequence[float], *, drift: bool
+) -> SideScores:
+    """`drift` asks for the mean divergence from the base's outputs, where no labels show what was lost."""
     form, budget = form_of(recipe, fitted.base), recipe.evaluation.batch_budget
     side = with_reference(side, fitted.base, form=form, attached=fitted.attached, budget=budget)
     task, examples = side.task, side.data.examples
@@ -113,7 +130,8 @@ def _side(recipe: Recipe, fitted: Fitted, side: Side, name: str, strengths: Sequ
         view = base_view if strength == 0 else fitted.attached.view(strength, head=side.head, form=form)
         predictions[strength] = predict(task, fitted.base, view, side.data, wanted=wanted, budget=budget)
         records[strength] = records_of(task, side.data, predictions[strength])
-        divergence[strength] = mean_divergence(task, fitted.base, view, base_view, side.data, budget=budget)
+        if strength > 0 and drift:
+            divergence[strength] = mean_divergence(task, fitted.base, view, base_view, side.data, budget=budget)
     scores = {s: score_estimates(task, records[s], weights) for s in strengths}
     if name == "test":
         change, kind = {s: gain_estimate(task, records[s], records[0.0], weights) for s in strengths}, "gain"

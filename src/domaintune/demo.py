@@ -9,10 +9,9 @@ from typing import Any
 from rich.console import Console
 
 from domaintune.pipeline import tune
-from domaintune.progress import ProgressBar
 from domaintune.recipe import Recipe
 from domaintune.run import RunFolder
-from domaintune.summary import result_table
+from domaintune.terminal import ProgressBar, comparison_table
 
 METHODS = ("freeze", "p-tuning", "lora")
 
@@ -57,7 +56,7 @@ def demo(output: Path, console: Console) -> None:
             with ProgressBar(Console(stderr=True)) as bar:
                 tune(recipe, report=bar)
     scores = {name: RunFolder.existing(made[name].output).read("scores.json") for name in METHODS}
-    console.print(result_table(scores))
+    console.print(comparison_table(scores))
     for name in METHODS:
         console.print(f"{name}: {scores[name]['verdict']['sentence']}", highlight=False, markup=False)
     best = made["lora"].output

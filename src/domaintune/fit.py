@@ -16,7 +16,7 @@ import torch
 
 from domaintune.balance.frontier import Point, Records, Side, choose, points, side_records, with_reference
 from domaintune.bases.base import Base
-from domaintune.data.splits import folds
+from domaintune.data.splits import folds, together
 from domaintune.engine.probe import linear_head, probe_head
 from domaintune.engine.train import Progress, Training, train
 from domaintune.errors import RecipeError
@@ -260,7 +260,7 @@ def _fit_over_folds(
     keys = [task.keys(example) for example in rows]
     cuts = folds(
         [k.stratum for k in keys],
-        [k.group or k.input for k in keys],
+        together([k.input for k in keys], [k.group for k in keys]),
         count=recipe.data.folds,
         seed=recipe.seed,
     )
@@ -275,7 +275,7 @@ def _fit_over_folds(
         name = f"fold-{number}"
         attached, training = _train(patient, started, task, data, dev, folder, report, name=name, keep_epochs=True)
         kept.append((started, attached, training, dev))
-    means = np.mean([[epoch.score for epoch in training.epochs] for _, _, training, _ in kept], axis=0)
+    means = np.mean([[epoch.score or 0.0 for epoch in training.epochs] for _, _, training, _ in kept], axis=0)
     best = int(np.argmax(means)) if len(means) else 0
     report("frontier", None)
     domain: Records = {s: [] for s in recipe.balance.strengths}

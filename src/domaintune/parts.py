@@ -13,7 +13,7 @@ from typing import Any
 from domaintune.bases.base import Base
 from domaintune.data.formats import read_rows
 from domaintune.data.rows import Row
-from domaintune.data.splits import contiguous_cut, cut, leaks
+from domaintune.data.splits import contiguous_cut, cut, leaks, together
 from domaintune.errors import DataError
 from domaintune.recipe import DataSettings, Recipe
 from domaintune.run import data_checksum
@@ -100,7 +100,8 @@ def assemble(recipe: Recipe, base: Base, *, seen: Iterable[str] = ()) -> Parts:
     domain_rows = [row for name in ("train", "dev", "test") for row in rows.get(name, ())]
     task = TASKS[recipe.task.name].build(domain_rows, base, recipe.task)
     notes: list[str] = []
-    examples = {name: _examples(task, rows[name], recipe.data) for name in ("train", "dev", "test") if name in rows}
+    given: tuple[str, ...] = ("train", "dev", "test")
+    examples = {name: _examples(task, rows[name], recipe.data) for name in given if name in rows}
     train, dev, test = _domain_parts(recipe, task, examples, notes)
     general = None
     if "general" in rows or "general_check" in rows:
@@ -112,12 +113,12 @@ def assemble(recipe: Recipe, base: Base, *, seen: Iterable[str] = ()) -> Parts:
 
 def _examples(task: Task, rows: Sequence[Row], settings: DataSettings, *, labelled: bool = True) -> list[Any]:
     made = list(task.read(rows, labelled=labelled))
-    columns = [("group", settings.group_column), ("domain", settings.domain_column)]
-    columns = [(field_name, column) for field_name, column in columns if column is not None]
+    named = {"group": settings.group_column, "domain": settings.domain_column}
+    columns = {field_name: column for field_name, column in named.items() if column is not None}
     if not columns or len(made) != len(rows):
         return made
     return [
-        replace(example, **{field_name: row.text(column) for field_name, column in columns})
+        replace(example, **{field_name: row.text(column) for field_name, column in columns.items()})
         for example, row in zip(made, rows, strict=True)
     ]
 
@@ -144,7 +145,12 @@ def _split(task: Task, examples: list[Any], *, fraction: float, seed: int) -> tu
     if task.contiguous:
         rest, part = contiguous_cut(len(examples), fraction)
     else:
-        rest, part = cut([k.stratum for k in keys], [k.group or k.input for k in keys], fraction=fraction, seed=seed)
+        rest, part = cut(
+            [k.stratum for k in keys],
+            together([k.input for k in keys], [k.group for k in keys]),
+            fraction=fraction,
+            seed=seed,
+        )
     return [examples[i] for i in rest], [examples[i] for i in part]
 
 

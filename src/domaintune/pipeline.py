@@ -81,6 +81,8 @@ class Plan:
     trainable: int
     parameters: int
     cut: dict[str, int]
+    """Part -> rows longer than the limit; `long_inputs` says what happens to them."""
+    long_inputs: str
     notes: list[str]
     findings: list[str]
 
@@ -100,14 +102,15 @@ def plan(recipe: Recipe) -> Plan:
         named |= {"general (learn)": parts.general.learn} if parts.general.learn else {}
     cut = {}
     for name, rows in {"train": parts.train, "test": parts.test}.items():
-        spans = dataset(task, base, rows).spans
-        cut[name] = sum(len(span) > 1 for span in spans)
+        data = dataset(task, base, rows)
+        cut[name] = sum(task.is_cut(data.items[span.start : span.stop]) for span in data.spans)
     return Plan(
         rows={name: len(rows) for name, rows in named.items()},
         labels=task.head().labels,
         trainable=trained,
         parameters=sum(p.numel() for p in headed.model.parameters()),
         cut=cut,
+        long_inputs=task.long_inputs,
         notes=parts.notes,
         findings=[f"{finding.severity}: {finding.message} {finding.remedy}" for finding in parts.findings],
     )

@@ -12,7 +12,6 @@ import transformers
 from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from domaintune.bases.anatomy import probe_inputs
 from domaintune.bases.attention import (
     IMPLEMENTATION,
     SLOT,
@@ -167,7 +166,7 @@ def test_capped_scores_are_refused() -> None:
                                        num_key_value_heads=1, head_dim=8, intermediate_size=16)  # fmt: skip
     model = transformers.Gemma2ForCausalLM(config)
     with pytest.raises(MethodError, match="Gemma2Attention"):
-        attention_sites(model, {"input_ids": torch.tensor([[1, 2, 3]])})
+        attention_sites(model)
 
 
 def test_registering_twice_changes_nothing() -> None:
@@ -203,10 +202,7 @@ def test_sites_are_found_by_a_probe(family: str, task: str) -> None:
     kinds, heads, key_value_heads, dim = SITES[family, task]
     model = tiny.tiny_model(family, task)
     before = {name: id(module) for name, module in model.named_modules()}
-    inputs = probe_inputs(model)
-    if "decoder_input_ids" in inputs:
-        inputs["decoder_input_ids"] = torch.tensor([[1, 2]])
-    sites = attention_sites(model, inputs)
+    sites = attention_sites(model)
     assert [(site.kind, site.is_causal) for site in sites] == kinds
     assert all(
         (s.num_heads, s.num_key_value_heads, s.key_dim, s.value_dim) == (heads, key_value_heads, dim, dim)
@@ -227,14 +223,14 @@ def test_masks_that_hide_the_future_make_a_site_causal() -> None:
     }  # padding makes transformers give a mask
     calls = record_calls(model, padded)
     assert all(call.mask is not None for found in calls.values() for call in found)
-    assert all(site.is_causal for site in attention_sites(model, padded))
+    assert all(site.is_causal for site in attention_sites(model))  # its probe is padded too
 
 
 def test_a_layer_that_is_shared_counts_its_calls() -> None:
     config = transformers.AlbertConfig(vocab_size=50, embedding_size=8, hidden_size=16, num_hidden_layers=3,
                                        num_attention_heads=2, intermediate_size=16)  # fmt: skip
     model = transformers.AlbertModel(config)
-    (site,) = attention_sites(model, {"input_ids": torch.tensor([[1, 2, 3]])})
+    (site,) = attention_sites(model)
     assert site.calls == 3
 
 
@@ -242,4 +238,4 @@ def test_a_module_without_configuration_is_passed_over() -> None:
     model = tiny.tiny_model("bert", "text-classification")
     model.bert.encoder.extra = nn.Linear(2, 2)
     model.bert.encoder.extra.config = SimpleNamespace()
-    assert len(attention_sites(model, {"input_ids": torch.tensor([[1, 2, 3]])})) == 3
+    assert len(attention_sites(model)) == 3

@@ -27,7 +27,10 @@ def _random(generator, rows, labels, kind):
 def test_single_label_equals_scikit_learn(kind, labels):
     generator = np.random.default_rng(labels)
     probability, target = _random(generator, 60, labels, kind)
-    records = [classification_record(p, multi_hot([t], labels), multi_label=False) for p, t in zip(probability, target, strict=True)]
+    records = [
+        classification_record(p, multi_hot([t], labels), multi_label=False)
+        for p, t in zip(probability, target, strict=True)
+    ]
     repeats = generator.integers(0, 4, size=60)
     repeats[0] = 2
     scores = reduce_classification(records, np.stack([np.ones(60), repeats]), multi_label=False)
@@ -53,6 +56,8 @@ def test_several_labels_equal_scikit_learn():
     scores = reduce_classification(records, np.ones((1, 50)), multi_label=True)
     guess = (probability >= 0.5).astype(int)
     assert scores["accuracy"][0] == pytest.approx(metrics.accuracy_score(target, guess), abs=1e-12)
-    assert scores["macro_f1"][0] == pytest.approx(metrics.f1_score(target, guess, average="macro", zero_division=0), abs=1e-12)
+    assert scores["macro_f1"][0] == pytest.approx(
+        metrics.f1_score(target, guess, average="macro", zero_division=0), abs=1e-12
+    )
     expected = np.mean([metrics.log_loss(target[:, k], probability[:, k], labels=[0, 1]) for k in range(4)])
     assert scores["log_loss"][0] == pytest.approx(expected, abs=1e-10)

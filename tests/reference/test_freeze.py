@@ -10,123 +10,70 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import AUTO, tiny_base
+from tiny import AUTO
 from torch import Tensor, nn
+from tuned import FAMILIES, fresh_base, generator, logits, shared_base, train_, versions
 
-from domaintune.bases.base import Base, HeadSpec
+from domaintune.bases.base import HeadSpec
 from domaintune.errors import MethodError
 from domaintune.methods import METHODS, method_from
-from domaintune.methods.base import Attached, mend_batch_norm_, train_mode_
+from domaintune.methods.base import mend_batch_norm_, train_mode_
 from domaintune.methods.full import layer_exponent
 from domaintune.methods.weights import canonical_names
 from domaintune.recipe import FreezeSettings, FullSettings, LoRASettings, PTuningSettings
 
-FAMILIES = [
-    ("bert", "text-classification"),
-    ("roberta", "token-classification"),
-    ("distilbert", "text-classification"),
-    ("gpt2", "generation"),
-    ("qwen3", "generation"),
-    ("marian", "translation"),
-    ("vit", "image-classification"),
-    ("resnet", "image-classification"),
-    ("mobilenet-v2", "image-classification"),
-    ("rt-detr-v2", "object-detection"),
-    ("d-fine", "object-detection"),
-    ("yolos", "object-detection"),
-]
 
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def base_with_head(family: str, task: str) -> Base:
-    base = tiny_base(family, task)
-    if task in ("generation", "translation"):
-        return base
-    spec = HeadSpec(AUTO[task], ("a", "b", "c", "d"), whole=task != "object-detection")
-    return base.with_head("domain", spec, generator=generator(2))
-
-
-def inputs(task: str, *, batch: int = 2, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-    if task in ("image-classification", "object-detection"):
-        side = 32 if task == "image-classification" else 64
-        return {"pixel_values": torch.randn(batch, 3, side, side, generator=generator(1)).to(dtype)}
-    made = {"input_ids": torch.randint(7, 300, (batch, 9), generator=generator(1))}
-    if task == "translation":
-        made["decoder_input_ids"] = torch.randint(7, 300, (batch, 5), generator=generator(3))
-    return made
-
-
-@torch.no_grad()
-def logits(model: nn.Module, task: str) -> Tensor:
-    return model(**inputs(task)).logits
-
-
-def train_(attached: Attached, task: str, *, steps: int = 2) -> None:
-    parameters = [p for group in attached.parameter_groups() for p in group.parameters]
-    optimizer = torch.optim.AdamW(parameters, lr=0.01)
-    for _ in range(steps):
-        attached.model(**inputs(task)).logits.square().mean().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-
-def versions(model: nn.Module) -> dict[str, int]:
-    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers()]
-    return {name: tensor._version for name, tensor in named}
-
-
-@pytest.mark.parametrize("settings", [FullSettings(layer_decay=0.8), FreezeSettings(train=("top:1",))], ids=["full", "freeze"])
-@pytest.mark.parametrize(("family", "task"), FAMILIES, ids=[family for family, _ in FAMILIES])
-def test_dial_and_isolation(family: str, task: str, settings: Any) -> None:
-    base = base_with_head(family, task)
+@pytest.mark.parametrize(
+    "settings", [FullSettings(layer_decay=0.8), FreezeSettings(train=("top:1",))], ids=["full", "freeze"]
+)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_dial_and_isolation(family: str, settings: Any) -> None:
+    base = shared_base(family)
     before, untouched = versions(base.model), copy.deepcopy(base.model.state_dict())
-    start = logits(base.model, task)
+    start = logits(base.model, family)
     attached = method_from(settings).attach(base, generator=generator())
     assert attached.starts_at_base
-    assert torch.equal(logits(attached.model, task), start)
+    assert torch.equal(logits(attached.model, family), start)
     trained = {id(p) for group in attached.parameter_groups() for p in group.parameters}
     assert {id(p) for p in attached.model.parameters() if p.requires_grad} == trained
-    train_(attached, task)
+    train_(attached, family)
     for name, parameter in attached.model.named_parameters():
         if id(parameter) not in trained:
             assert torch.equal(parameter, base.model.get_parameter(name)), name
     attached.model.eval()
-    end = logits(attached.model, task)
+    end = logits(attached.model, family)
     assert not torch.equal(end, start)
-    assert torch.equal(logits(attached.view(0), task), start)
-    assert torch.equal(logits(attached.view(1), task), end)
+    assert torch.equal(logits(attached.view(0), family), start)
+    assert torch.equal(logits(attached.view(1), family), end)
     half = attached.view(0.5, form="terms")
-    middle = logits(half, task)
-    assert torch.equal(logits(attached.merged(0.5), task), middle)
+    middle = logits(half, family)
+    assert torch.equal(logits(attached.merged(0.5), family), middle)
     assert not any(parameter.requires_grad for parameter in half.parameters())
-    train_(attached, task, steps=1)
-    assert torch.equal(logits(half, task), middle)  # further training does not reach a view
+    train_(attached, family, steps=1)
+    assert torch.equal(logits(half, family), middle)  # further training does not reach a view
     assert versions(base.model) == before
     assert all(torch.equal(tensor, untouched[name]) for name, tensor in base.model.state_dict().items())
 
 
-@pytest.mark.parametrize(("family", "task"), [FAMILIES[0], FAMILIES[5], FAMILIES[9]], ids=["bert", "marian", "rt-detr-v2"])
-def test_saved_and_loaded_bit_equal(family: str, task: str, tmp_path: Path) -> None:
-    base = base_with_head(family, task)
+@pytest.mark.parametrize("family", ["bert", "marian", "rt-detr-v2"])
+def test_saved_and_loaded_bit_equal(family: str, tmp_path: Path) -> None:
+    base = shared_base(family)
     method = method_from(FullSettings())
     attached = method.attach(base, generator=generator())
-    train_(attached, task)
+    train_(attached, family)
     attached.save(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "weights.safetensors"]
     again = method.attach(base, generator=generator(9))
     again.load(tmp_path)
     assert all(torch.equal(tensor, again.state()[name]) for name, tensor in attached.state().items())
-    assert torch.equal(logits(again.model.eval(), task), logits(attached.model.eval(), task))
+    assert torch.equal(logits(again.model.eval(), family), logits(attached.model.eval(), family))
 
 
 def test_weights_lie_on_the_line_in_float64() -> None:
-    base = base_with_head("bert", "text-classification")
+    base = fresh_base("bert")
     base = replace(base, model=base.model.double())
     attached = method_from(FullSettings()).attach(base, generator=generator())
-    train_(attached, "text-classification")
+    train_(attached, "bert")
     start, end = dict(base.model.named_parameters()), dict(attached.model.named_parameters())
     for strength in (0.0, 0.3, 0.5, 0.9, 1.0):
         for name, value in attached.view(strength).named_parameters():
@@ -134,12 +81,12 @@ def test_weights_lie_on_the_line_in_float64() -> None:
 
 
 def test_batch_norm_statistics_follow_the_dial() -> None:
-    base = base_with_head("resnet", "image-classification")
+    base = shared_base("resnet")
     before = versions(base.model)
     attached = method_from(FreezeSettings(train=("top:1",))).attach(base, generator=generator())
     assert not any("running" in name for name in attached.state())
     train_mode_(attached.model, train_batch_norm=True)
-    train_(attached, "image-classification", steps=3)
+    train_(attached, "resnet", steps=3)
     assert versions(base.model) == before
     moved = {name for name in attached.state() if "running_mean" in name}
     assert moved
@@ -148,15 +95,17 @@ def test_batch_norm_statistics_follow_the_dial() -> None:
         end, now = attached.model.get_buffer(name), view.get_buffer(name)
         expected = torch.lerp(start, end, 0.25) if start.is_floating_point() else start  # the counter: the nearer end
         assert torch.equal(now, expected), name
-    assert torch.equal(attached.view(0.75).get_buffer("resnet.embedder.embedder.normalization.num_batches_tracked"), torch.tensor(3))
-    assert torch.equal(logits(attached.view(1), "image-classification"), logits(attached.model.eval(), "image-classification"))
+    assert torch.equal(
+        attached.view(0.75).get_buffer("resnet.embedder.embedder.normalization.num_batches_tracked"), torch.tensor(3)
+    )
+    assert torch.equal(logits(attached.view(1), "resnet"), logits(attached.model.eval(), "resnet"))
     again = method_from(FreezeSettings(train=("top:1",))).attach(base, generator=generator())
     again.load_(attached.state())
     assert all(torch.equal(tensor, again.model.get_buffer(name)) for name, tensor in attached.model.named_buffers())
 
 
 def test_training_mode() -> None:
-    base = base_with_head("resnet", "image-classification")
+    base = shared_base("resnet")
     model = method_from(FullSettings()).attach(base, generator=generator()).model
     train_mode_(model, frozen=("resnet.embedder",))
     assert model.training
@@ -165,6 +114,26 @@ def test_training_mode() -> None:
     train_mode_(model, frozen=("resnet.embedder",), train_batch_norm=True)
     assert {m.training for m in model.get_submodule("resnet.encoder").modules()} == {True}
     assert not any(m.training for m in model.get_submodule("resnet.embedder").modules())
+
+
+def test_frozen_prefix_trains_in_eval_mode() -> None:
+    attached = method_from(FreezeSettings(train=("top:1",))).attach(shared_base("bert"), generator=generator())
+    attached.train_()
+    assert attached.clean_cut().path == "bert.encoder.layer.2"
+    for path in ("bert.embeddings", "bert.encoder.layer.0", "bert.encoder.layer.1"):
+        assert not any(module.training for module in attached.model.get_submodule(path).modules())
+    for path in ("bert.encoder.layer.2", "bert.pooler", "classifier"):
+        assert all(module.training for module in attached.model.get_submodule(path).modules())
+
+
+def test_batch_norms_train_on_request_alone() -> None:
+    attached = method_from(FullSettings()).attach(shared_base("resnet"), generator=generator())
+    norms = [module for module in attached.model.modules() if isinstance(module, nn.BatchNorm2d)]
+    attached.train_()
+    assert {norm.training for norm in norms} == {False}
+    assert attached.model.training
+    attached.train_(train_batch_norm=True)
+    assert {norm.training for norm in norms} == {True}
 
 
 def layouts(tensor: Tensor) -> Iterator[Tensor]:
@@ -210,28 +179,27 @@ def test_batch_norm_gradients_of_a_batch_of_one(training: bool) -> None:
 
 @pytest.mark.parametrize("family", ["gpt2", "qwen3", "marian"])
 def test_tied_embeddings_are_trained_once_and_stay_tied(family: str) -> None:
-    task = "translation" if family == "marian" else "generation"
-    base = base_with_head(family, task)
+    base = shared_base(family)
     attached = method_from(FullSettings(layer_decay=0.5)).attach(base, generator=generator())
     parameters = [p for group in attached.parameter_groups() for p in group.parameters]
     assert len({id(p) for p in parameters}) == len(parameters)
-    train_(attached, task)
+    train_(attached, family)
     for model in (attached.model, attached.view(0.5), attached.merged(1)):
         assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
         assert canonical_names(model) == canonical_names(base.model)
 
 
 def test_sinusoidal_positions_stay_constant() -> None:
-    base = base_with_head("marian", "translation")
+    base = shared_base("marian")
     attached = method_from(FullSettings()).attach(base, generator=generator())
     frozen = {name for name, parameter in attached.model.named_parameters() if not parameter.requires_grad}
     assert frozen == {"model.encoder.embed_positions.weight", "model.decoder.embed_positions.weight"}
 
 
 def test_shared_head_modules_follow() -> None:
-    base = base_with_head("rt-detr-v2", "object-detection")
+    base = shared_base("rt-detr-v2")
     attached = method_from(FreezeSettings(train=("head",))).attach(base, generator=generator())
-    train_(attached, "object-detection")
+    train_(attached, "rt-detr-v2")
     model: Any = attached.view(0.5)
     paths = [path for path in base.heads["domain"].modules if "class_embed.0" in path]
     assert len(paths) >= 1
@@ -240,20 +208,23 @@ def test_shared_head_modules_follow() -> None:
 
 
 def test_general_head_on_the_tuned_body() -> None:
-    base = base_with_head("bert", "text-classification")
+    base = shared_base("bert")
     spec = HeadSpec(AUTO["text-classification"], ("x", "y", "z"))
     base = base.with_head("general", spec, generator=generator(7))
     attached = method_from(FullSettings()).attach(base, generator=generator())
-    train_(attached, "text-classification")
+    train_(attached, "bert")
     view: Any = attached.view(1, head="general")
     assert torch.equal(view.classifier.weight, base.heads["general"].modules["classifier"].weight)
     assert torch.equal(view.bert.pooler.dense.weight, attached.model.get_parameter("bert.pooler.dense.weight"))
-    assert logits(view, "text-classification").shape == (2, 3)
-    assert torch.equal(logits(attached.view(0, head="general"), "text-classification"), logits(base.fork(head="general"), "text-classification"))
+    assert logits(view, "bert").shape == (2, 3)
+    assert torch.equal(
+        logits(attached.view(0, head="general"), "bert"),
+        logits(base.fork(head="general"), "bert"),
+    )
 
 
 def test_groups_of_full() -> None:
-    base = base_with_head("bert", "text-classification")
+    base = shared_base("bert")
     attached = method_from(FullSettings(layer_decay=0.5)).attach(base, generator=generator())
     names = {id(p): name for name, p in attached.model.named_parameters()}
     scales = {names[id(p)]: group.scale for group in attached.parameter_groups() for p in group.parameters}
@@ -269,24 +240,24 @@ def test_groups_of_full() -> None:
 
 
 def test_head_alone_trains_the_head_alone() -> None:
-    base = base_with_head("roberta", "token-classification")
+    base = shared_base("roberta")
     attached = method_from(FreezeSettings(train=("head",))).attach(base, generator=generator())
     assert set(attached.state()) == {"classifier.weight", "classifier.bias"}
 
 
 def test_head_alone_of_a_tied_language_model_is_refused() -> None:
-    with pytest.raises(MethodError, match="tied to the input embedding.*top:2"):
-        method_from(FreezeSettings(train=("head",))).attach(base_with_head("gpt2", "generation"), generator=generator())
+    with pytest.raises(MethodError, match=r"tied to the input embedding.*top:2"):
+        method_from(FreezeSettings(train=("head",))).attach(shared_base("gpt2"), generator=generator())
 
 
 def test_head_alone_of_an_untied_language_model_is_the_output_embedding() -> None:
-    base = base_with_head("llama", "generation")
+    base = shared_base("llama")
     attached = method_from(FreezeSettings(train=("head",))).attach(base, generator=generator())
     assert set(attached.state()) == {"lm_head.weight"}
 
 
 def test_foreign_states_are_refused() -> None:
-    base = base_with_head("bert", "text-classification")
+    base = shared_base("bert")
     attached = method_from(FreezeSettings(train=("head",))).attach(base, generator=generator())
     state = attached.state()
     with pytest.raises(MethodError, match=r"lacks classifier\.bias"):

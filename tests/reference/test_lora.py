@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import AUTO, tiny_base
-from torch import Tensor, nn
+from torch import nn
 from transformers.pytorch_utils import Conv1D
+from tuned import FAMILIES, fresh_base, generator, logits, shared_base, train_, versions
 
-from domaintune.bases.base import Base, HeadSpec, set_submodule_
+from domaintune.bases.base import Base, set_submodule_
 from domaintune.errors import MethodError
 from domaintune.methods import method_from
 from domaintune.methods.lora import LoRAAttached
@@ -21,20 +21,6 @@ from domaintune.methods.lora_layers import LoRALayer, low_rank_layer, weight_at,
 from domaintune.methods.weights import canonical_names
 from domaintune.recipe import LoRASettings
 
-FAMILIES = [
-    ("bert", "text-classification"),
-    ("roberta", "token-classification"),
-    ("distilbert", "text-classification"),
-    ("gpt2", "generation"),
-    ("qwen3", "generation"),
-    ("marian", "translation"),
-    ("vit", "image-classification"),
-    ("resnet", "image-classification"),
-    ("mobilenet-v2", "image-classification"),
-    ("rt-detr-v2", "object-detection"),
-    ("d-fine", "object-detection"),
-    ("yolos", "object-detection"),
-]
 LAYERS = {
     "linear": (lambda: nn.Linear(6, 5), (3, 4, 6)),
     "linear without bias": (lambda: nn.Linear(6, 5, bias=False), (3, 6)),
@@ -47,46 +33,10 @@ LAYERS = {
 }
 
 
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def base_with_head(family: str, task: str) -> Base:
-    base = tiny_base(family, task)
-    if task in ("generation", "translation"):
-        return base
-    spec = HeadSpec(AUTO[task], ("a", "b", "c", "d"), whole=task != "object-detection")
-    return base.with_head("domain", spec, generator=generator(2))
-
-
-def inputs(task: str) -> dict[str, Tensor]:
-    if task in ("image-classification", "object-detection"):
-        side = 32 if task == "image-classification" else 64
-        return {"pixel_values": torch.randn(2, 3, side, side, generator=generator(1))}
-    made = {"input_ids": torch.randint(7, 300, (2, 9), generator=generator(1))}
-    if task == "translation":
-        made["decoder_input_ids"] = torch.randint(7, 300, (2, 5), generator=generator(3))
-    return made
-
-
-@torch.no_grad()
-def logits(model: nn.Module, task: str) -> Tensor:
-    return model(**inputs(task)).logits
-
-
 def attach(base: Base, *, seed: int = 0, **settings: Any) -> LoRAAttached:
     attached = method_from(LoRASettings(**settings)).attach(base, generator=generator(seed))
     assert isinstance(attached, LoRAAttached)
     return attached
-
-
-def train_(attached: LoRAAttached, task: str, *, steps: int = 2) -> None:
-    parameters = [p for group in attached.parameter_groups() for p in group.parameters]
-    optimizer = torch.optim.AdamW(parameters, lr=0.01)
-    for _ in range(steps):
-        attached.model(**inputs(task)).logits.square().mean().backward()
-        optimizer.step()
-        optimizer.zero_grad()
 
 
 @torch.no_grad()
@@ -94,11 +44,6 @@ def shake_(layer: LoRALayer, *, by: float = 0.3) -> LoRALayer:
     for parameter in layer.low_rank.parameters():
         parameter.add_(torch.randn(parameter.shape, generator=generator(4), dtype=parameter.dtype), alpha=by)
     return layer
-
-
-def versions(model: nn.Module) -> dict[str, int]:
-    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers()]
-    return {name: tensor._version for name, tensor in named}
 
 
 @pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
@@ -150,7 +95,7 @@ def test_dropout_acts_on_the_low_rank_path_alone() -> None:
     dropped = hidden @ torch.linalg.pinv(low_rank.A.T)  # the part of dropout(x) in A's row space
     assert dropped.std(dim=0).min() > 0.1
     layer.eval()
-    assert torch.equal(layer(x)[0], layer(x)[1])
+    torch.testing.assert_close(layer(x)[0], layer(x)[1])
 
 
 def test_sixteen_bit_weights_keep_their_type_and_learn_in_float32() -> None:
@@ -164,42 +109,58 @@ def test_sixteen_bit_weights_keep_their_type_and_learn_in_float32() -> None:
 
 
 @pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
-@pytest.mark.parametrize(("family", "task"), FAMILIES, ids=[family for family, _ in FAMILIES])
-def test_dial_and_isolation(family: str, task: str, dora: bool) -> None:
-    base = base_with_head(family, task)
+def test_autocast(dora: bool) -> None:
+    plain = nn.Linear(6, 5)
+    layer = low_rank_layer(plain, rank=2, scale=1.0, dropout=0.0, dora=dora, generator=generator())
+    x = torch.randn(3, 6, generator=generator(1))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(layer(x), plain(x))
+        assert shake_(layer)(x).dtype == torch.bfloat16
+    layer(x).sum().backward()
+    # Norms are taken in float32 also under autocast; the products are bf16's, 8 bits of mantissa.
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(layer(x).float(), layer(x.clone()).float())
+        low = layer(x).float()
+    torch.testing.assert_close(low, layer(x), rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_dial_and_isolation(family: str, dora: bool) -> None:
+    base = shared_base(family)
     before, untouched = versions(base.model), copy.deepcopy(base.model.state_dict())
-    start = logits(base.model, task)
+    start = logits(base.model, family)
     attached = attach(base, dora=dora)
-    assert torch.equal(logits(attached.model, task), start)
-    train_(attached, task)
+    assert torch.equal(logits(attached.model, family), start)
+    train_(attached, family)
     attached.model.eval()
-    end = logits(attached.model, task)
+    end = logits(attached.model, family)
     assert not torch.equal(end, start)
     trained = set(attached.state())
     for name, parameter in base.model.named_parameters():
         assert name in trained or torch.equal(attached.model.get_parameter(name), parameter), name
     for form in ("merged", "terms"):
-        assert torch.equal(logits(attached.view(0, form=form), task), start)  # type: ignore[arg-type]
-    assert torch.equal(logits(attached.view(1, form="terms"), task), end)
+        assert torch.equal(logits(attached.view(0, form=form), family), start)  # type: ignore[arg-type]
+    assert torch.equal(logits(attached.view(1, form="terms"), family), end)
     # Rounding of W0 + Delta W against W0 x + Delta W x, in float32, over a handful of layers.
-    torch.testing.assert_close(logits(attached.view(1), task), end, rtol=0, atol=1e-5)
+    torch.testing.assert_close(logits(attached.view(1), family), end, rtol=0, atol=1e-5)
     half = attached.view(0.5, form="terms")
-    middle = logits(half, task)
+    middle = logits(half, family)
     merged = attached.merged(0.5)
-    torch.testing.assert_close(logits(merged, task), middle, rtol=0, atol=1e-5)
+    torch.testing.assert_close(logits(merged, family), middle, rtol=0, atol=1e-5)
     assert type(merged) is type(base.model)
     assert merged.state_dict().keys() == base.model.state_dict().keys()
     assert canonical_names(merged) == canonical_names(base.model)
     own = {p.data_ptr() for p in merged.parameters()}
     assert own.isdisjoint({p.data_ptr() for m in (base.model, attached.model) for p in m.parameters()})
-    train_(attached, task, steps=1)
-    assert torch.equal(logits(half, task), middle)
+    train_(attached, family, steps=1)
+    assert torch.equal(logits(half, family), middle)
     assert versions(base.model) == before
     assert all(torch.equal(tensor, untouched[name]) for name, tensor in base.model.state_dict().items())
 
 
 def test_effective_weights_lie_on_the_line_in_float64() -> None:
-    base = base_with_head("gpt2", "generation")
+    base = fresh_base("gpt2")
     base = replace(base, model=base.model.double())
     attached = attach(base, dora=True)
     for layer in attached.layers().values():
@@ -214,7 +175,7 @@ def test_effective_weights_lie_on_the_line_in_float64() -> None:
 
 
 def test_start_depends_on_the_generator_alone() -> None:
-    base = base_with_head("bert", "text-classification")
+    base = shared_base("bert")
     torch.manual_seed(1)
     before = torch.get_rng_state()
     one = attach(base).state()
@@ -227,7 +188,7 @@ def test_start_depends_on_the_generator_alone() -> None:
 
 
 def test_scales() -> None:
-    base = base_with_head("bert", "text-classification")
+    base = shared_base("bert")
     plain = next(iter(attach(base, rank=9, alpha=18).layers().values()))
     stabilised = next(iter(attach(base, rank=9, alpha=18, rank_stabilised=True).layers().values()))
     assert plain.low_rank.scale == 2.0
@@ -235,7 +196,7 @@ def test_scales() -> None:
 
 
 def test_targets_and_groups() -> None:
-    base = base_with_head("bert", "text-classification")
+    base = shared_base("bert")
     attached = attach(base, targets=("attention",), dora=True)
     assert all(".attention." in path for path in attached.paths)
     assert len(attached.paths) == 12
@@ -249,19 +210,19 @@ def test_targets_and_groups() -> None:
 
 
 def test_depthwise_convolutions_are_left_out_and_listed() -> None:
-    attached = attach(base_with_head("mobilenet-v2", "image-classification"))
+    attached = attach(shared_base("mobilenet-v2"))
     assert attached.left_out
     assert all("conv_3x3" in path for path in attached.left_out)
     assert not set(attached.left_out) & set(attached.paths)
 
 
 def test_head_layers_are_trained_whole_not_adapted() -> None:
-    attached = attach(base_with_head("yolos", "object-detection"))
+    attached = attach(shared_base("yolos"))
     assert not any("class_labels_classifier" in path for path in attached.paths)
 
 
 def replaced(module: nn.Module, path: str) -> Base:
-    base = base_with_head("resnet", "image-classification")
+    base = fresh_base("resnet")
     set_submodule_(base.model, path, module)
     return base
 
@@ -284,7 +245,7 @@ def test_unknown_layer_class_is_refused_by_name() -> None:
 
 
 def test_tied_weight_is_refused_by_name() -> None:
-    base = base_with_head("bert", "text-classification")
+    base = fresh_base("bert")
     path = "bert.encoder.layer.{}.attention.self.query"
     base.model.get_submodule(path.format(0)).weight = base.model.get_submodule(path.format(1)).weight
     with pytest.raises(MethodError, match=r"layer\.0\.attention\.self\.query: its weight is tied"):
@@ -292,12 +253,12 @@ def test_tied_weight_is_refused_by_name() -> None:
 
 
 def test_targets_that_choose_nothing_are_refused() -> None:
-    with pytest.raises(MethodError):
-        attach(base_with_head("resnet", "image-classification"), targets=("attention",))
+    with pytest.raises(MethodError, match="selector 'attention': no layer of this base matches"):
+        attach(shared_base("resnet"), targets=("attention",))
 
 
 def test_foreign_states_are_refused() -> None:
-    base = base_with_head("bert", "text-classification")
+    base = shared_base("bert")
     state = attach(base).state()
     with pytest.raises(MethodError, match=r"shape \(8, 32\), the model's \(4, 32\)"):
         attach(base, rank=4).load_(state)

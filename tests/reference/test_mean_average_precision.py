@@ -23,14 +23,27 @@ def coco(pictures: list[Picture], num_classes: int) -> dict[str, float]:
     detections: list[dict[str, Any]] = []
     for number, p in enumerate(pictures, start=1):
         for box, label, crowd in zip(p["truth_boxes"], p["truth_classes"], p["crowd"], strict=True):
-            annotations.append({"id": len(annotations) + 1, "image_id": number, "category_id": int(label) + 1,
-                                "bbox": box.tolist(), "area": float(box[2] * box[3]), "iscrowd": int(crowd)})
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": int(label) + 1,
+                    "bbox": box.tolist(),
+                    "area": float(box[2] * box[3]),
+                    "iscrowd": int(crowd),
+                }
+            )
         for box, label, score in zip(p["boxes"], p["classes"], p["scores"], strict=True):
-            detections.append({"image_id": number, "category_id": int(label) + 1, "bbox": box.tolist(), "score": float(score)})
+            detections.append(
+                {"image_id": number, "category_id": int(label) + 1, "bbox": box.tolist(), "score": float(score)}
+            )
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
-        truth.dataset = {"images": [{"id": i} for i in range(1, len(pictures) + 1)], "annotations": annotations,
-                         "categories": [{"id": c} for c in range(1, num_classes + 1)]}
+        truth.dataset = {
+            "images": [{"id": i} for i in range(1, len(pictures) + 1)],
+            "annotations": annotations,
+            "categories": [{"id": c} for c in range(1, num_classes + 1)],
+        }
         truth.createIndex()
         found = truth.loadRes(detections) if detections else COCO()
         if not detections:
@@ -43,9 +56,13 @@ def coco(pictures: list[Picture], num_classes: int) -> dict[str, float]:
     return {"mAP": float(evaluation.stats[0]), "mAP50": float(evaluation.stats[1])}
 
 
-def picture(generator: np.random.Generator, *, truths: int, found: int, classes: int, ties: int = 0, crowd: float = 0.0) -> Picture:
+def picture(
+    generator: np.random.Generator, *, truths: int, found: int, classes: int, ties: int = 0, crowd: float = 0.0
+) -> Picture:
     """Ground truth on a 100 px picture; found boxes are shaken copies of it and noise. `ties`: number of distinct scores."""
-    truth = np.column_stack([generator.integers(0, 60, (truths, 2)), generator.integers(5, 40, (truths, 2))]).astype(float)
+    truth = np.column_stack([generator.integers(0, 60, (truths, 2)), generator.integers(5, 40, (truths, 2))]).astype(
+        float
+    )
     labels = generator.integers(0, classes, truths)
     boxes = np.column_stack([generator.uniform(0, 60, (found, 2)), generator.uniform(1, 40, (found, 2))])
     guesses = generator.integers(0, classes, found)
@@ -59,8 +76,14 @@ def picture(generator: np.random.Generator, *, truths: int, found: int, classes:
     scores = generator.random(found)
     if ties:
         scores = np.floor(scores * ties) / ties
-    return {"boxes": boxes, "scores": scores, "classes": guesses, "truth_boxes": truth, "truth_classes": labels,
-            "crowd": generator.random(truths) < crowd}
+    return {
+        "boxes": boxes,
+        "scores": scores,
+        "classes": guesses,
+        "truth_boxes": truth,
+        "truth_classes": labels,
+        "crowd": generator.random(truths) < crowd,
+    }
 
 
 def ours(pictures: list[Picture], weights: np.ndarray, num_classes: int) -> dict[str, np.ndarray]:
@@ -112,23 +135,43 @@ def boxes(*rows: list[float]) -> np.ndarray:
 
 
 def made_picture(found: np.ndarray, scores: list[float], truth: np.ndarray, crowd: list[bool] | None = None) -> Picture:
-    return {"boxes": found, "scores": np.array(scores), "classes": np.zeros(len(found), dtype=int), "truth_boxes": truth,
-            "truth_classes": np.zeros(len(truth), dtype=int), "crowd": np.array(crowd or [False] * len(truth), dtype=bool)}
+    return {
+        "boxes": found,
+        "scores": np.array(scores),
+        "classes": np.zeros(len(found), dtype=int),
+        "truth_boxes": truth,
+        "truth_classes": np.zeros(len(truth), dtype=int),
+        "crowd": np.array(crowd or [False] * len(truth), dtype=bool),
+    }
 
 
 ADVERSARIAL = {
     # Overlap exactly on a threshold: 10 x 10 against 10 x 5 is .5.
     "on the threshold": [made_picture(boxes([0, 0, 10, 5]), [0.9], boxes([0, 0, 10, 10]))],
     "duplicates": [made_picture(boxes(*[[0, 0, 10, 10]] * 4), [0.9, 0.9, 0.8, 0.7], boxes([0, 0, 10, 10]))],
-    "equal overlaps": [made_picture(boxes([5, 0, 10, 10], [0, 0, 10, 10]), [0.9, 0.8], boxes([0, 0, 10, 10], [10, 0, 10, 10]))],
-    "same truth twice": [made_picture(boxes([0, 0, 10, 10], [0, 0, 10, 9]), [0.5, 0.5], boxes([0, 0, 10, 10], [0, 0, 10, 10]))],
-    "only a crowd beside": [made_picture(boxes([0, 0, 5, 5], [20, 20, 5, 5], [0, 0, 4, 4]), [0.9, 0.8, 0.7],
-                                         boxes([0, 0, 30, 30], [20, 20, 5, 5]), [True, False])],
-    "false alarm first": [made_picture(boxes([50, 50, 9, 9], [0, 0, 10, 10]), [0.9, 0.9], boxes([0, 0, 10, 10])),
-                          made_picture(boxes([0, 0, 10, 10]), [0.9], boxes([0, 0, 10, 10]))],
+    "equal overlaps": [
+        made_picture(boxes([5, 0, 10, 10], [0, 0, 10, 10]), [0.9, 0.8], boxes([0, 0, 10, 10], [10, 0, 10, 10]))
+    ],
+    "same truth twice": [
+        made_picture(boxes([0, 0, 10, 10], [0, 0, 10, 9]), [0.5, 0.5], boxes([0, 0, 10, 10], [0, 0, 10, 10]))
+    ],
+    "only a crowd beside": [
+        made_picture(
+            boxes([0, 0, 5, 5], [20, 20, 5, 5], [0, 0, 4, 4]),
+            [0.9, 0.8, 0.7],
+            boxes([0, 0, 30, 30], [20, 20, 5, 5]),
+            [True, False],
+        )
+    ],
+    "false alarm first": [
+        made_picture(boxes([50, 50, 9, 9], [0, 0, 10, 10]), [0.9, 0.9], boxes([0, 0, 10, 10])),
+        made_picture(boxes([0, 0, 10, 10]), [0.9], boxes([0, 0, 10, 10])),
+    ],
     "nothing found": [made_picture(boxes(), [], boxes([0, 0, 10, 10]))],
     "box of no size": [made_picture(boxes([5, 5, 0, 0], [0, 0, 10, 10]), [0.9, 0.1], boxes([0, 0, 10, 10]))],
-    "huge scores": [made_picture(boxes([0, 0, 10, 10], [1, 1, 9, 9]), [1.0, 1.0], boxes([0, 0, 10, 10], [40, 0, 10, 10]))],
+    "huge scores": [
+        made_picture(boxes([0, 0, 10, 10], [1, 1, 9, 9]), [1.0, 1.0], boxes([0, 0, 10, 10], [40, 0, 10, 10]))
+    ],
 }
 
 
@@ -144,7 +187,10 @@ def test_adversarial_sets_equal_pycocotools(case: str) -> None:
 
 
 def test_a_perfect_set_scores_one_and_an_empty_draw_nothing() -> None:
-    pictures = [made_picture(boxes([0, 0, 10, 10]), [0.3], boxes([0, 0, 10, 10])), made_picture(boxes([0, 0, 1, 1]), [0.9], boxes())]
+    pictures = [
+        made_picture(boxes([0, 0, 10, 10]), [0.3], boxes([0, 0, 10, 10])),
+        made_picture(boxes([0, 0, 1, 1]), [0.9], boxes()),
+    ]
     made = ours(pictures, np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), 2)
     assert made["mAP"][0] == pytest.approx(1.0)
     assert np.isnan(made["mAP"][1])

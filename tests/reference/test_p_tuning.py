@@ -154,7 +154,6 @@ def test_models_without_the_interface_are_refused(family: str, task: str, versio
         ("swin", PICTURES, 64),
         ("rt-detr-v2", DETECTION, 4),
         ("rt-detr-v2", DETECTION, 20),
-        ("d-fine", DETECTION, 4),
     ],
 )
 def test_models_that_rearrange_refuse_version_1(family: str, task: str, num_virtual_tokens: int) -> None:

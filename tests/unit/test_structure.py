@@ -21,7 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src" / "domaintune"
 
 ORDER = (
-    "cli > pipeline > report | serve | export > search | labels > fit > predict > balance > engine | evaluation > "
+    "cli > demo > pipeline | terminal > report | serve | export > search | labels > confirm > fit > parts > predict > "
+    "balance > engine | evaluation > "
     "methods | tasks > bases > data > run > recipe > errors"
 )
 ENTRIES = {"__init__", "__main__"}

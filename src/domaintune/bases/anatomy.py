@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from domaintune.bases.chains import Found, Survey, find_attention, find_chains, name_chains
 from domaintune.bases.cuts import clean_cut, frozen_prefix
 from domaintune.bases.parts import Anatomy, Chain, Cut, Site, inside
-from domaintune.bases.probe import Dependence, probe_inputs, probing, record
+from domaintune.bases.probe import Call, Dependence, probe_inputs, probing, record
 from domaintune.bases.selectors import select_parameters, select_sites
 from domaintune.errors import BaseError
 
@@ -49,8 +49,15 @@ def examine(model: nn.Module, *, inputs: Mapping[str, Tensor] | None = None) -> 
         name: tensor.detach().clone().requires_grad_(tensor.is_floating_point())
         for name, tensor in (probe_inputs(model) if inputs is None else inputs).items()
     }
+    before = dict(model.named_modules())
     with probing(model, all_gradients=True):
         survey = Survey(model, record(model, given))
+        if survey.modules != before:
+            raise BaseError(
+                "its forward replaces its own modules on short inputs, so that they cannot be told apart by a probe.",
+                where=type(model).__name__,
+                remedy="Fix the kind of attention in its configuration (BigBird: attention_type='original_full').",
+            )
         attending = find_attention(survey)
         found = find_chains(survey, attending)
         if not found:
@@ -77,40 +84,33 @@ def examine(model: nn.Module, *, inputs: Mapping[str, Tensor] | None = None) -> 
     )
 
 
-def attention_modules(survey: Survey, found: list[Found], attending: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
-    """The attention modules inside the blocks. One that is a whole block gives way to the part of it in which the softmax ran
-    (XLNet, whose attention holds its matrices as bare parameters).
+def attention_modules(survey: Survey, found: list[Found], attending: tuple[str, ...]) -> tuple[str, ...]:
+    """The attention modules inside the blocks.
 
     Raises:
-        BaseError: the softmax ran in the block's own forward.
+        BaseError: a block attends in its own forward.
     """
-    modules: dict[str, None] = {}
-    for block in (block for chain in found for block in chain.blocks):
-        for path, stack in attending.items():
-            if path != block:
-                if inside(path, block):
-                    modules[path] = None
-                continue
-            below = [part for part in stack if part != block and inside(part, block) and survey.has_parameters(part)]
-            if not below:
-                raise BaseError(
-                    f"block '{block}' attends in its own forward, so that its attention and its other layers cannot be told apart.",
-                    where=type(survey.model).__name__,
-                )
-            modules[below[-1]] = None
-    return tuple(sorted(modules, key=lambda path: survey.recording.first(path).start))
+    blocks = [block for chain in found for block in chain.blocks]
+    for path in attending:
+        if path in blocks:
+            raise BaseError(
+                f"block '{path}' attends in its own forward, so that its attention and its other layers cannot be told apart.",
+                where=type(survey.model).__name__,
+            )
+    return tuple(path for path in attending if any(inside(path, block) for block in blocks))
 
 
 def sites_of(survey: Survey, chains: tuple[Chain, ...], attention: tuple[str, ...]) -> list[Site]:
     """Every linear and convolution layer that ran inside a block, in the order of the modules.
 
-    "attention": inside an attention module, or fed by the very tensor that one returned (the output projection, which BERT
-    keeps beside it).
+    "attention": inside an attention module, or fed by the very tensor that one returned which has no layer of its own behind the
+    softmax (the output projection, which BERT keeps beside it).
     """
     returned = {
         tensor.untyped_storage().data_ptr()
         for path in attention
         for call in survey.recording.calls[path]
+        if not projects(survey, call)
         for tensor in call.outputs
         if tensor.is_floating_point()
     }
@@ -135,10 +135,17 @@ def sites_of(survey: Survey, chains: tuple[Chain, ...], attention: tuple[str, ..
     return sites
 
 
+def projects(survey: Survey, call: Call) -> bool:
+    """Whether an attention's own layers work on what it attended to: a layer ran in it behind its last softmax, or it keeps its
+    matrices as bare parameters (XLNet)."""
+    own = [path for path in survey.sites if inside(path, call.path)]
+    ticks = [tick for _, tick in survey.recording.attending if call.start <= tick < call.end]
+    return not own or any(max(ticks) < one.start < call.end for path in own for one in survey.recording.calls[path])
+
+
 def embedding_modules(survey: Survey, found: list[Found], inputs: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """Embedding layers outside the blocks that ran before the last chain, and the layers that receive the model's inputs
-    (padded or reshaped at most)."""
-    last = max(survey.recording.first(chain.blocks[0]).start for chain in found)
+    """Embedding layers that ran outside the blocks, and the layers there that receive the model's inputs
+    (padded or reshaped at most); none where the first block itself receives them (Segformer's stages)."""
     worked = {
         node
         for path, calls in survey.recording.calls.items()
@@ -151,15 +158,13 @@ def embedding_modules(survey: Survey, found: list[Found], inputs: Mapping[str, T
     paths = []
     for path, calls in survey.recording.calls.items():
         module = survey.modules[path]
-        if calls[0].start > last or any(inside(path, block) for block in blocks) or not survey.owns_parameters(path):
-            continue
-        leaf = next(module.children(), None) is None
+        leaf = next(module.children(), None) is None and survey.owns_parameters(path)
         fed = any(tensor.untyped_storage().data_ptr() in given for tensor in calls[0].inputs)
-        if isinstance(module, nn.Embedding) or (leaf and (fed or from_pixels(calls[0].input_nodes))):
+        if leaf and (isinstance(module, nn.Embedding) or fed or from_pixels(calls[0].input_nodes)):
             paths.append(path)
     if not paths:
         raise BaseError("no layer receives the model's input.", where=type(survey.model).__name__)
-    return tuple(paths)
+    return tuple(path for path in paths if not any(inside(path, block) for block in blocks))
 
 
 def common_ancestor(paths: list[str]) -> str:
@@ -205,14 +210,13 @@ def with_tops(survey: Survey, chains: list[Chain], *, body: str, head: str) -> t
         later = (other.blocks for other in chains if first(other.blocks[0]).start > end)
         needs_later = Dependence(node for blocks in later for block in blocks for node in first(block).output_nodes)
         needs_chain = Dependence(node for block in chain.blocks for node in first(block).output_nodes)
-        after = (
+        after = [
             path
             for path in outside
-            if first(path).start > end
-            and needs_chain(first(path).input_nodes)
-            and not needs_later(first(path).input_nodes)
-        )
-        result.append(replace(chain, after=tuple(after)))
+            for call in survey.recording.calls[path]
+            if call.start > end and needs_chain(call.input_nodes) and not needs_later(call.input_nodes)
+        ]
+        result.append(replace(chain, after=tuple(dict.fromkeys(after))))
     return tuple(result)
 
 

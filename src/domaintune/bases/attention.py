@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from domaintune.bases.base import fork
+from domaintune.bases.probe import probe_inputs
 from domaintune.errors import MethodError
 
 IMPLEMENTATION = "domaintune_prefix"
@@ -226,26 +227,35 @@ class AttentionSite:
     calls: int
 
 
-def attention_sites(model: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[AttentionSite, ...]:
-    """Which modules of `model` call transformers' attention interface, in the order in which they do.
+def attention_sites(model: nn.Module, inputs: Mapping[str, Tensor] | None = None) -> tuple[AttentionSite, ...]:
+    """Which modules of `model` call transformers' attention interface in a probe forward, in the order in which they do.
 
-    `inputs` is a probe; an encoder-decoder's must have sources and targets of different lengths, which is what tells cross- from
-    self-attention.
+    `inputs` is what the probe runs on; by default `probe_inputs(model)`.
+    Cross-attention is where another target changes the queries and not the keys.
 
     Raises:
         MethodError: an attention that caps its scores.
     """
-    return tuple(_site(path, calls) for path, calls in record_calls(model, inputs).items())
+    inputs = probe_inputs(model) if inputs is None else inputs
+    found = record_calls(model, inputs)
+    if "decoder_input_ids" not in inputs:
+        return tuple(_site(path, calls, "self") for path, calls in found.items())
+    other = record_calls(model, {**inputs, "decoder_input_ids": inputs["decoder_input_ids"].flip(1)})
+    return tuple(_site(path, calls, _kind(calls[0], other[path][0])) for path, calls in found.items())
 
 
-def _site(path: str, calls: list[Call]) -> AttentionSite:
+def _kind(call: Call, other: Call) -> Literal["self", "cross"]:
+    return "cross" if torch.equal(call.key, other.key) and not torch.equal(call.query, other.query) else "self"
+
+
+def _site(path: str, calls: list[Call], kind: Literal["self", "cross"]) -> AttentionSite:
     call = calls[0]
     parts = path.split(".")
     depth = next((index for index, part in enumerate(parts) if part.isdigit()), len(parts) - 1)
     return AttentionSite(
         path=path,
         block=".".join(parts[: depth + 1]),
-        kind="self" if call.query.shape[2] == call.key.shape[2] else "cross",
+        kind=kind,
         is_causal=call.is_causal or _masks_the_future(call.mask, call.query.shape[2]),
         num_heads=call.query.shape[1],
         num_key_value_heads=call.key.shape[1],

@@ -172,9 +172,10 @@ def install_head_(model: nn.Module, head: Head) -> None:
     config: Any = model.config
     for key, value in head.config.items():
         setattr(config, key, copy.deepcopy(value))
-    for module in model.modules():  # transformers' classifiers also read the number from an attribute
-        if isinstance(getattr(module, "num_labels", None), int) and "num_labels" in vars(module):
-            module.num_labels = len(head.spec.labels)
+    part: Any
+    for part in model.modules():  # transformers' classifiers also read the number from an attribute
+        if isinstance(getattr(part, "num_labels", None), int) and "num_labels" in vars(part):
+            part.num_labels = len(head.spec.labels)
 
 
 def head_config(spec: HeadSpec) -> dict[str, Any]:

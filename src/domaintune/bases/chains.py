@@ -9,10 +9,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import Node
+from torch.autograd.graph import Node, get_gradient_edge
 
 from domaintune.bases.parts import Chain, inside
-from domaintune.bases.probe import Call, Recording, reaches
+from domaintune.bases.probe import Call, Dependence, Recording, reaches
 
 SiteKind = Literal["linear", "conv1d-transposed", "conv1d", "conv2d"]
 Kind = Literal["transformer", "convolution"]
@@ -69,31 +69,28 @@ class Survey:
         return set(self.recording.first("").input_nodes)
 
 
-def find_attention(survey: Survey) -> dict[str, tuple[str, ...]]:
-    """Modules that attend, each with the stack of open modules in which its softmax ran (outermost first).
+def find_attention(survey: Survey) -> tuple[str, ...]:
+    """The innermost modules that attend, in order of execution.
 
-    The innermost open module with at least two linear or convolution layers below it (queries, keys, values and outputs are
-    among them), if its output at one position depends on its inputs at others: routers of experts and classifiers take a softmax
-    too, but never look sideways.
+    Outwards from where a softmax ran: the first module whose output at one position depends on its inputs at others, then the
+    first one from there with two matrices below it (queries, keys, values and outputs are among them). A module with parameters
+    that takes a softmax and does not look sideways is something else, such as a router of experts.
     """
-    found: dict[str, tuple[str, ...]] = {}
-    refused: set[str] = set()
+    found: dict[str, None] = {}
+    mixing: dict[str, bool] = {}
     for stack, _ in survey.recording.attending:
-        path = next(
-            (
-                path
-                for path in reversed(stack)
-                if survey.site_count[path] >= 2 or isinstance(survey.modules[path], nn.MultiheadAttention)
-            ),
-            "",
-        )
-        if not path or path in found or path in refused:
-            continue
-        if mixes_positions(survey.recording.first(path)):
-            found[path] = stack
-        else:
-            refused.add(path)
-    return found
+        mixes = False
+        for path in reversed(stack):
+            if not mixes:
+                if path not in mixing:
+                    mixing[path] = mixes_positions(survey.recording.first(path))
+                mixes = mixing[path]
+                if not mixes and survey.has_parameters(path):
+                    break
+            if mixes and sum(parameter.ndim >= 2 for parameter in survey.modules[path].parameters()) >= 2:
+                found[path] = None
+                break
+    return tuple(found)
 
 
 def mixes_positions(call: Call) -> bool:
@@ -103,6 +100,8 @@ def mixes_positions(call: Call) -> bool:
     sources = [t for t in call.inputs if t.is_floating_point() and t.ndim >= 2 and t.requires_grad]
     if output is None or not sources:
         return False
+    if all(tensor.shape[-2] == 1 for tensor in (output, *sources)):
+        return True  # a single position, the last stage of a small picture: nothing sideways to look at
     rows = output.reshape(-1, output.shape[-1])
     for row in {output.shape[-2] - 1, len(rows) - 1}:
         for gradient in gradients(rows[row], sources):
@@ -136,8 +135,10 @@ def chains_in(survey: Survey, path: str, attention: Collection[str]) -> list[Fou
     """
     children = survey.children(path)
     runs: list[list[str]] = []
+    least = 2 if isinstance(survey.modules[path], nn.Sequential) else 1  # stems are Sequentials of single layers
     for child in children:
-        if child not in survey.recording.calls or survey.site_count[child] < 2:
+        leaf = next(survey.modules[child].children(), None) is None
+        if child not in survey.recording.calls or leaf or survey.site_count[child] < least:
             continue
         if runs and linked(survey, runs[-1][-1], child, attention=attention, of=path):
             runs[-1].append(child)
@@ -244,39 +245,33 @@ def name_chains(survey: Survey, found: list[Found]) -> list[Chain]:
 
 
 def is_causal(survey: Survey, chain: Found) -> bool:
-    """Whether the chain's output at the first position ignores all later positions of its input [batch, length, width]."""
-    source = stream(survey.recording.first(chain.blocks[0]), ())
+    """Whether the chain's output [batch, length, width] at the first position ignores all later positions of what the first block
+    is given, while that at the last one does not ignore the earlier ones (as it would where the batch comes second)."""
+    sources = [
+        t
+        for t in survey.recording.first(chain.blocks[0]).inputs
+        if t.is_floating_point() and t.ndim == 3 and t.requires_grad
+    ]
     output = next((t for t in survey.recording.first(chain.blocks[-1]).outputs if t.is_floating_point()), None)
-    if source is None or output is None or source.ndim != 3 or output.ndim != 3 or not source.requires_grad:
+    if not sources or output is None or output.ndim != 3:
         return False
-    (gradient,) = gradients(output[0, 0], [source])
-    return gradient is not None and not bool((gradient[0, 1:] != 0).any())
+    first, last = ([g for g in gradients(output[0, at], sources) if g is not None] for at in (0, -1))
+    return not any(bool((g[0, 1:] != 0).any()) for g in first) and any(bool((g[0, :-1] != 0).any()) for g in last)
 
 
 def has_memory(survey: Survey, chain: Found, found: list[Found]) -> bool:
-    """Whether a block is given something computed from an earlier chain's output beside the stream of hidden states."""
-    start = survey.recording.first(chain.blocks[0]).start
-    ends = {
-        node
-        for other in found
-        if other is not chain and survey.recording.first(other.blocks[0]).start < start
-        for node in survey.recording.first(other.blocks[-1]).output_nodes
-    }
-    if not ends:
-        return False
-    previous: tuple[Tensor, ...] = ()
-    for block in chain.blocks:
-        call = survey.recording.first(block)
-        main = stream(call, previous)
-        beside = [t for t in call.inputs if t is not main and t.requires_grad and t.grad_fn is not None]
-        if any(reaches([t.grad_fn], ends) for t in beside if t.grad_fn is not None):
+    """Whether the first block is given, beside the hidden states, something computed from an earlier chain's output that the
+    hidden states were not made of (Funnel pools its queries from the keys)."""
+    call = survey.recording.first(chain.blocks[0])
+    earlier = (survey.recording.first(other.blocks[-1]) for other in found if other is not chain)
+    from_earlier = Dependence(node for end in earlier if end.start < call.start for node in end.output_nodes)
+    hidden = next((tensor for tensor in call.inputs if tensor.is_floating_point()), None)
+    for tensor in call.inputs:
+        if tensor is hidden or not tensor.requires_grad:
+            continue
+        node = get_gradient_edge(tensor).node
+        if from_earlier([node]) and not (
+            hidden is not None and hidden.requires_grad and reaches([get_gradient_edge(hidden).node], [node])
+        ):
             return True
-        previous = call.outputs
     return False
-
-
-def stream(call: Call, previous: tuple[Tensor, ...]) -> Tensor | None:
-    """The block's hidden states: the tensor that the previous block returned, else its first floating-point argument."""
-    floating = [tensor for tensor in call.inputs if tensor.is_floating_point()]
-    returned = {tensor.untyped_storage().data_ptr() for tensor in previous}
-    return next((t for t in floating if t.untyped_storage().data_ptr() in returned), next(iter(floating), None))

@@ -63,28 +63,20 @@ def load_base(
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     folder = built_in_folder(name) if name in BUILT_IN else Path(name)
-    source = str(folder) if folder.is_dir() else name
     if not folder.is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise BaseError(
             "no such folder.", where=name, remedy=f"Give a folder, a Hub name, or one of: {', '.join(BUILT_IN)}."
         )
+    source = str(folder) if folder.is_dir() else name
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    pooling = recorded_pooling(folder) if auto_class == "AutoModelForSequenceClassification" else None
     try:
         config = transformers.AutoConfig.from_pretrained(source, **options)
-        if getattr(config, "use_timm_backbone", False):
-            raise BaseError(
-                f"'{config.model_type}' in this configuration takes its backbone from timm, which needs torchvision.",
-                where=name,
-                remedy="Use a detector that builds without it: RT-DETR v1/v2, D-FINE, YOLOS, LW-DETR, RF-DETR.",
-            )
+        _refuse_timm(config, name)
         processor = load_processor(source, auto_class, options)
-        pooling = recorded_pooling(folder) if auto_class == "AutoModelForSequenceClassification" else None
-        loaded = "AutoModel" if pooling else auto_class
-        model, report = getattr(transformers, loaded).from_pretrained(
+        model, report = getattr(transformers, "AutoModel" if pooling else auto_class).from_pretrained(
             source, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
         )
-    except BaseError:
-        raise
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise BaseError(_first_line(error), where=name, remedy=_remedy(error)) from None
     missing = set(report["missing_keys"])
@@ -105,6 +97,15 @@ def load_base(
             "revision": getattr(config, "_commit_hash", None),
         },
     )
+
+
+def _refuse_timm(config: Any, name: str) -> None:
+    if getattr(config, "use_timm_backbone", False):
+        raise BaseError(
+            f"'{config.model_type}' in this configuration takes its backbone from timm, which needs torchvision.",
+            where=name,
+            remedy="Use a detector that builds without it: RT-DETR v1/v2, D-FINE, YOLOS, LW-DETR, RF-DETR.",
+        )
 
 
 def load_processor(source: str, auto_class: str, options: dict[str, Any]) -> Any:

@@ -153,12 +153,16 @@ def record(model: nn.Module, inputs: Mapping[str, Tensor]) -> Recording:
 
 @contextmanager
 def probing(model: nn.Module, *, all_gradients: bool) -> Iterator[None]:
-    """Eval mode with gradients enabled (of all parameters, or as the flags say); modes, flags and random state are restored."""
-    modes = [(module, module.training) for module in model.modules()]
+    """Eval mode with gradients enabled (of all parameters, or as the flags say).
+
+    Modes, flags, the modules' plain attributes and the random state are restored.
+    """
+    plain = (int, float, str, tuple, type(None))  # `training`, and what some forwards write (Swin its window size)
+    states = [(m, {key: value for key, value in vars(m).items() if isinstance(value, plain)}) for m in model.modules()]
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     devices = sorted({parameter.device.index for parameter, _ in flags if parameter.device.type == "cuda"})
     try:
-        for module, _ in modes:
+        for module, _ in states:
             module.training = False
         for parameter, _ in flags:
             if all_gradients and parameter.is_floating_point():
@@ -166,8 +170,8 @@ def probing(model: nn.Module, *, all_gradients: bool) -> Iterator[None]:
         with torch.random.fork_rng(devices=devices), torch.enable_grad():
             yield
     finally:
-        for module, mode in modes:
-            module.training = mode
+        for module, state in states:
+            vars(module).update(state)
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
 

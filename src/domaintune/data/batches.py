@@ -14,9 +14,7 @@ import numpy as np
 WINDOW_BATCHES = 50
 
 
-def plan(
-    costs: Sequence[int], *, batch_size: int, budget: int | None, seed: int, epoch: int
-) -> list[list[list[int]]]:
+def plan(costs: Sequence[int], *, batch_size: int, budget: int | None, seed: int, epoch: int) -> list[list[list[int]]]:
     """The steps of one epoch: every item exactly once, `batch_size` items a step (the remainder in one smaller step).
 
     Items are shuffled, sorted by cost within windows of 50 batches, cut into steps, and the steps shuffled. Each step is split

@@ -95,7 +95,7 @@ def fit_linear(
         loss.backward()
         return loss
 
-    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    optimizer.step(closure)
     with torch.no_grad():
         made.weight.div_(scale)
     return made

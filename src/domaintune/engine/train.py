@@ -1,7 +1,6 @@
-"""The only backward: one loop over plans of micro-batches, exact under resuming, with early stopping and rollback.
+"""The training loop: epochs of steps, exact under resuming, with early stopping, the best epoch's weights, and rollback.
 
-Knows tasks, methods and data only through their protocols. Everything random comes from (seed, step, micro-batch) or (seed, epoch,
-item), so no random state is ever saved: a step is a function of the weights, the moments and its number.
+Knows tasks, methods and data only through their protocols. A step is a function of the weights, the moments and its number.
 """
 
 from __future__ import annotations
@@ -10,34 +9,32 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from domaintune.bases.base import Base
 from domaintune.data.batches import plan, steps_in_epoch
 from domaintune.engine.checkpoint import CheckpointFolder
+from domaintune.engine.gradient import Pull, StepGradient, accelerator
 from domaintune.engine.interrupts import Interrupts
 from domaintune.engine.optimizer import Optimizer, schedule_factor
 from domaintune.errors import TrainingError
-from domaintune.methods.base import Attached, train_mode_
+from domaintune.methods.base import Attached
 from domaintune.recipe import TrainingSettings
-from domaintune.tasks.base import Batch, Dataset, Item, Task
+from domaintune.tasks.base import Dataset, Task
 
 MAX_ROLLBACKS = 3
 ROWS_NAMED = 5
-# What a random stream is for: the first number of its seed.
-STREAMS = {"step": 0, "augment": 1, "pull": 2}
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where training stands after a step. `step` counts from 1, `epoch` from 0; `seconds_left` includes validation so far as it
-    is known from this process's own pace."""
+    """Where training stands after a step. `step` counts from 1, `epoch` from 0; `seconds_left` is what remains at this process's
+    mean pace so far, validation and checkpoints included."""
 
     step: int
     total_steps: int
@@ -49,8 +46,8 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """One finished epoch: the mean of its steps' losses, what `validate` returned after it, and its wall-clock time, that of
-    earlier processes included and of rolled back steps not."""
+    """One finished epoch: the mean of its steps' losses, what `validate` returned after it (None without one), and the wall-clock
+    time of its steps and validation, over all processes that took part."""
 
     index: int
     train_loss: float
@@ -62,10 +59,11 @@ class Epoch:
         return asdict(self)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Training:
-    """What `train` did. `best_epoch` is the one whose weights the model holds, -1 where none was trained; `states` are the
-    weights after every epoch, as `Attached.state` gives them, where they were asked for."""
+    """What `train` did. `best_epoch` is the one whose weights the model holds, -1 where none was trained; `steps` are those that
+    count, without what was rolled back. `states` are the weights after every epoch, as `Attached.state` gives them, where
+    asked for."""
 
     epochs: tuple[Epoch, ...]
     best_epoch: int
@@ -73,14 +71,6 @@ class Training:
     rollbacks: int
     stopped_early: bool
     states: tuple[Mapping[str, Tensor], ...] = ()
-
-
-class Pull(Protocol):
-    """Something that adds a loss of its own to every step, from its own batches (towards the base, for one)."""
-
-    def terms(self, model: nn.Module, step: int) -> Mapping[str, tuple[Tensor, float]]:
-        """Sum and units of each term at `step`; the loss is the sum over terms of sum / units. Torch's global generator has been
-        seeded for this step; a pull keeps no random state of its own."""
 
 
 def train(
@@ -102,36 +92,50 @@ def train(
 ) -> Training:
     """Train in place. Afterwards the model is in eval mode and holds the weights of the epoch that `validate` liked best.
 
-    `validate` returns a score of the model in eval mode, higher is better, ties keep the earlier epoch; without it the last
-    epoch counts. `stop_after` ends training after that many epochs under the schedule of all. `folder` takes checkpoints; one
-    that is there already is resumed, or, where it is finished, taken as it is. `fingerprint` stands for whatever else must be
-    the same on resuming. The gradient of a step is that of the sum over terms of S / U, U the units of the whole step, however
-    it is split into micro-batches. Torch's global random state is the caller's own again afterwards.
+    `settings` has its epochs written out; without a micro-batch budget a step is one forward. `validate` scores the model in
+    eval mode, higher is better, ties keep the earlier epoch; without it the last counts. `stop_after` ends training after so
+    many epochs of the schedule. `folder` takes checkpoints: one that is there is resumed, or taken as it is where finished.
+    `fingerprint` stands for whatever else must be the same then. Torch's global random state is left as it was.
 
     Raises:
-        TrainingError: no items, or a loss or gradient that is still not finite after three rollbacks to the epoch's start, each
-            of which halves the learning rate.
-        RunError: the checkpoint in `folder` belongs to another training, with what differs.
-        KeyboardInterrupt: after saving a checkpoint at the end of the step.
+        TrainingError: no items, or a loss or gradient that is still not finite after three rollbacks to the epoch's start,
+            each of which halves the learning rate.
+        RunError: the checkpoint in `folder` belongs to another training, or is damaged.
+        KeyboardInterrupt: once the step under way is done and a checkpoint saved.
     """
-    if settings.epochs and not data.items:
+    planned = settings.epochs
+    assert planned is not None, "the caller writes the number of epochs out"
+    if planned and not data.items:
         raise TrainingError("there is nothing to train on.", where="train", remedy="Give rows.")
     device = next(attached.model.parameters()).device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), Interrupts() as interrupts:
-        loop = _Loop(
-            attached, task, base, data, settings, optimizer=_optimizer(attached, settings, learning_rate), seed=seed,
-            validate=validate, checkpoints=None if folder is None else CheckpointFolder(folder), pulls=tuple(pulls),
-            on_progress=on_progress, keep_epochs=keep_epochs, fingerprint=fingerprint, interrupts=interrupts,
-            epochs=settings.epochs if stop_after is None else min(stop_after, settings.epochs),
+        gradient = StepGradient(
+            task, base, attached.model, data, seed=seed, pulls=tuple(pulls),
+            sixteen_bits=settings.precision == "bf16", accelerator=accelerator(),
         )  # fmt: skip
+        loop = _Loop(
+            attached=attached,
+            data=data,
+            settings=settings,
+            costs=[task.cost(item) for item in data.items],
+            seed=seed,
+            planned_epochs=planned,
+            epochs=planned if stop_after is None else min(stop_after, planned),
+            gradient=gradient,
+            optimizer=Optimizer(
+                attached.parameter_groups(), learning_rate=learning_rate, weight_decay=settings.weight_decay
+            ),
+            validate=validate,
+            folder=None if folder is None else CheckpointFolder(folder),
+            on_progress=on_progress,
+            keep_epochs=keep_epochs,
+            caller=fingerprint,
+            interrupts=interrupts,
+        )
         return loop.run()
 
 
-def _optimizer(attached: Attached, settings: TrainingSettings, learning_rate: float) -> Optimizer:
-    return Optimizer(attached.parameter_groups(), learning_rate=learning_rate, weight_decay=settings.weight_decay)
-
-
-@dataclass
+@dataclass(kw_only=True)
 class _State:
     """Every number that a checkpoint holds. `position` steps of `epoch` are done."""
 
@@ -155,47 +159,217 @@ class _Snapshot:
     moments: Mapping[str, Tensor]
 
 
-class _Loop:
-    """The state of one call of `train`."""
+def better(score: float | None, best: float | None) -> bool:
+    """Whether an epoch's score beats the best so far; without scores the later epoch does. NaN beats nothing but NaN."""
+    if score is None or best is None:
+        return True
+    return score > best or (math.isnan(best) and not math.isnan(score))
 
-    def __init__(
-        self,
-        attached: Attached,
-        task: Task,
-        base: Base,
-        data: Dataset,
-        settings: TrainingSettings,
-        *,
-        optimizer: Optimizer,
-        seed: int,
-        epochs: int,
-        validate: Callable[[], float] | None,
-        checkpoints: CheckpointFolder | None,
-        pulls: Sequence[Pull],
-        on_progress: Callable[[Progress], None] | None,
-        keep_epochs: bool,
-        fingerprint: str,
-        interrupts: Interrupts,
-    ) -> None:
-        self.attached, self.task, self.base, self.data, self.settings = attached, task, base, data, settings
-        self.optimizer, self.seed, self.epochs, self.validate = optimizer, seed, epochs, validate
-        self.checkpoints, self.pulls, self.on_progress = checkpoints, pulls, on_progress
-        self.keep_epochs, self.interrupts = keep_epochs, interrupts
-        self.model = attached.model
-        self.device = next(attached.model.parameters()).device
-        self.accelerator = _accelerator()
-        self.costs = [task.cost(item) for item in data.items]
-        self.augments = type(task).augment is not Task.augment
-        self.steps_in_epoch = steps_in_epoch(len(data.items), batch_size=settings.batch_size)
-        self.fingerprint = {
-            "settings": settings.model_dump(mode="json", exclude={"checkpoint_every_seconds"}),
-            "learning_rate": learning_rate_of(optimizer),
-            "seed": seed, "epochs": epochs, "keep_epochs": keep_epochs, "validates": validate is not None,
-            "data": {"items": len(self.costs), "costs": hashlib.sha256(repr(self.costs).encode()).hexdigest()},
-            "parameters": optimizer.layout(), "caller": fingerprint,
-        }  # fmt: skip
+
+@dataclass(kw_only=True)
+class _Loop:
+    attached: Attached
+    data: Dataset
+    settings: TrainingSettings
+    costs: list[int]
+    seed: int
+    planned_epochs: int
+    """Of the schedule; training ends after `epochs`."""
+    epochs: int
+    gradient: StepGradient
+    optimizer: Optimizer
+    validate: Callable[[], float] | None
+    folder: CheckpointFolder | None
+    on_progress: Callable[[Progress], None] | None
+    keep_epochs: bool
+    caller: str
+    interrupts: Interrupts
+
+    def __post_init__(self) -> None:
+        self.steps_in_epoch = steps_in_epoch(len(self.costs), batch_size=self.settings.batch_size)
         self.state = _State()
-        self.kept: dict[int, tuple[str, Mapping[str, Tensor]]] = {}  # epoch -> snapshot name and weights
-        self.start = _Snapshot("", {}, {})  # of the epoch in progress: where a rollback goes
+        # Weights by epoch, with the name of their snapshot: the best epoch's, or all where they are kept.
+        self.kept: dict[int, tuple[str, Mapping[str, Tensor]]] = {}
         self.began = self.saved = time.monotonic()
-        self.done_here = 0
+        self.steps_here = 0
+
+    def run(self) -> Training:
+        if self.folder is not None and self.folder.exists():
+            self._restore_(self.folder)
+        else:
+            self.start = self._snapshot()  # of the epoch under way: where a rollback goes
+        try:
+            while self.state.epoch < self.epochs and not self.state.stopped_early:
+                self._run_epoch_()
+        except KeyboardInterrupt:
+            if self.interrupts.consistent:
+                self.interrupts.consistent = False
+                self._save()
+            raise
+        return self._finish_()
+
+    @property
+    def step(self) -> int:
+        """Steps done, without those rolled back."""
+        return self.state.epoch * self.steps_in_epoch + self.state.position
+
+    def factor(self) -> float:
+        """What multiplies the learning rate in the next step."""
+        total = self.planned_epochs * self.steps_in_epoch
+        scheduled = schedule_factor(self.settings.schedule, self.step, total_steps=total, warmup=self.settings.warmup)
+        return float(scheduled * 0.5**self.state.rollbacks)
+
+    def _run_epoch_(self) -> None:
+        """The rest of the epoch under way; returns early, at its start, after a rollback."""
+        steps = plan(
+            self.costs, batch_size=self.settings.batch_size, budget=self.settings.micro_batch_budget, seed=self.seed,
+            epoch=self.state.epoch,
+        )  # fmt: skip
+        self.attached.train_(train_batch_norm=self.settings.train_batch_norm)
+        while self.state.position < len(steps):
+            began = time.monotonic()
+            losses = self.gradient.accumulate_(steps[self.state.position], epoch=self.state.epoch, step=self.step)
+            norm = torch.as_tensor(
+                self.gradient.accelerator.clip_grad_norm_(self.optimizer.parameters, self.settings.max_gradient_norm)
+            )
+            parts = [float(loss) for loss in losses]
+            loss = sum(parts)
+            if not (math.isfinite(loss) and math.isfinite(float(norm))):
+                self._roll_back_(steps[self.state.position], parts)
+                return
+            factor = self.factor()
+            self.optimizer.step_(factor)
+            self.state.position += 1
+            self.state.loss_sum += loss
+            self.state.seconds += time.monotonic() - began
+            self._after_step(loss, self.optimizer.learning_rate * factor)
+        self._close_epoch_()
+
+    def _after_step(self, loss: float, learning_rate: float) -> None:
+        self.steps_here += 1
+        if time.monotonic() - self.saved >= self.settings.checkpoint_every_seconds:
+            self._save()
+        with self.interrupts.allowed():
+            if self.on_progress is not None:
+                total = self.epochs * self.steps_in_epoch
+                pace = (time.monotonic() - self.began) / self.steps_here
+                left = pace * (total - self.step)
+                self.on_progress(Progress(self.step, total, self.state.epoch, loss, learning_rate, left))
+
+    def _close_epoch_(self) -> None:
+        state = self.state
+        self.attached.model.eval()
+        began = time.monotonic()
+        score = None
+        if self.validate is not None:
+            with self.interrupts.allowed():
+                score = float(self.validate())
+        seconds = state.seconds + time.monotonic() - began
+        state.history.append(Epoch(state.epoch, state.loss_sum / self.steps_in_epoch, score, seconds))
+        self.start = self._snapshot()
+        if state.best_epoch < 0 or better(score, state.history[state.best_epoch].score):
+            if not self.keep_epochs:
+                self.kept.clear()
+            state.best_epoch = state.epoch
+        if self.keep_epochs or state.best_epoch == state.epoch:
+            self.kept[state.epoch] = (self.start.name, self.start.weights)
+        waited = state.epoch - state.best_epoch
+        state.epoch, state.position, state.loss_sum, state.seconds = state.epoch + 1, 0, 0.0, 0.0
+        patience = self.settings.patience
+        state.stopped_early = patience is not None and waited >= patience and state.epoch < self.epochs
+        if state.epoch < self.epochs and not state.stopped_early:
+            self._save()
+
+    def _roll_back_(self, micro_batches: Sequence[Sequence[int]], losses: Sequence[float]) -> None:
+        """Back to the start of the epoch, with half the learning rate from now on."""
+        self.optimizer.clear_()
+        if self.state.rollbacks == MAX_ROLLBACKS:
+            bad = [i for i, loss in zip(micro_batches, losses, strict=False) if not math.isfinite(loss)]
+            raise TrainingError(
+                f"the loss or its gradient is not finite in step {self.step + 1}, after {MAX_ROLLBACKS} rollbacks that"
+                " each halved the learning rate.",
+                where=rows_of(self.data, [i for positions in bad or micro_batches for i in positions]),
+                remedy="Lower training.learning_rate, and look at these rows.",
+            )
+        self.state.rollbacks += 1
+        self.state.position, self.state.loss_sum = 0, 0.0
+        self.attached.load_(self.start.weights)
+        self.optimizer.load_(self.start.moments)
+        self._save()  # else a process killed soon enough each time would roll back for ever
+
+    def _finish_(self) -> Training:
+        state = self.state
+        if state.best_epoch >= 0:
+            self.attached.load_(self.kept[state.best_epoch][1])
+        self.attached.model.eval()
+        if not state.finished:
+            state.finished = True
+            self._save()
+        return Training(
+            epochs=tuple(state.history),
+            best_epoch=state.best_epoch,
+            steps=self.step,
+            rollbacks=state.rollbacks,
+            stopped_early=state.stopped_early,
+            states=tuple(self.kept[epoch.index][1] for epoch in state.history) if self.keep_epochs else (),
+        )
+
+    def _snapshot(self) -> _Snapshot:
+        name = f"{self.state.rollbacks}-{self.step:08d}"
+        return _Snapshot(name, self.attached.state(), self.optimizer.state())
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What must be the same for a checkpoint to be resumed."""
+        return {
+            "settings": self.settings.model_dump(mode="json", exclude={"checkpoint_every_seconds"}),
+            "learning_rate": self.optimizer.learning_rate,
+            "seed": self.seed,
+            "epochs": self.epochs,
+            "keep_epochs": self.keep_epochs,
+            "validation": self.validate is not None,
+            "items": len(self.costs),
+            "costs": hashlib.sha256(repr(self.costs).encode()).hexdigest(),
+            "parameters": self.optimizer.layout(),
+            "caller": self.caller,
+        }
+
+    def _save(self) -> None:
+        """Write a checkpoint, where there is a folder. Weights and moments are files of their own, so that the best epoch, the
+        epoch's start and the present share theirs where they are the same; a finished training needs no moments."""
+        if self.folder is None:
+            return
+        files = {f"weights-{name}": weights for name, weights in self.kept.values()}
+        names = {"kept": {str(epoch): name for epoch, (name, _) in self.kept.items()}}
+        scalars: dict[str, Any] = {"state": asdict(self.state), "snapshots": names}
+        if not self.state.finished:
+            present = self._snapshot() if self.state.position else self.start
+            scalars |= {"present": present.name, "start": self.start.name}
+            for snapshot in (self.start, present):
+                files |= {f"weights-{snapshot.name}": snapshot.weights, f"moments-{snapshot.name}": snapshot.moments}
+        self.folder.write(scalars, files, fingerprint=self.fingerprint())
+        self.saved = time.monotonic()
+
+    def _restore_(self, folder: CheckpointFolder) -> None:
+        scalars = folder.read(fingerprint=self.fingerprint())
+        history = [Epoch(**epoch) for epoch in scalars["state"].pop("history")]
+        self.state = _State(**scalars["state"], history=history)
+        kept = scalars["snapshots"]["kept"]
+        self.kept = {int(epoch): (name, folder.read_tensors(f"weights-{name}")) for epoch, name in kept.items()}
+        if self.state.finished:
+            return
+        names = (scalars["start"], scalars["present"])
+        self.start, present = (
+            _Snapshot(name, folder.read_tensors(f"weights-{name}"), folder.read_tensors(f"moments-{name}"))
+            for name in names
+        )
+        self.attached.load_(present.weights)
+        self.optimizer.load_(present.moments)
+
+
+def rows_of(data: Dataset, positions: Sequence[int]) -> str:
+    """Where the examples of these items stand, the first few of them; the items' positions where no example is known."""
+    wanted = set(positions)
+    rows = [e.where for e, span in zip(data.examples, data.spans, strict=False) if not wanted.isdisjoint(span)]
+    rows = rows or [f"item {position}" for position in sorted(wanted)]
+    more = f" and {len(rows) - ROWS_NAMED} more" if len(rows) > ROWS_NAMED else ""
+    return ", ".join(rows[:ROWS_NAMED]) + more

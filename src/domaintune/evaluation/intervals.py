@@ -136,8 +136,8 @@ def retention_estimate(
     if task.primary.binary and differing < FEW:
         gain, scale = _exact_difference(tuned, base, differing), 1.0 if b < UNDEFINED_BELOW else float(b)
         kind: Literal["ratio", "difference"] = "difference" if b < UNDEFINED_BELOW else "ratio"
-        parts = (1 + x / scale for x in (gain.value, gain.low, gain.high, gain.lower))
-        return Estimate(*parts, "exact", differing), kind
+        value, low, high, lower = (1 + x / scale for x in (gain.value, gain.low, gain.high, gain.lower))
+        return Estimate(value, low, high, lower, "exact", differing), kind
     base_draws, tuned_draws = task.reduce(base, weights)[name], task.reduce(tuned, weights)[name]
     if b < UNDEFINED_BELOW:
         return percentiles(float(1 - (b - t)), 1 - (base_draws - tuned_draws), differing=differing), "difference"

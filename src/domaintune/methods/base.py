@@ -16,7 +16,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from domaintune.bases.base import Base, fork, install_head_
+from domaintune.bases.anatomy import Cut, clean_cut
+from domaintune.bases.base import Base
+from domaintune.bases.cuts import train_behind_prefix_
 
 Form = Literal["merged", "terms"]
 
@@ -53,6 +55,19 @@ class Attached(ABC):
     base: Base
     model: nn.Module
     starts_at_base: bool = True
+
+    def train_(self, *, train_batch_norm: bool = False) -> None:
+        """Put `model` into training mode, all that runs before the clean cut into eval mode: its output is then the same at
+        every step, computed or read from a cache. Batch norms stay in eval mode (with the base's statistics) unless
+        `train_batch_norm`, those before the cut always. One probe forward; the modes last until they are changed.
+        """
+        train_behind_prefix_(self.model, self.base.anatomy)
+        if not train_batch_norm:
+            batch_norms_to_eval_(self.model)
+
+    def clean_cut(self) -> Cut:
+        """The last cut whose input no trained tensor reaches: what may be computed once and kept."""
+        return clean_cut(self.model, self.base.anatomy)
 
     @abstractmethod
     def parameter_groups(self) -> list[ParameterGroup]:
@@ -110,10 +125,15 @@ def train_mode_(model: nn.Module, *, frozen: Iterable[str] = (), train_batch_nor
     """
     model.train()
     if not train_batch_norm:
-        for module in batch_norms(model).values():
-            module.eval()
+        batch_norms_to_eval_(model)
     for path in frozen:
         model.get_submodule(path).eval()
+
+
+def batch_norms_to_eval_(model: nn.Module) -> None:
+    """Let batch norms use, and keep, the statistics that they hold."""
+    for module in batch_norms(model).values():
+        module.eval()
 
 
 def batch_norms(model: nn.Module) -> dict[str, nn.Module]:
@@ -143,18 +163,3 @@ def _lay_out(stride: tuple[int, ...], gradient: Tensor) -> Tensor:
     if gradient.stride() == stride:
         return gradient
     return gradient.new_empty_strided(gradient.shape, stride).copy_(gradient)
-
-
-__all__ = [
-    "Any",
-    "Attached",
-    "Form",
-    "Method",
-    "ParameterGroup",
-    "batch_norms",
-    "fork",
-    "install_head_",
-    "lerp_parameters",
-    "mend_batch_norm_",
-    "train_mode_",
-]

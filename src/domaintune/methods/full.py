@@ -8,6 +8,7 @@ import torch
 
 from domaintune.bases.anatomy import Anatomy
 from domaintune.bases.base import Base
+from domaintune.bases.parts import inside
 from domaintune.methods.base import Attached, Method, ParameterGroup
 from domaintune.methods.weights import (
     TunedWeights,
@@ -65,9 +66,18 @@ def _by_exponent(base: Base, names: list[str], decay: float) -> dict[int, list[s
 
 
 def layer_exponent(anatomy: Anatomy, name: str) -> int:
-    """How many times `layer_decay` applies to a parameter: 0 above the blocks, 1 in the top block, most in the embeddings."""
-    blocks = [path for chain in anatomy.chains for path in chain.blocks]
-    for index, path in enumerate(blocks):
-        if name.startswith(f"{path}."):
-            return len(blocks) - index
-    return len(blocks) + 1 if any(name.startswith(f"{path}.") for path in anatomy.embeddings) else 0
+    """How many times `layer_decay` applies to a parameter: 0 above all blocks, 1 in the top block, most in the embeddings.
+
+    What follows a chain inside the body (a final norm, a neck) counts one less than that chain's top block.
+    """
+    exponent = sum(len(chain.blocks) for chain in anatomy.chains)
+    if any(inside(name, path) for path in anatomy.embeddings):
+        return exponent + 1
+    for chain in anatomy.chains:
+        for path in chain.blocks:
+            if inside(name, path):
+                return exponent
+            exponent -= 1
+        if any(inside(name, path) for path in chain.after):
+            return exponent
+    return 0

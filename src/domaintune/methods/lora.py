@@ -36,17 +36,19 @@ class LoRA(Method):
     On convolutions A has the layer's own kernel, stride, dilation and padding and B is 1 x 1. With `dora` each output row gets
     a learned magnitude; see `LowRank`. The dial acts on the effective weight: W(s) = lerp(W0, W', s).
 
-    Depthwise convolutions are left out (a low rank saves nothing on them) and listed in `LoRAAttached.left_out`.
+    Depthwise convolutions are left out (a low rank saves nothing on them); `LoRAAttached.left_out` lists those of the chains
+    whose other convolutions are adapted.
     Source: arXiv 2106.09685; arXiv 2312.03732 (rank-stabilised); arXiv 2402.09353 (DoRA).
     """
 
     settings: LoRASettings
 
     def attach(self, base: Base, *, generator: torch.Generator) -> LoRAAttached:
-        sites = outside_head(base, [site.path for site in select_sites(base.anatomy, self.settings.targets)])
+        sites = select_sites(base.anatomy, self.settings.targets)
         aliases = module_paths(base.model)
-        left_out = tuple(path for path in sites if is_depthwise(base.model.get_submodule(path)))
-        chosen = tuple(dict.fromkeys(aliases[path][0] for path in sites if path not in left_out))
+        chosen = tuple(dict.fromkeys(aliases[path][0] for path in outside_head(base, [site.path for site in sites])))
+        convolutions = {site.chain for site in sites if site.role == "convolution"}
+        left_out = tuple(site.path for site in base.anatomy.sites if site.depthwise and site.chain in convolutions)
         if not chosen:
             raise MethodError(
                 f"'{', '.join(self.settings.targets)}' chooses no layer that can take a low-rank update.",
@@ -81,11 +83,6 @@ def outside_head(base: Base, paths: Sequence[str]) -> list[str]:
     return [path for path in paths if not f"{path}.".startswith(head)] if head else list(paths)
 
 
-def is_depthwise(layer: nn.Module) -> bool:
-    """A convolution with one group an input channel."""
-    return isinstance(layer, nn.Conv1d | nn.Conv2d) and layer.groups == layer.in_channels > 1
-
-
 def check_layers(base: Base, paths: Sequence[str]) -> None:
     """Raises MethodError for a layer class that we do not know, a grouped convolution, or a weight tied to another module's."""
     owners: dict[int, set[int]] = {}
@@ -105,7 +102,7 @@ def check_layers(base: Base, paths: Sequence[str]) -> None:
 
 
 class LoRAAttached(Attached):
-    """Low-rank updates at `paths` and a trained head. `left_out` are the depthwise convolutions that the targets named."""
+    """Low-rank updates at `paths` and a trained head. `left_out` are the depthwise convolutions beside them."""
 
     def __init__(
         self, base: Base, model: nn.Module, *, paths: tuple[str, ...], left_out: tuple[str, ...], settings: LoRASettings

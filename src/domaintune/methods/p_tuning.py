@@ -14,7 +14,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from domaintune.bases.anatomy import probe_inputs
 from domaintune.bases.attention import (
     SLOT,
     AttentionSite,
@@ -26,6 +25,7 @@ from domaintune.bases.attention import (
 )
 from domaintune.bases.base import Base, fork
 from domaintune.bases.limits import token_limit
+from domaintune.bases.probe import probe_inputs
 from domaintune.errors import MethodError
 from domaintune.methods.base import Attached, Form, Method, ParameterGroup
 from domaintune.methods.prompt_stream import (
@@ -37,6 +37,7 @@ from domaintune.methods.prompt_stream import (
     entering_states,
     entry_blocks,
     stream_inputs,
+    text_inputs,
 )
 from domaintune.methods.weights import (
     ChangedTensors,
@@ -79,29 +80,27 @@ class PTuning(Method):
     settings: PTuningSettings
 
     def attach(self, base: Base, *, generator: torch.Generator) -> Attached:
-        sites = _sites(base)
+        probe = probe_inputs(base.model)
+        sites = _sites(base, probe)
         model = trained_fork(base, head_parameters(base))
         gates = {site.path: _gate(site, self.settings.gated, base) for site in sites}
+        n = self.settings.num_virtual_tokens
         if self.settings.version == 2:
-            start = _initial_keys_values(base, self.settings, generator)
+            start = _initial_keys_values(base, probe, self.settings, generator)
             prefixes: dict[str, Prefix] = {
                 path: LearnedPrefix(nn.Parameter(keys), nn.Parameter(values), gate=gates[path])
                 for path, (keys, values) in start.items()
             }
             install_prefixes_(model, prefixes)
         else:
-            _install_stream_(
-                model, base, sites, gates, _prompt_encoders(base, sites, self.settings, generator), self.settings
-            )
-            check_stream(model, sites, where=base.name, num_virtual_tokens=self.settings.num_virtual_tokens)
+            encoders = _prompt_encoders(base, probe, sites, self.settings, generator)
+            _install_stream_(model, sites, gates, encoders, stream_inputs(base.config, probe, n))
+            check_stream(model, sites, where=base.name, num_virtual_tokens=n)
         return PTuned(base, model, sites, self.settings)
 
 
-def _sites(base: Base) -> tuple[AttentionSite, ...]:
-    inputs = probe_inputs(base.model)
-    if "decoder_input_ids" in inputs:  # another length than the source's: tells cross- from self-attention
-        inputs["decoder_input_ids"] = inputs["decoder_input_ids"][:, :1].repeat(1, inputs["input_ids"].shape[1] + 1)
-    sites = attention_sites(base.model, inputs)
+def _sites(base: Base, probe: Mapping[str, Tensor]) -> tuple[AttentionSite, ...]:
+    sites = attention_sites(base.model, probe)
     if not sites:
         raise MethodError(
             f"{type(base.model).__name__} has no attention that calls transformers' attention interface, so there is no place "
@@ -117,13 +116,13 @@ def _gate(site: AttentionSite, gated: bool, base: Base) -> nn.Parameter | None:
 
 
 def _initial_keys_values(
-    base: Base, settings: PTuningSettings, generator: torch.Generator
+    base: Base, probe: Mapping[str, Tensor], settings: PTuningSettings, generator: torch.Generator
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Of each site, [key-value heads, n, dim]: a random choice among the keys and values of an input, or noise of their standard
     deviation."""
     wanted = settings.num_virtual_tokens
     result: dict[str, tuple[Tensor, Tensor]] = {}
-    for path, calls in record_calls(base.model, _real_inputs(base, wanted, generator)).items():
+    for path, calls in record_calls(base.model, _real_inputs(base, probe, wanted, generator)).items():
         keys, values = (
             t.transpose(1, 2).flatten(0, 1) for t in (calls[0].key, calls[0].value)
         )  # windows: one after another
@@ -143,31 +142,26 @@ def _noise_like(positions: Tensor, wanted: int, generator: torch.Generator) -> T
     return noise.to(positions) * positions.std(correction=0)
 
 
-def _real_inputs(base: Base, length: int, generator: torch.Generator) -> dict[str, Tensor]:
-    """Tokens of the vocabulary without the special ones, or a picture of noise, in the shape of the probe."""
-    inputs = probe_inputs(base.model)
-    if "input_ids" not in inputs:
-        return {
-            name: torch.randn(t.shape, generator=generator).to(t) if t.is_floating_point() else t
-            for name, t in inputs.items()
-        }
-    length = min(max(length, inputs["input_ids"].shape[1]), token_limit(base))
+def _real_inputs(base: Base, probe: Mapping[str, Tensor], length: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """Tokens of the vocabulary without the special ones, or a picture of noise in the shape of the probe."""
+    if "input_ids" not in probe:
+        return {name: torch.randn(t[:1].shape, generator=generator).to(t) for name, t in probe.items()}
+    length = min(max(length, probe["input_ids"].shape[1]), token_limit(base))
     special = set(base.processor.all_special_ids)
     embeddings: nn.Embedding = base.model.get_input_embeddings()  # type: ignore[operator]
     count = min(len(base.processor), embeddings.num_embeddings)
     words = torch.tensor([index for index in range(count) if index not in special])
-    device = inputs["input_ids"].device
-    return {
-        name: words[torch.randint(len(words), (1, length), generator=generator)].to(device)
-        for name in ("input_ids", "decoder_input_ids")
-        if name in inputs
-    }
+    return text_inputs(base.config, probe, words[torch.randint(len(words), (1, length), generator=generator)])
 
 
 def _prompt_encoders(
-    base: Base, sites: Sequence[AttentionSite], settings: PTuningSettings, generator: torch.Generator
+    base: Base,
+    probe: Mapping[str, Tensor],
+    sites: Sequence[AttentionSite],
+    settings: PTuningSettings,
+    generator: torch.Generator,
 ) -> list[PromptEncoder]:
-    inputs = _real_inputs(base, settings.num_virtual_tokens, generator)
+    inputs = _real_inputs(base, probe, settings.num_virtual_tokens, generator)
     encoders = []
     for state in entering_states(base.model, entry_blocks(sites), inputs):
         width = state.shape[-1]
@@ -183,14 +177,13 @@ def _prompt_encoders(
 
 def _install_stream_(
     model: nn.Module,
-    base: Base,
     sites: Sequence[AttentionSite],
     gates: Mapping[str, nn.Parameter | None],
     encoders: Sequence[nn.Module],
-    settings: PTuningSettings,
+    inputs: Mapping[str, Tensor],
 ) -> PromptStream:
     install_prefixes_(model, {site.path: StreamedPrefix(gate=gates[site.path]) for site in sites})
-    stream = PromptStream(model, entry_blocks(sites), encoders, stream_inputs(base.model, settings.num_virtual_tokens))
+    stream = PromptStream(model, entry_blocks(sites), encoders, inputs)
     stream.install_()
     return stream
 
@@ -245,9 +238,7 @@ class PTuned(Attached):
         trained = self.model.get_submodule(STREAM)
         assert isinstance(trained, PromptStream)
         encoders = [fork(encoder) for encoder in trained.encoders]
-        _install_stream_(
-            model, self.base, self.sites, {site.path: None for site in self.sites}, encoders, self._settings
-        ).run_()
+        _install_stream_(model, self.sites, {site.path: None for site in self.sites}, encoders, trained.inputs()).run_()
         return model
 
     def _prefix(self, site: AttentionSite) -> Prefix:

@@ -13,7 +13,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from domaintune.bases.anatomy import probe_inputs
 from domaintune.bases.attention import SLOT, AttentionSite, Call, Prefix
 from domaintune.bases.base import fork
 from domaintune.errors import MethodError
@@ -117,6 +116,10 @@ class PromptStream(nn.Module):
         self.running = False
         self.seen: tuple[object, ...] | None = None
 
+    def inputs(self) -> dict[str, Tensor]:
+        """The probe that it runs on."""
+        return {name: self.get_buffer(f"input_{name}") for name in self.input_names}
+
     def install_(self) -> None:
         """Put the stream and its hooks on its model. The hooks use the module that they are handed alone, so that a deepcopy of
         the model runs its own stream."""
@@ -150,7 +153,7 @@ class PromptStream(nn.Module):
                 prefix.recording, prefix.streamed = True, None
             for place, hidden in zip(places, virtual, strict=True):
                 place.hidden = hidden
-            model(**{name: self.get_buffer(f"input_{name}") for name in self.input_names})
+            model(**self.inputs())
         finally:
             self.running = False
             for module in training:
@@ -203,22 +206,30 @@ def entering_states(model: nn.Module, entries: Sequence[str], inputs: Mapping[st
     return [states[path] for path in entries]
 
 
-def stream_inputs(model: nn.Module, num_virtual_tokens: int) -> dict[str, Tensor]:
+def stream_inputs(config: Any, probe: Mapping[str, Tensor], num_virtual_tokens: int) -> dict[str, Tensor]:
     """The probe under the stream: n tokens, or a picture.
 
     Under rotary positions the virtual tokens stand at -n .. -1, in front of a text that starts at 0 as in the base. Where
     positions are added to the embeddings they have none: they enter after that.
     """
-    inputs = probe_inputs(model)
-    config: Any = model.config
-    if "input_ids" not in inputs:
-        return {name: tensor[:1] for name, tensor in inputs.items()}
-    token = 1 if config.pad_token_id == 0 else 0
-    device = inputs["input_ids"].device
-    ids = torch.full((1, num_virtual_tokens), token, dtype=torch.long, device=device)
-    made: dict[str, Tensor] = {name: ids for name in ("input_ids", "decoder_input_ids") if name in inputs}
+    if "input_ids" not in probe:
+        return {name: tensor[:1] for name, tensor in probe.items()}
+    ids = torch.full((1, num_virtual_tokens), 1 if config.pad_token_id == 0 else 0)
+    made = text_inputs(config, probe, ids)
     if getattr(config, "rope_parameters", None):
-        made["position_ids"] = torch.arange(-num_virtual_tokens, 0, device=device)[None]
+        made["position_ids"] = torch.arange(-num_virtual_tokens, 0, device=made["input_ids"].device)[None]
+    return made
+
+
+def text_inputs(config: Any, probe: Mapping[str, Tensor], ids: Tensor) -> dict[str, Tensor]:
+    """What a text model with this `probe` takes for the tokens `ids` [1, length], without padding; an encoder-decoder gets them
+    as the target too, and an end token, which some of their heads read."""
+    made: dict[str, Tensor] = {}
+    for name in ("input_ids", "decoder_input_ids"):
+        if name in probe:
+            made[name] = ids.to(probe[name].device, copy=True)
+    if "decoder_input_ids" in made and isinstance(config.eos_token_id, int):
+        made["input_ids"][:, -1] = config.eos_token_id
     return made
 
 

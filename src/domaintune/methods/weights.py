@@ -140,8 +140,10 @@ def check_state(state: Mapping[str, Tensor], needed: Mapping[str, Tensor], allow
     missing = sorted(set(needed) - set(state))
     unknown = sorted(set(state) - set(needed) - set(allowed))
     if missing or unknown:
-        parts = [f"{word} {names[0]} and {len(names) - 1} more" for word, names in
-                 (("lacks", missing), ("has unknown", unknown)) if names]  # fmt: skip
+        lists = (("lacks", missing), ("has unknown", unknown))
+        parts = [
+            f"{word} {names[0]}" + f" and {len(names) - 1} more" * (len(names) > 1) for word, names in lists if names
+        ]
         raise MethodError(f"the state {' and '.join(parts)}.", remedy="It belongs to another method, recipe or base.")
     for name, tensor in state.items():
         expected = needed[name] if name in needed else allowed[name]

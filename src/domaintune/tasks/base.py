@@ -131,6 +131,7 @@ class Task(BaseModel, ABC):
     keep_agreement: ClassVar[float] = 0.95
     # Rows follow each other as running text does: parts are cut in one piece each. A field of the task where it depends on data.
     contiguous: bool = False
+    long_inputs: ClassVar[str] = "taken in windows"
     # With few rows and no dev part: 5 folds. Off where decoding or detection makes that too slow.
     cross_validates: ClassVar[bool] = True
 
@@ -185,6 +186,10 @@ class Task(BaseModel, ABC):
     def augment(self, item: Item, generator: torch.Generator) -> Item:
         """A changed copy for training; the same item by default."""
         return item
+
+    def is_cut(self, items: Sequence[Item]) -> bool:
+        """Whether the example of these items was longer than the limit; `long_inputs` says what happens to such ones."""
+        return len(items) > 1
 
     @abstractmethod
     def cost(self, item: Item) -> int:

@@ -124,10 +124,10 @@ def classification_record(probability: np.ndarray, target: np.ndarray, *, multi_
         loss = -np.log(clipped[int(np.argmax(target))])
     wanted = (target > 0).astype(np.int8)
     return {
-        "correct": np.float64((predicted == wanted).all()),
+        "correct": np.asarray((predicted == wanted).all(), dtype=np.float64),
         "predicted": predicted,
         "target": wanted,
-        "log_loss": np.float64(loss),
+        "log_loss": np.asarray(loss, dtype=np.float64),
     }
 
 

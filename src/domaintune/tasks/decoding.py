@@ -27,6 +27,7 @@ class Decoding:
     decoder_start_token_id: int | None = None
     forced_bos_token_id: int | None = None
     seed: int = 0
+    use_cache: bool = True
 
 
 @torch.no_grad()
@@ -69,7 +70,7 @@ def generation_config(model: nn.Module, tokenizer: Any, decoding: Decoding) -> A
         length_penalty=decoding.length_penalty if decoding.num_beams > 1 else None,
         early_stopping=False if decoding.num_beams > 1 else None,
         do_sample=False,
-        use_cache=True,
+        use_cache=decoding.use_cache,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=end_token_ids(own, tokenizer),
         bos_token_id=own.bos_token_id,

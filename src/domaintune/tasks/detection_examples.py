@@ -87,7 +87,9 @@ def _boxes(row: Row) -> list[Any]:
     boxes = row.values.get("boxes")
     if not isinstance(boxes, list):
         raise DataError(
-            "no 'boxes'.", where=row.where, remedy="Give a list of [x, y, width, height]; an empty one for a picture without."
+            "no 'boxes'.",
+            where=row.where,
+            remedy="Give a list of [x, y, width, height]; an empty one for a picture without.",
         )
     return boxes
 
@@ -97,7 +99,9 @@ def _crowds(row: Row) -> list[bool]:
     if crowds is None:
         return [False] * len(_boxes(row))
     if not isinstance(crowds, list) or len(crowds) != len(_boxes(row)):
-        raise DataError("'crowd' must be a list with one entry a box.", where=row.where, remedy="Mend it, or leave it out.")
+        raise DataError(
+            "'crowd' must be a list with one entry a box.", where=row.where, remedy="Mend it, or leave it out."
+        )
     return [bool(crowd) for crowd in crowds]
 
 

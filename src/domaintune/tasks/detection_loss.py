@@ -102,15 +102,15 @@ def detection_loss(
 @contextmanager
 def _loss_function_(model: nn.Module, function: Callable[..., Any]) -> Iterator[None]:
     """Let the model hand its outputs to `function` instead of its own loss; afterwards it is as before."""
-    before = vars(model).get("_loss_function")
-    model._loss_function = function
+    fields: dict[str, Any] = vars(model)
+    before = fields.get("_loss_function")
+    fields["_loss_function"] = function
     try:
         yield
     finally:
-        if before is None:
-            del model._loss_function
-        else:
-            model._loss_function = before
+        fields.pop("_loss_function")
+        if before is not None:
+            fields["_loss_function"] = before
 
 
 class _Outputs:
@@ -229,7 +229,9 @@ def _picture(value: Any, index: int) -> Any:
     """The part of a batch's outputs that belongs to one picture."""
     if isinstance(value, Tensor):
         return value[index : index + 1].float()
-    if isinstance(value, dict):  # denoising: the places of the positive queries are listed per picture, the rest is common
+    if isinstance(
+        value, dict
+    ):  # denoising: the places of the positive queries are listed per picture, the rest is common
         return {**value, "dn_positive_idx": value["dn_positive_idx"][index : index + 1]}
     return value
 

@@ -192,5 +192,7 @@ def _spread_ties(
     if not tied.any():
         return mine, np.zeros(len(mine), dtype=np.int64)
     times = np.where(tied, np.maximum(most[picture], 1), 1)
-    copies = np.concatenate([np.arange(1, n + 1) if t else [0] for n, t in zip(times, tied, strict=True)]).astype(np.int64)
+    copies = np.concatenate([np.arange(1, n + 1) if t else [0] for n, t in zip(times, tied, strict=True)]).astype(
+        np.int64
+    )
     return np.repeat(mine, times), copies

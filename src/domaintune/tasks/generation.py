@@ -66,6 +66,7 @@ class Generation(Task):
     name: ClassVar[str] = "generation"
     auto_class: ClassVar[str] = "AutoModelForCausalLM"
     primary: ClassVar[Primary] = Primary("cross_entropy", higher_is_better=False)
+    long_inputs: ClassVar[str] = "cut at the limit, prompts from the left"
     scores: ClassVar[tuple[str, ...]] = ("cross_entropy", "perplexity", "exact_match")
     cross_validates: ClassVar[bool] = False
 
@@ -205,6 +206,9 @@ class Generation(Task):
     def prompt_limit(self) -> int:
         """Tokens of a prompt that is continued: what the base can take less the new tokens, at least half."""
         return max(self.context_length - self.settings.max_new_tokens, self.context_length // 2)
+
+    def is_cut(self, items: Sequence[Item]) -> bool:
+        return any(item.inputs["untruncated_length"] > self.cost(item) for item in items)
 
     def cost(self, item: Item) -> int:
         """All tokens; less than `untruncated_length` of the inputs where something was cut."""

@@ -51,13 +51,13 @@ def causal_states(
     """Logits at the positions of the boolean `mask` [batch, length], flattened in row order; or, where these would be more than
     `budget` numbers and the class is body and output layer alone, the hidden states there and the output layer to apply.
 
-    Through the model's own forward wherever the logits fit, so that soft caps and scales of the class are kept.
+    Always through the model's own forward: hooks on the model run, and soft caps and scales of the class are kept.
     """
     known: Any = model
     config = known.config
     if int(mask.sum()) * config.get_text_config().vocab_size > budget and config.model_type in PLAIN_OUTPUT:
-        hidden = known.base_model(**inputs, use_cache=False).last_hidden_state
-        return hidden[mask], known.get_output_embeddings()
+        made = model(**inputs, use_cache=False, output_hidden_states=True, logits_to_keep=torch.zeros_like(mask))
+        return made.hidden_states[-1][mask], known.get_output_embeddings()
     if "logits_to_keep" in inspect.signature(type(model).forward).parameters:
         return model(**inputs, use_cache=False, logits_to_keep=mask).logits, None
     return model(**inputs, use_cache=False).logits[mask], None

@@ -55,6 +55,7 @@ class Translation(Task):
     name: ClassVar[str] = "translation"
     auto_class: ClassVar[str] = "AutoModelForSeq2SeqLM"
     primary: ClassVar[Primary] = Primary("chrf")
+    long_inputs: ClassVar[str] = "cut at the limit"
     scores: ClassVar[tuple[str, ...]] = ("chrf", "bleu", "exact_match", "cross_entropy", "perplexity")
     cross_validates: ClassVar[bool] = False
 
@@ -152,6 +153,9 @@ class Translation(Task):
             "untruncated_length": len(source) + len(target),
         }
         return (Item(inputs, {"labels": cut_middle(base, target, self.max_target_length)} if target else {}),)
+
+    def is_cut(self, items: Sequence[Item]) -> bool:
+        return any(item.inputs["untruncated_length"] > self.cost(item) for item in items)
 
     def cost(self, item: Item) -> int:
         """Source and target tokens; less than `untruncated_length` of the inputs where something was cut."""

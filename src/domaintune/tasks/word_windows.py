@@ -55,26 +55,24 @@ def tokenize_words(tokenizer: Any, words: Sequence[str]) -> WordTokens:
     before, after = (inner[0], inner[-1] + 1) if inner else (len(encoded["input_ids"]) // 2,) * 2
     all_ids = encoded["input_ids"]
     ends = np.cumsum([len(word) + 1 for word in words]) - 1
-    # Some byte-level tokenizers count the space before a word to its token.
-    offsets = [(end - len(text[start:end].lstrip()), end) for start, end in encoded["offset_mapping"][before:after]]
-    owners = _words_of(offsets, ends - [len(word) for word in words], ends)
+    owners = _words_of(encoded["offset_mapping"][before:after], ends, text)
     ids, first, end = _aligned(all_ids[before:after], owners, len(words), _stand_in(tokenizer))
     return WordTokens(ids, first, end, list(all_ids[:before]), list(all_ids[after:]))
 
 
-def _words_of(offsets: Sequence[tuple[int, int]], starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """The first word that each token's characters touch; -1 for none (a space alone)."""
-    spans = np.asarray(offsets, dtype=np.int64).reshape(-1, 2)
-    # Words that end after the token starts, the first of them; zero-length words never hold a character.
-    word = np.searchsorted(ends, spans[:, 0], side="right")
-    inside = word < len(ends)
-    touched = np.zeros(len(spans), dtype=bool)
-    touched[inside] = starts[word[inside]] < spans[inside, 1]
-    return np.where(touched, word, -1)
+def _words_of(offsets: Sequence[tuple[int, int]], ends: np.ndarray, text: str) -> list[int]:
+    """The first word that each token's characters belong to, given where the words end in the text; -1 after the last word.
+
+    The space before a word counts to the word, whether its token holds more than that space or not: the mark of a sentence piece
+    that stands alone is then the word's first token, as `is_split_into_words` has it.
+    """
+    starts = [end - len(text[start:end].lstrip(" ")) for start, end in offsets]
+    words = np.searchsorted(ends, starts, side="right")
+    return np.where(words < len(ends), words, -1).tolist()
 
 
 def _aligned(
-    ids: Sequence[int], owners: np.ndarray, count: int, stand_in: int
+    ids: Sequence[int], owners: Sequence[int], count: int, stand_in: int
 ) -> tuple[list[int], np.ndarray, np.ndarray]:
     made: list[int] = []
     first, end = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64)
@@ -85,7 +83,7 @@ def _aligned(
             first[missing], end[missing] = len(made), len(made) + 1
             made.append(stand_in)
 
-    for token, owner in zip(ids, owners.tolist(), strict=True):
+    for token, owner in zip(ids, owners, strict=True):
         if owner > current:
             skip_to(owner)
             current = owner

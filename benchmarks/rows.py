@@ -1,0 +1,58 @@
+"""Benchmark rows: one JSON file a row, keyed by code, data, settings and seed, so that none is measured twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from domaintune.run import provenance, write_json
+from domaintune.tasks.base import Record
+
+HERE = Path(__file__).resolve().parent
+SOURCE = HERE.parent / "src" / "domaintune"
+MEASURED = ("bases", "tasks", "methods", "engine", "fit.py")
+
+
+def code_hash() -> str:
+    """Of the code that decides a row's numbers."""
+    digest = hashlib.sha256()
+    for part in MEASURED:
+        path = SOURCE / part
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def commit() -> str:
+    """The checkout's commit, with a mark where files differ from it."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=HERE, capture_output=True, text=True, check=False).stdout.strip()
+
+    return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--", "src") else "")
+
+
+def row(results: Path, name: str, key: Mapping[str, Any], measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The stored row of this name and key, else the measured one, stored."""
+    path = results / f"{name}.json"
+    if path.exists():
+        stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if stored["key"] == dict(key):
+            return stored
+    made = {"key": dict(key), "commit": commit(), **measure(), "provenance": provenance()}
+    write_json(path, made)
+    return made
+
+
+def plain_records(records: Sequence[Record]) -> list[dict[str, Any]]:
+    return [{name: np.asarray(value).tolist() for name, value in record.items()} for record in records]
+
+
+def as_records(stored: Sequence[Mapping[str, Any]]) -> list[Record]:
+    return [{name: np.asarray(value) for name, value in record.items()} for record in stored]

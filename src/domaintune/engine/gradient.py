@@ -1,0 +1,123 @@
+"""The only backward: the gradient of one step, the same however the step is split into micro-batches.
+
+Everything random comes from (seed, step, micro-batch) or (seed, epoch, item), so no random state is ever saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from domaintune.bases.base import Base
+from domaintune.errors import TrainingError
+from domaintune.tasks.base import Batch, Dataset, Item, Task
+
+STREAMS = {"step": 0, "augment": 1, "pull": 2}
+
+
+class Pull(Protocol):
+    """Something that adds a loss of its own to every step, from its own batches (towards the base, for one)."""
+
+    def terms(self, model: nn.Module, step: int) -> Mapping[str, tuple[Tensor, float]]:
+        """Sum and units of each term at `step` (from 0); the loss is the sum over terms of sum / units. Torch's global generator
+        has been seeded for this step and this pull, which keeps no random state of its own."""
+
+
+def seed_of(stream: Literal["step", "augment", "pull"], seed: int, first: int, second: int) -> int:
+    """A 64-bit seed for one use of randomness."""
+    return int(np.random.SeedSequence([STREAMS[stream], seed, first, second]).generate_state(1, np.uint64)[0])
+
+
+def accelerator() -> Any:
+    """Accelerate in one process and in full precision, whatever the environment says; the model stays on its own device.
+
+    Accelerate's state belongs to the process and cannot be changed, so it must not depend on one training's device or precision.
+
+    Raises:
+        TrainingError: the process uses Accelerate with mixed precision, or is one of several.
+    """
+    from accelerate import Accelerator
+    from accelerate.utils import GradientAccumulationPlugin
+
+    remedy = "Start domaintune in a process of its own, without a launcher."
+    try:
+        made = Accelerator(
+            device_placement=False,
+            mixed_precision="no",
+            # Without it an environment variable of `accelerate launch` could scale every gradient.
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        )
+    except ValueError as error:
+        raise TrainingError(f"Accelerate is set up otherwise in this process ({error})", remedy=remedy) from None
+    if made.num_processes > 1:
+        raise TrainingError(f"{made.num_processes} processes were started, one is supported.", remedy=remedy)
+    return made
+
+
+@dataclass(frozen=True)
+class StepGradient:
+    """Leaves in the parameters' `.grad` the gradient of the sum over terms of S / U, S the loss sums and U the units of the whole
+    step, known before the first backward. With `sixteen_bits` the forward runs in bf16 by autocast, weights stay as they are.
+    """
+
+    task: Task
+    base: Base
+    model: nn.Module
+    data: Dataset
+    seed: int
+    pulls: Sequence[Pull]
+    sixteen_bits: bool
+    accelerator: Any
+
+    def accumulate_(self, micro_batches: Sequence[Sequence[int]], *, epoch: int, step: int) -> list[Tensor]:
+        """Add the step's gradient to `.grad`. Returns the parts of its loss, one a micro-batch, then one a pull: their sum is the
+        loss of the step (detached scalars, on the model's device)."""
+        batches = [self.collate(positions, epoch=epoch) for positions in micro_batches]
+        units = total_units([self.task.units(batch) for batch in batches])
+        device = next(self.model.parameters()).device
+        losses = []
+        for number, batch in enumerate(batches):
+            torch.manual_seed(seed_of("step", self.seed, step, number))
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.sixteen_bits):
+                sums = self.task.loss(self.model, batch.to(device))
+            losses.append(self._backward({key: (value, units[key]) for key, value in sums.items()}))
+        for number, pull in enumerate(self.pulls):
+            torch.manual_seed(seed_of("pull", self.seed, step, number))
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.sixteen_bits):
+                terms = pull.terms(self.model, step)
+            losses.append(self._backward(terms))
+        return losses
+
+    def collate(self, positions: Sequence[int], *, epoch: int) -> Batch:
+        """The micro-batch of these items, augmented by (seed, epoch, item)."""
+        items = [self.data.items[position] for position in positions]
+        if type(self.task).augment is not Task.augment:
+            items = [self._augmented(item, position, epoch) for item, position in zip(items, positions, strict=True)]
+        return self.task.collate(self.base, items, "train")
+
+    def _augmented(self, item: Item, position: int, epoch: int) -> Item:
+        generator = torch.Generator().manual_seed(seed_of("augment", self.seed, epoch, position))
+        return self.task.augment(item, generator)
+
+    def _backward(self, terms: Mapping[str, tuple[Tensor, float]]) -> Tensor:
+        # A term without units (no boxes in any picture of the step) has nothing to say.
+        parts = [value / units for value, units in terms.values() if units > 0]
+        if not parts:
+            return torch.zeros(())
+        loss = sum(parts[1:], start=parts[0])
+        self.accelerator.backward(loss)
+        return loss.detach()
+
+
+def total_units(units: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Units of each term over all micro-batches."""
+    total: dict[str, float] = {}
+    for part in units:
+        for key, value in part.items():
+            total[key] = total.get(key, 0.0) + value
+    return total

@@ -1,0 +1,115 @@
+"""What a terminal shows: progress while a run is made, and its scores at the end, from its records alone. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from domaintune.engine.train import Progress as TrainingProgress
+
+Estimate = Mapping[str, Any]
+
+
+class ProgressBar:
+    """Callable that `tune` reports to. On something that is no terminal it prints a line for each new stage instead."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.stage = ""
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[told]}"),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+        )
+        self.row = self.bar.add_task("", total=None, told="")
+
+    def __enter__(self) -> ProgressBar:
+        if self.console.is_terminal:
+            self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.console.is_terminal:
+            self.bar.stop()
+
+    def __call__(self, stage: str, progress: TrainingProgress | None) -> None:
+        if stage != self.stage:
+            self.stage = stage
+            self.bar.reset(self.row, total=None, description=stage, told="")
+            if not self.console.is_terminal:
+                self.console.print(stage, highlight=False)
+        if progress is not None and self.console.is_terminal:
+            told = f"epoch {progress.epoch + 1}, loss {progress.loss:.3f}, {progress.seconds_left:.0f} s left"
+            self.bar.update(self.row, total=progress.total_steps, completed=progress.step, told=told)
+
+
+def scores_table(scores: Mapping[str, Any]) -> Table:
+    """One run: base, chosen strength and strength 1, side by side, for both sides."""
+    chosen, primary = scores["chosen_strength"], scores["primary"]
+    strengths = sorted({0.0, chosen, 1.0})
+    table = Table(title=f"{primary}, with 95 % intervals")
+    table.add_column("")
+    for strength in strengths:
+        label = {0.0: "base (0)", 1.0: "tuned (1)"}.get(strength, f"{strength:g}")
+        table.add_column(f"{label}, chosen" if strength == chosen else label, no_wrap=True)
+    for title, side in (("domain", scores["domain"]), ("general", scores["general"])):
+        if side is None:
+            continue
+        cells = [interval(side["scores"][f"{s:g}"][primary_of(side, primary)]) for s in strengths]
+        table.add_row(f"{title}: {side['name']}, {side['rows']} rows", *cells)
+        form = signed if side["kind"] == "gain" else percent
+        changes = [form(side["change"][f"{s:g}"]) if s > 0 else "" for s in strengths]
+        table.add_row(f"  {side['kind']}", *changes)
+    return table
+
+
+def comparison_table(runs: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Several runs from one base on the same data: a row each, at the chosen strength."""
+    first = next(iter(runs.values()))
+    base = interval(first["domain"]["scores"]["0"][first["primary"]])
+    title = f"{first['primary']} on the domain, base {base}"
+    if first["general"] is not None:
+        title += f"; on the general set, base {interval(first['general']['scores']['0'][first['primary']])}"
+    table = Table(title=title)
+    for column in ("method", "strength", "domain", "gain", "kept", "verdict"):
+        table.add_column(column, no_wrap=True)
+    for name, scores in runs.items():
+        chosen = f"{scores['chosen_strength']:g}"
+        general = scores["general"]
+        table.add_row(
+            name,
+            chosen,
+            interval(scores["domain"]["scores"][chosen][scores["primary"]]),
+            signed(scores["domain"]["change"][chosen]),
+            "unknown" if general is None else percent(general["change"][chosen]),
+            scores["verdict"]["kind"],
+        )
+    return table
+
+
+def primary_of(side: Mapping[str, Any], primary: str) -> str:
+    """The primary score's name on this side."""
+    return primary if primary in side["scores"]["0"] else next(iter(side["scores"]["0"]))
+
+
+def interval(estimate: Estimate) -> str:
+    return f"{estimate['value']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]"
+
+
+def signed(estimate: Estimate) -> str:
+    return f"{estimate['value']:+.3f} [{estimate['low']:+.3f}, {estimate['high']:+.3f}]"
+
+
+def percent(estimate: Estimate) -> str:
+    return f"{100 * estimate['value']:.1f} % [{100 * estimate['low']:.1f}, {100 * estimate['high']:.1f}]"

@@ -1,0 +1,138 @@
+"""A training killed at any moment and begun again by the same command ends in the same bits."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TESTS = Path(__file__).resolve().parent.parent
+FORKED_KILLS = 20
+WORDS = {"good": "lovely quiet room soup", "bad": "cold soup dog jumps"}
+
+
+@pytest.fixture(scope="module")
+def campaign(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """The campaign in small, in a process of its own: a fork wants one thread, and pytest's may have more by now."""
+    told = tmp_path_factory.mktemp("campaign") / "result.json"
+    command = [sys.executable, str(TESTS / "campaigns" / "kill.py"), "--kills", str(FORKED_KILLS), "--json", str(told)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert told.exists(), done.stderr
+    results: list[dict[str, Any]] = json.loads(told.read_text())
+    return results
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_killed_and_resumed_is_left_alone(campaign: list[dict[str, Any]], number: int) -> None:
+    result = campaign[number]
+    assert result["kills"] >= FORKED_KILLS // 2
+    assert result["differing"] == 0, result["scenario"]
+
+
+def test_kills_hit_different_moments(campaign: list[dict[str, Any]]) -> None:
+    """Else the campaign proves little: while starting, between steps, and in the middle of writing a checkpoint."""
+    total = {name: sum(result[name] for result in campaign) for name in ("kills", "before a step", "in a write")}
+    assert total["in a write"] >= 1
+    assert total["before a step"] < total["kills"]
+
+
+# --- real command lines
+
+
+def write_rows(path: Path, count: int, *, seed: int) -> None:
+    chance = random.Random(seed)
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        table = csv.writer(stream)
+        table.writerow(["text", "label"])
+        for number in range(count):
+            label = ("good", "bad")[number % 2]
+            words = chance.choices([*WORDS[label].split(), "the", "was", "and", "over"], k=chance.randint(3, 12))
+            table.writerow([f"{' '.join(words)} {number}", label])
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """`domaintune tune` on a tiny random base, without its output."""
+    from tiny import tiny_model, tokenizer
+
+    folder = tmp_path_factory.mktemp("command")
+    tiny_model("bert", "text-classification").save_pretrained(folder / "base")
+    tokenizer().save_pretrained(folder / "base")
+    for name, count in {"train": 64, "dev": 24, "test": 24}.items():
+        write_rows(folder / f"{name}.csv", count, seed=count)
+    return [
+        sys.executable, "-m", "domaintune", "tune", "--task", "text-classification", "--method", "full",
+        "--base", str(folder / "base"),
+        *(part for name in ("train", "dev", "test") for part in (f"--{name}", str(folder / f"{name}.csv"))),
+        "--set", "training.checkpoint_every_seconds=0", "--set", "training.epochs=12", "--set", "training.batch_size=4",
+        "--set", "training.patience=null", "--set", "threads=1",
+    ]  # fmt: skip
+
+
+def environment() -> dict[str, str]:
+    path = os.pathsep.join([str(TESTS.parent / "src"), os.environ.get("PYTHONPATH", "")])
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+
+
+def steps_done(run: Path) -> int:
+    """How far the checkpoint of a run has come."""
+    found = list((run / "checkpoint").glob("*/checkpoint.json"))
+    try:
+        states = [json.loads(path.read_text())["scalars"]["state"] for path in found]
+    except FileNotFoundError:  # the run has just finished
+        return 0
+    return sum(state["epoch"] * 16 + state["position"] for state in states)
+
+
+def start_and_kill(command: list[str], run: Path, *, after_steps: int, delay_seconds: float) -> int:
+    """Start the command, kill it once its checkpoint holds so many steps, and tell how many it held in the end."""
+    process = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    while process.poll() is None and steps_done(run) < after_steps:
+        time.sleep(0.002)
+    time.sleep(delay_seconds)
+    process.send_signal(signal.SIGKILL)
+    told, _ = process.communicate()
+    assert process.returncode == -signal.SIGKILL, told
+    return steps_done(run)
+
+
+def finish(command: list[str]) -> None:
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def without_times(scores: dict[str, Any]) -> dict[str, Any]:
+    return {**scores, "epochs": [{**epoch, "seconds": None} for epoch in scores["epochs"]]}
+
+
+def test_command_line_survives_kills(command: list[str], tmp_path: Path) -> None:
+    chance = random.Random(0)
+    killed, alone = tmp_path / "killed", tmp_path / "alone"
+    reached = 0
+    for number in range(3):
+        wanted = chance.randint(reached + 1, 55 * (number + 1))
+        reached = start_and_kill(
+            [*command, "--output", str(killed)], killed, after_steps=wanted, delay_seconds=chance.uniform(0, 0.02)
+        )
+        assert wanted <= reached < 192, "the kill came before the end of training"
+    finish([*command, "--output", str(killed)])
+    finish([*command, "--output", str(alone)])
+    for part in ("adapter", "heads", "predictions"):
+        assert contents(alone / part) or part == "heads"
+        assert contents(killed / part) == contents(alone / part)
+    scores = [without_times(json.loads((run / "scores.json").read_text())) for run in (killed, alone)]
+    assert scores[0] == scores[1]
+    assert len(scores[0]["epochs"]) == 12
