@@ -44,6 +44,10 @@ METHODS: dict[str, dict[str, Any]] = {
 # No attention to learn keys and values for: refused by name.
 REFUSED = {
     (family, method) for family in ("mobilenet-v2", "resnet") for method in METHODS if method.startswith("p-tuning")
+} | {
+    # Their transformer parts take positions of a fixed grid or query set, which a stream of virtual tokens has none of.
+    (family, "p-tuning-1")
+    for family in ("rt-detr-v2", "d-fine")
 }
 
 

@@ -145,7 +145,7 @@ def config(family: str) -> Any:
         "llama": lambda: t.LlamaConfig(**_small(num_key_value_heads=2, **causal)),
         "qwen3": lambda: t.Qwen3Config(**_small(num_key_value_heads=2, head_dim=8, tie_word_embeddings=True, **causal)),
         "marian": lambda: t.MarianConfig(**seq2seq, share_encoder_decoder_embeddings=True),
-        "m2m100": lambda: t.M2M100Config(**seq2seq, scale_embedding=True),
+        "m2m100": lambda: t.M2M100Config(**{**seq2seq, "decoder_start_token_id": 5}, scale_embedding=True),
         "t5": lambda: t.T5Config(
             vocab_size=VOCAB,
             d_model=32,

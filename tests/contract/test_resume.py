@@ -17,6 +17,8 @@ import pytest
 
 TESTS = Path(__file__).resolve().parent.parent
 FORKED_KILLS = 20
+EPOCHS, BATCH, TRAIN_ROWS = 8, 4, 64
+STEPS = EPOCHS * TRAIN_ROWS // BATCH
 WORDS = {"good": "lovely quiet room soup", "bad": "cold soup dog jumps"}
 
 
@@ -59,23 +61,24 @@ def write_rows(path: Path, count: int, *, seed: int) -> None:
             table.writerow([f"{' '.join(words)} {number}", label])
 
 
+OVERRIDES = (
+    "training.checkpoint_every_seconds=0", f"training.epochs={EPOCHS}", f"training.batch_size={BATCH}",
+    "training.patience=null", "threads=1",
+)  # fmt: skip
+
+
 @pytest.fixture(scope="module")
-def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """`domaintune tune` on a tiny random base, without its output."""
+def values(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The recipe of `domaintune tune` on a tiny random base, without its output and the overrides."""
     from tiny import tiny_model, tokenizer
 
     folder = tmp_path_factory.mktemp("command")
     tiny_model("bert", "text-classification").save_pretrained(folder / "base")
     tokenizer().save_pretrained(folder / "base")
-    for name, count in {"train": 64, "dev": 24, "test": 24}.items():
-        write_rows(folder / f"{name}.csv", count, seed=count)
-    return [
-        sys.executable, "-m", "domaintune", "tune", "--task", "text-classification", "--method", "full",
-        "--base", str(folder / "base"),
-        *(part for name in ("train", "dev", "test") for part in (f"--{name}", str(folder / f"{name}.csv"))),
-        "--set", "training.checkpoint_every_seconds=0", "--set", "training.epochs=12", "--set", "training.batch_size=4",
-        "--set", "training.patience=null", "--set", "threads=1",
-    ]  # fmt: skip
+    for seed, (name, count) in enumerate({"train": TRAIN_ROWS, "dev": 24, "test": 24}.items()):
+        write_rows(folder / f"{name}.csv", count, seed=seed)
+    files = {name: str(folder / f"{name}.csv") for name in ("train", "dev", "test")}
+    return {"task": "text-classification", "method": "full", "base": str(folder / "base"), **files}
 
 
 def environment() -> dict[str, str]:
@@ -90,12 +93,18 @@ def steps_done(run: Path) -> int:
         states = [json.loads(path.read_text())["scalars"]["state"] for path in found]
     except FileNotFoundError:  # the run has just finished
         return 0
-    return sum(state["epoch"] * 16 + state["position"] for state in states)
+    return sum(state["epoch"] * TRAIN_ROWS // BATCH + state["position"] for state in states)
 
 
-def start_and_kill(command: list[str], run: Path, *, after_steps: int, delay_seconds: float) -> int:
-    """Start the command, kill it once its checkpoint holds so many steps, and tell how many it held in the end."""
-    process = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def start(values: dict[str, str], run: Path) -> subprocess.Popen[str]:
+    options = [part for name, value in values.items() for part in (f"--{name}", value)]
+    overrides = [part for override in OVERRIDES for part in ("--set", override)]
+    command = [sys.executable, "-m", "domaintune", "tune", *options, "--output", str(run), *overrides]
+    return subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def kill(process: subprocess.Popen[str], run: Path, *, after_steps: int, delay_seconds: float) -> int:
+    """Kill a run a moment after its checkpoint holds so many steps, and tell how many it held in the end."""
     while process.poll() is None and steps_done(run) < after_steps:
         time.sleep(0.002)
     time.sleep(delay_seconds)
@@ -105,9 +114,9 @@ def start_and_kill(command: list[str], run: Path, *, after_steps: int, delay_sec
     return steps_done(run)
 
 
-def finish(command: list[str]) -> None:
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+def finish(process: subprocess.Popen[str]) -> None:
+    told, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, told
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -118,21 +127,22 @@ def without_times(scores: dict[str, Any]) -> dict[str, Any]:
     return {**scores, "epochs": [{**epoch, "seconds": None} for epoch in scores["epochs"]]}
 
 
-def test_command_line_survives_kills(command: list[str], tmp_path: Path) -> None:
+def test_command_line_survives_kills(values: dict[str, str], tmp_path: Path) -> None:
+    """Three kills and a finish by the same command end in what the same call from Python makes in one go."""
+    from domaintune import Recipe, tune
+
     chance = random.Random(0)
     killed, alone = tmp_path / "killed", tmp_path / "alone"
     reached = 0
     for number in range(3):
-        wanted = chance.randint(reached + 1, 55 * (number + 1))
-        reached = start_and_kill(
-            [*command, "--output", str(killed)], killed, after_steps=wanted, delay_seconds=chance.uniform(0, 0.02)
-        )
-        assert wanted <= reached < 192, "the kill came before the end of training"
-    finish([*command, "--output", str(killed)])
-    finish([*command, "--output", str(alone)])
-    for part in ("adapter", "heads", "predictions"):
-        assert contents(alone / part) or part == "heads"
+        wanted = chance.randint(reached + 1, STEPS // 4 * (number + 1))
+        reached = kill(start(values, killed), killed, after_steps=wanted, delay_seconds=chance.uniform(0, 0.02))
+        assert wanted <= reached < STEPS, "the kill came after the end of training"
+    finish(start(values, killed))
+    tune(Recipe.read(None, OVERRIDES, **values, output=str(alone)))
+    for part in ("adapter", "predictions"):
+        assert contents(alone / part)
         assert contents(killed / part) == contents(alone / part)
     scores = [without_times(json.loads((run / "scores.json").read_text())) for run in (killed, alone)]
     assert scores[0] == scores[1]
-    assert len(scores[0]["epochs"]) == 12
+    assert len(scores[0]["epochs"]) == EPOCHS

@@ -484,6 +484,15 @@ def test_probe_inputs_are_valid_and_plain() -> None:
     assert probe_inputs(alone)["input_ids"].shape == (1, 8)
     assert probe_inputs(tiny_model("vit", PICTURES).half())["pixel_values"].dtype == torch.float16
     assert probe_inputs(tiny_model("yolos", DETECTION))["pixel_values"].shape == (2, 3, 64, 64)
+    wide = config("yolos")
+    wide.image_size = [512, 864]  # its positions are interpolated, so that a small picture will do
+    assert probe_inputs(transformers.YolosForObjectDetection(wide))["pixel_values"].shape == (2, 3, 64, 64)
+    windows = config("swin")
+    windows.image_size, windows.window_size = 384, 12  # on a small picture it would shrink its windows for good
+    swin = transformers.SwinForImageClassification(windows)
+    sizes = [module.window_size for module in swin.modules() if isinstance(getattr(module, "window_size", None), int)]
+    assert probe_inputs(swin)["pixel_values"].shape[-1] > 64
+    assert [m.window_size for m in swin.modules() if isinstance(getattr(m, "window_size", None), int)] == sizes
     many = config("rt-detr-v2")
     many.num_queries = 300  # pictures of 64 pixels have 84 anchors, of 128 pixels 336
     assert probe_inputs(transformers.RTDetrV2ForObjectDetection(many))["pixel_values"].shape == (2, 3, 128, 128)
@@ -636,7 +645,11 @@ def test_the_clean_cut_stays_when_trained_tensors_move_and_the_next_does_not(fam
     anatomy = examine(model)
     names = [cut.name for cut in anatomy.cuts]
     found = []
-    for selector in ("head", "top:1", "middle", "embedding", "layer-norm"):
+    for selector in (
+        ("top:1", "layer-norm")
+        if task == DETECTION and family != "yolos"
+        else ("head", "top:1", "middle", "embedding", "layer-norm")
+    ):
         trial = copy.deepcopy(model)
         trained = trained_names(trial, anatomy, selector)
         parameters = {
@@ -728,6 +741,21 @@ def test_trained_layers_that_act_without_a_gradient_end_the_prefix() -> None:
     model.score.requires_grad_(False)
     model.blocks[1].requires_grad_(True)
     assert clean_cut(model, anatomy).name == "encoder.1"
+
+
+def test_nothing_that_a_method_runs_ahead_of_the_forward_is_prefix() -> None:
+    model = tiny_model("bert", TEXT)
+    anatomy = examine(model)
+    model.ahead = nn.Linear(4, 4)
+
+    def run_ahead(module: Any, args: Any) -> None:
+        module.ahead(torch.ones(4))
+
+    model.register_forward_pre_hook(run_ahead)
+    assert clean_cut(model, anatomy).name == "embeddings"
+    assert frozen_prefix(model, anatomy) == ()
+    train_behind_prefix_(model, anatomy)
+    assert all(module.training for module in model.modules())
 
 
 def test_training_behind_the_prefix_gives_the_cut_the_same_input_at_every_step() -> None:

@@ -158,6 +158,12 @@ def test_damage_is_named(tmp_path: Path) -> None:
 # --- resuming
 
 
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No waiting for the disk, where nothing but the process ends."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+
+
 def checksum(model: nn.Module) -> float:
     return float(sum(t.detach().double().sum() for t in model.state_dict().values()))
 
@@ -240,10 +246,11 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("every", [0.0, 1e9])
 def test_resumed_is_uninterrupted(name: str, every: float, tmp_path: Path) -> None:
-    """Stopped after every step, after every third, after five forwards (within a step, so nothing of it may stay), in validation."""
+    """Stopped after every step, after every third, after eight forwards (within a step, so nothing of it may stay), in validation."""
     settings_of = {**CASES[name].get("settings", {}), "checkpoint_every_seconds": every}
     made = {**CASES[name], "settings": settings_of}
     whole = Case(**made)
@@ -257,6 +264,7 @@ def test_resumed_is_uninterrupted(name: str, every: float, tmp_path: Path) -> No
         same(case, done, whole, expected)
 
 
+@pytest.mark.usefixtures("quick")
 def test_stopping_at_any_step_once(tmp_path: Path) -> None:
     whole = Case(settings={"epochs": 3})
     expected = whole.run()

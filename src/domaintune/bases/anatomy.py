@@ -45,10 +45,8 @@ def examine(model: nn.Module, *, inputs: Mapping[str, Tensor] | None = None) -> 
         BaseError: the probe fails, no chain of blocks is found, or a block attends in its own forward, so that its attention and
             its other layers cannot be told apart.
     """
-    given = {
-        name: tensor.detach().clone().requires_grad_(tensor.is_floating_point())
-        for name, tensor in (probe_inputs(model) if inputs is None else inputs).items()
-    }
+    probe = dict(probe_inputs(model) if inputs is None else inputs)
+    given = {name: tensor.detach().clone().requires_grad_(tensor.is_floating_point()) for name, tensor in probe.items()}
     before = dict(model.named_modules())
     with probing(model, all_gradients=True):
         survey = Survey(model, record(model, given))
@@ -71,7 +69,7 @@ def examine(model: nn.Module, *, inputs: Mapping[str, Tensor] | None = None) -> 
         embeddings = embedding_modules(survey, found, given)
         body = common_ancestor([*embeddings, *(path for chain in found for path in chain.blocks)])
         head = find_head(survey, found, body=body)
-        chains = with_tops(survey, name_chains(survey, found), body=body, head=head)
+        chains = with_tops(survey, name_chains(survey, found, attention), body=body, head=head)
         norms = tuple(path for path in survey.recording.calls if is_norm(survey, path))
     return Anatomy(
         embeddings=embeddings,
@@ -81,6 +79,7 @@ def examine(model: nn.Module, *, inputs: Mapping[str, Tensor] | None = None) -> 
         cuts=cuts_of(survey, chains, head=head),
         norms=norms,
         body=body,
+        probe=probe,
     )
 
 

@@ -94,27 +94,42 @@ def find_attention(survey: Survey) -> tuple[str, ...]:
 
 
 def mixes_positions(call: Call) -> bool:
-    """Whether some row of the output [..., width] depends on an input's other rows (two rows are asked: the last of the first
-    item, which a causal mask lets see all of it, and the very last)."""
+    """Whether some row of the output [..., width] depends on an input's other rows, within this call.
+
+    Two rows are asked: the last of the first item, which a causal mask lets see all of it, and the very last.
+    """
     output = next((t for t in call.outputs if t.is_floating_point() and t.ndim >= 2 and t.requires_grad), None)
-    sources = [t for t in call.inputs if t.is_floating_point() and t.ndim >= 2 and t.requires_grad]
+    floating = (t for t in call.inputs if t.is_floating_point() and t.ndim >= 2 and t.requires_grad)
+    sources = list({id(tensor): tensor for tensor in floating}.values())
     if output is None or not sources:
         return False
     if all(tensor.shape[-2] == 1 for tensor in (output, *sources)):
         return True  # a single position, the last stage of a small picture: nothing sideways to look at
     rows = output.reshape(-1, output.shape[-1])
-    for row in {output.shape[-2] - 1, len(rows) - 1}:
-        for gradient in gradients(rows[row], sources):
+    for row in (output.shape[-2] - 1, len(rows) - 1):
+        for source in sources:
+            others = [tensor for tensor in sources if tensor is not source]
+            gradient = partial_gradient(rows[row], source, others)
             if gradient is not None and int((gradient.reshape(-1, gradient.shape[-1]) != 0).any(1).sum()) > 1:
                 return True
     return False
 
 
-def gradients(output: Tensor, sources: list[Tensor]) -> tuple[Tensor | None, ...]:
-    """Gradients of a random projection (a plain sum has none behind a layer norm) with respect to `sources`."""
-    generator = torch.Generator().manual_seed(0)
-    weights = torch.randn(output.shape, generator=generator).to(output)
-    return torch.autograd.grad((output * weights).sum(), sources, retain_graph=True, allow_unused=True)
+def partial_gradient(output: Tensor, source: Tensor, others: list[Tensor]) -> Tensor | None:
+    """Gradient of a random projection of `output` (a plain sum has none behind a layer norm) with respect to `source` while
+    `others` are held, even where they were computed from it; None where `output` does not depend on it."""
+    node = get_gradient_edge(source).node
+    held = {get_gradient_edge(tensor).node for tensor in others} - {node}
+    if not reaches([get_gradient_edge(output).node], [node], blocked=held):
+        return None
+    weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(0)).to(output)
+    handles = [tensor.register_hook(torch.zeros_like) for tensor in others]
+    try:
+        (gradient,) = torch.autograd.grad((output * weights).sum(), [source], retain_graph=True, allow_unused=True)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return gradient
 
 
 def find_chains(survey: Survey, attention: Collection[str]) -> list[Found]:
@@ -228,7 +243,7 @@ def is_trunk(survey: Survey, run: list[str]) -> bool:
     return not reaches(survey.recording.first("").output_nodes, pixels, blocked=set(calls[0].input_nodes))
 
 
-def name_chains(survey: Survey, found: list[Found]) -> list[Chain]:
+def name_chains(survey: Survey, found: list[Found], attention: Collection[str]) -> list[Chain]:
     """The chains with their names by role: "backbone" (convolution), "decoder" (causal, or given another chain's output beside
     the stream), else "encoder"; a number from the second one of a kind on."""
     counts: Counter[str] = Counter()
@@ -237,26 +252,27 @@ def name_chains(survey: Survey, found: list[Found]) -> list[Chain]:
         if one.kind == "convolution":
             role = "backbone"
         else:
-            role = "decoder" if is_causal(survey, one) or has_memory(survey, one, found) else "encoder"
+            role = "decoder" if has_memory(survey, one, found) or is_causal(survey, one, attention) else "encoder"
         counts[role] += 1
         name = role if counts[role] == 1 else f"{role}.{counts[role]}"
         chains.append(Chain(name=name, kind=one.kind, path=one.path, blocks=one.blocks))
     return chains
 
 
-def is_causal(survey: Survey, chain: Found) -> bool:
-    """Whether the chain's output [batch, length, width] at the first position ignores all later positions of what the first block
-    is given, while that at the last one does not ignore the earlier ones (as it would where the batch comes second)."""
-    sources = [
-        t
-        for t in survey.recording.first(chain.blocks[0]).inputs
-        if t.is_floating_point() and t.ndim == 3 and t.requires_grad
-    ]
-    output = next((t for t in survey.recording.first(chain.blocks[-1]).outputs if t.is_floating_point()), None)
-    if not sources or output is None or output.ndim != 3:
+def is_causal(survey: Survey, chain: Found, attention: Collection[str]) -> bool:
+    """Whether the first block that attends ignores, for its output [batch, length, width] at the first position, all later
+    positions of its hidden states, while at the last one it does not ignore the earlier ones (as it would where the batch comes
+    second)."""
+    block = next(block for block in chain.blocks if any(inside(one, block) for one in attention))
+    call = survey.recording.first(block)
+    hidden = next((t for t in call.inputs if t.is_floating_point() and t.ndim == 3 and t.requires_grad), None)
+    output = next((t for t in call.outputs if t.is_floating_point()), None)
+    if hidden is None or output is None or output.ndim != 3:
         return False
-    first, last = ([g for g in gradients(output[0, at], sources) if g is not None] for at in (0, -1))
-    return not any(bool((g[0, 1:] != 0).any()) for g in first) and any(bool((g[0, :-1] != 0).any()) for g in last)
+    first, last = (partial_gradient(output[0, at], hidden, []) for at in (0, -1))
+    if first is None or last is None:
+        return False
+    return not bool((first[0, 1:] != 0).any()) and bool((last[0, :-1] != 0).any())
 
 
 def has_memory(survey: Survey, chain: Found, found: list[Found]) -> bool:

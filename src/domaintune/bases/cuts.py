@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from torch import Tensor, nn
+from torch import nn
 
 from domaintune.bases.parts import Anatomy, Cut, inside
-from domaintune.bases.probe import Recording, probe_inputs, probing, record
+from domaintune.bases.probe import Recording, probing, record
 from domaintune.errors import BaseError
 
 
-def clean_cut(model: nn.Module, anatomy: Anatomy, *, inputs: Mapping[str, Tensor] | None = None) -> Cut:
+def clean_cut(model: nn.Module, anatomy: Anatomy) -> Cut:
     """The last cut that no trained tensor reaches: none of its input tensors (in keywords and tuples too) requires a gradient,
     and no module with trained parameters of its own has finished before it.
 
@@ -22,43 +20,48 @@ def clean_cut(model: nn.Module, anatomy: Anatomy, *, inputs: Mapping[str, Tensor
     Raises:
         BaseError: the probe fails, or a cut's module did not run.
     """
-    return _clean_cut(model, anatomy, _recorded(model, inputs))
+    return _clean_cut(model, anatomy, _recorded(model, anatomy))
 
 
-def frozen_prefix(model: nn.Module, anatomy: Anatomy, *, inputs: Mapping[str, Tensor] | None = None) -> tuple[str, ...]:
+def frozen_prefix(model: nn.Module, anatomy: Anatomy) -> tuple[str, ...]:
     """Paths of the outermost modules that ran completely before the clean cut: they stay in eval mode while the rest trains."""
-    recording = _recorded(model, inputs)
+    recording = _recorded(model, anatomy)
     return _prefix(recording, _clean_cut(model, anatomy, recording))
 
 
-def train_behind_prefix_(model: nn.Module, anatomy: Anatomy, *, inputs: Mapping[str, Tensor] | None = None) -> Cut:
+def train_behind_prefix_(model: nn.Module, anatomy: Anatomy) -> Cut:
     """Training mode for everything behind the clean cut, eval mode for all before it; returns the cut.
 
     Modules that are open at the cut and applied a functional dropout before it (Marian's encoder, on its embeddings) have
     their own flag off, so that what reaches the cut is the same at every step.
     """
-    recording = _recorded(model, inputs)
+    recording = _recorded(model, anatomy)
     cut = _clean_cut(model, anatomy, recording)
     model.train()
     for path in _prefix(recording, cut):
         model.get_submodule(path).eval()
-    start = recording.first(cut.path).start
+    start = recording.first(cut.path).start if cut.path else 0
     for stack, tick in recording.dropping:
         if tick < start and stack:
             model.get_submodule(stack[-1]).training = False
     return cut
 
 
-def _recorded(model: nn.Module, inputs: Mapping[str, Tensor] | None) -> Recording:
-    given = probe_inputs(model) if inputs is None else inputs
+def _recorded(model: nn.Module, anatomy: Anatomy) -> Recording:
+    """A record of the model on the inputs that it was examined with, on its present device and dtype."""
+    like = next(model.parameters())
+    inputs = {
+        name: tensor.to(device=like.device, dtype=like.dtype if tensor.is_floating_point() else tensor.dtype)
+        for name, tensor in anatomy.probe.items()
+    }
     with probing(model, all_gradients=False):
-        return record(model, given)
+        return record(model, inputs)
 
 
 def _clean_cut(model: nn.Module, anatomy: Anatomy, recording: Recording) -> Cut:
     trained_end = min(
         (
-            recording.last_end(path)
+            recording.first(path).end
             for path in recording.calls
             if any(p.requires_grad for p in model.get_submodule(path).parameters(recurse=False))
         ),
@@ -78,7 +81,11 @@ def _clean_cut(model: nn.Module, anatomy: Anatomy, recording: Recording) -> Cut:
 
 
 def _prefix(recording: Recording, cut: Cut) -> tuple[str, ...]:
+    """The outermost modules whose last call ended before the cut's first one, none of their parts' calls later. Before the whole
+    model's input lies nothing, even where a method computes something ahead of its forward."""
+    if not cut.path:
+        return ()
     start = recording.first(cut.path).start
     late = [path for path in recording.calls if recording.last_end(path) > start]
-    done = [path for path in recording.calls if path and not any(inside(other, path) for other in late)]
+    done = [path for path in recording.calls if not any(inside(other, path) for other in late)]
     return tuple(path for path in done if not any(other != path and inside(path, other) for other in done))

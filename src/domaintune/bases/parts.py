@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
+
+from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,7 @@ class Anatomy:
     """What `examine` found. All are dotted paths in the model; `cuts` are in order of execution.
 
     `attention` are the innermost modules that attend; `norms` normalisation layers anywhere; `body` the smallest module that
-    holds the embeddings and all chains ("" where that is the model itself).
+    holds the embeddings and all chains ("" where that is the model itself); `probe` what the probe forward ran on.
     """
 
     embeddings: tuple[str, ...]
@@ -65,6 +68,7 @@ class Anatomy:
     cuts: tuple[Cut, ...]
     norms: tuple[str, ...] = ()
     body: str = ""
+    probe: Mapping[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
 
 def inside(path: str, ancestor: str) -> bool:

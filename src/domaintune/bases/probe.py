@@ -18,7 +18,8 @@ from domaintune.errors import BaseError
 
 TOKENS = 8
 SIZES = (64, 128, 256, 512)  # sides in pixels that are tried where the configuration names none
-LARGE_PIXELS = 256 * 256  # pictures above this area are probed one at a time, for memory
+SINGLE_PIXELS = 128 * 128  # pictures above this area are probed one at a time
+LARGE_PIXELS = 256 * 256  # above this area a smaller picture is tried first
 ATTENDING: frozenset[Any] = frozenset(
     (
         functional.softmax,
@@ -157,8 +158,7 @@ def probing(model: nn.Module, *, all_gradients: bool) -> Iterator[None]:
 
     Modes, flags, the modules' plain attributes and the random state are restored.
     """
-    plain = (int, float, str, tuple, type(None))  # `training`, and what some forwards write (Swin its window size)
-    states = [(m, {key: value for key, value in vars(m).items() if isinstance(value, plain)}) for m in model.modules()]
+    states = _plain_attributes(model)
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     devices = sorted({parameter.device.index for parameter, _ in flags if parameter.device.type == "cuda"})
     try:
@@ -174,6 +174,12 @@ def probing(model: nn.Module, *, all_gradients: bool) -> Iterator[None]:
             vars(module).update(state)
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
+
+
+def _plain_attributes(model: nn.Module) -> list[tuple[nn.Module, dict[str, Any]]]:
+    """The attributes of every module that are no objects: `training`, and what some forwards write (Swin its window size)."""
+    plain = (int, float, str, tuple, type(None))
+    return [(m, {key: value for key, value in vars(m).items() if isinstance(value, plain)}) for m in model.modules()]
 
 
 class Dependence:
@@ -216,7 +222,8 @@ def probe_inputs(model: nn.Module) -> dict[str, Tensor]:
     padding id is configured; a single row where none is), or pictures of the configured size.
 
     Ids are no special ones, but for the end of an encoder-decoder's source, which some of their heads read, and the start of
-    its target. Where no picture size is configured the smallest of 64, 128, 256, 512 pixels that the model accepts is taken.
+    its target. Where no picture size is configured, or one above 256 pixels, the smallest of 64, 128, 256, 512 pixels that the
+    model accepts is taken.
     The global random state is left alone.
 
     Raises:
@@ -236,17 +243,31 @@ def probe_inputs(model: nn.Module) -> dict[str, Tensor]:
         )
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     failure: Exception | None = None
-    for sides in _picture_sizes(settings):
-        shape = (1 if sides[0] * sides[1] > LARGE_PIXELS else 2, _picture_channels(model, settings), *sides)
+    sizes = _picture_sizes(settings)
+    for sides in sizes:
+        rows = 1 if sides[0] * sides[1] > SINGLE_PIXELS else 2
+        shape = (rows, _picture_channels(model, settings), *sides)
         inputs = {"pixel_values": torch.randn(shape, generator=generator).to(device=parameter.device, dtype=dtype)}
-        try:
-            with probing(model, all_gradients=False), torch.no_grad():
-                model(**inputs)
-        except (RuntimeError, ValueError, IndexError) as error:
-            failure = error
-        else:
+        if len(sizes) == 1:
+            return inputs
+        failure = _refusal(model, inputs)
+        if failure is None:
             return inputs
     raise BaseError(f"it accepts no probe picture: {failure}", where=type(model).__name__) from failure
+
+
+def _refusal(model: nn.Module, inputs: Mapping[str, Tensor]) -> Exception | None:
+    """Why `model` does not accept these inputs: its error, or that it would change itself for them (Swin's windows on pictures
+    smaller than its own)."""
+    try:
+        with probing(model, all_gradients=False), torch.no_grad():
+            before = _plain_attributes(model)
+            model(**inputs)
+            if any(vars(module)[key] != value for module, state in before for key, value in state.items()):
+                return ValueError("its forward changes its own settings")
+    except (RuntimeError, ValueError, IndexError) as error:
+        return error
+    return None
 
 
 def _signature(model: nn.Module) -> tuple[set[str], str, dict[str, Any]]:
@@ -325,9 +346,9 @@ def _picture_sizes(settings: Mapping[str, Any]) -> list[tuple[int, int]]:
         configured = next((size for size in _settings_under(settings, "image_size") if isinstance(size, int)), None)
     if configured is None:
         return [(side, side) for side in SIZES]
-    if isinstance(configured, int):
-        return [(configured, configured)]
-    return [(int(configured[0]), int(configured[-1]))]
+    own = (configured, configured) if isinstance(configured, int) else (int(configured[0]), int(configured[-1]))
+    smaller = [(side, side) for side in SIZES if side * side < own[0] * own[1]]
+    return [*smaller, own] if own[0] * own[1] > LARGE_PIXELS else [own]
 
 
 def _picture_channels(model: nn.Module, settings: Mapping[str, Any]) -> int:

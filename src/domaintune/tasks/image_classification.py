@@ -150,7 +150,8 @@ class ImageClassification(Task):
                 where=base.name,
                 remedy="Set a fixed size or a centre crop in its preprocessor_config.json.",
             )
-        inputs = {"pixel_values": torch.from_numpy(_normalised(base, [item.inputs["pixels"] for item in items]))}
+        pixels = torch.from_numpy(_normalised(base, [item.inputs["pixels"] for item in items]))
+        inputs = {"pixel_values": pixels.to(base.model.dtype)}
         targets: dict[str, Any] = {}
         if mode != "predict":
             targets = {"target": torch.from_numpy(np.stack([item.targets["target"] for item in items]))}
