@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -167,6 +168,8 @@ def show(console: Console, path: Path) -> None:
 
 def main() -> None:
     """The command's entry: errors of the user's making print one line and exit with 2; Ctrl-C exits with 130."""
+    # Threads that spin while they wait make a shared machine several times slower; read when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except DomainTuneError as error:

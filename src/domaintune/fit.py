@@ -26,6 +26,7 @@ from domaintune.methods.base import Attached, Form
 from domaintune.recipe import DEFAULT_LEARNING_RATES, FreezeSettings, Recipe, TrainingSettings
 from domaintune.tasks.base import Dataset, Task, dataset
 
+OUTPUT_LAYER, DOMAIN_PROBE = "the base's output layer", "a head fitted on the domain's train part"
 MICRO_TOKENS, MICRO_PIXELS = 4_096, 4_000_000
 HEAD_LEARNING_RATE = 1e-3
 FEWEST_EPOCHS, MOST_EPOCHS, WANTED_STEPS = 5, 30, 400
@@ -100,30 +101,35 @@ def sample(examples: Sequence[Any], count: int, *, seed: int) -> list[Any]:
 
 def starting_base(
     recipe: Recipe, base: Base, task: Task, data: Dataset, dev: Dataset | None, general: General | None
-) -> tuple[Base, str, float | None]:
-    """The base with its starting head, a word on where that came from, and the domain probe's dev score.
+) -> tuple[Base, str]:
+    """The base with its starting head, and a word on where that came from.
 
     In this order: the base's own head; the head fitted on the general learn part where its labels are the domain's; the head
-    fitted on the domain's train part. Where the head is no single linear layer it starts fresh and a short head-only training
-    does the same.
+    fitted on the domain's train part.
     """
     spec = task.head()
-    generator = torch.Generator().manual_seed(recipe.seed)
-    headed = base.with_head("domain", spec, generator=generator)
+    headed = base.with_head("domain", spec, generator=torch.Generator().manual_seed(recipe.seed))
     if not spec.labels:
-        return headed, "the base's output layer", None
-    own = set(spec.labels) == set(base.own_labels)
+        return headed, OUTPUT_LAYER
+    if base.owns(spec):
+        return headed, "the base's own head"
     if not recipe.training.probe:
-        return headed, "the base's own head" if own else "a fresh head", None
-    budget = recipe.evaluation.batch_budget or default_budget(task)
-    probed = _probe(recipe, headed, task, data, dev)
-    score = primary_score(task, probed, probed.model, dev, budget=budget)[0] if dev is not None else None
-    if own:
-        return headed, "the base's own head", score
+        return headed, "a fresh head"
     if general is not None and general.head == "domain" and general.learn:
         learn = dataset(task, base, general.learn)
-        return _probe(recipe, headed, task, learn, None), "a head fitted on the general learn part", score
-    return probed, "a head fitted on the domain's train part", score
+        return _probe(recipe, headed, task, learn, None), "a head fitted on the general learn part"
+    return _probe(recipe, headed, task, data, dev), DOMAIN_PROBE
+
+
+def domain_probe_score(recipe: Recipe, base: Base, task: Task, data: Dataset, dev: Dataset, start: str) -> float | None:
+    """Dev score of a head fitted on the domain's train part, body frozen; `base` holds the starting head.
+
+    None where labels size nothing, or where such a head would need a training of its own that was not asked for.
+    """
+    if start == OUTPUT_LAYER or (start != DOMAIN_PROBE and linear_head(base) is None):
+        return None
+    probed = base if start == DOMAIN_PROBE else _probe(recipe, base, task, data, dev)
+    return primary_score(task, probed, probed.model, dev, budget=recipe.evaluation.batch_budget)[0]
 
 
 def _probe(recipe: Recipe, base: Base, task: Task, data: Dataset, dev: Dataset | None) -> Base:
@@ -183,9 +189,10 @@ def fit(
         raise RecipeError("a dev part is needed for this task.", where="dev")
     data, dev_data = dataset(task, base, rows), dataset(task, base, dev)
     report("starting head", None)
-    started, start, probe = starting_base(recipe, base, task, data, dev_data, general)
+    started, start = starting_base(recipe, base, task, data, dev_data, general)
     attached, training = _train(recipe, started, task, data, dev_data, folder, report, name="train")
     report("frontier", None)
+    probe = domain_probe_score(recipe, started, task, data, dev_data, start)
     side = Side(task, dataset(task, base, sample(dev, recipe.balance.max_rows, seed=recipe.seed)))
     domain, general_records, general_side = _frontier_records(recipe, started, attached, side, general)
     frontier = points(task, domain, general_side, general_records)
@@ -270,8 +277,8 @@ def _fit_over_folds(
     for number, (inside, outside) in enumerate(cuts):
         data = dataset(task, base, [rows[i] for i in inside])
         dev = dataset(task, base, [rows[i] for i in outside])
-        started, _, probe = starting_base(recipe, base, task, data, dev, general)
-        probes.append(probe)
+        started, start = starting_base(recipe, base, task, data, dev, general)
+        probes.append(domain_probe_score(recipe, started, task, data, dev, start))
         name = f"fold-{number}"
         attached, training = _train(patient, started, task, data, dev, folder, report, name=name, keep_epochs=True)
         kept.append((started, attached, training, dev))
@@ -292,7 +299,7 @@ def _fit_over_folds(
     frontier = points(task, domain, general_side, other)
     chosen = choose(frontier, keep=keep_of(recipe, general), primary=task.primary)
     everything = dataset(task, base, rows)
-    started, start, _ = starting_base(recipe, base, task, everything, None, general)
+    started, start = starting_base(recipe, base, task, everything, None, general)
     attached, training = _train(
         patient, started, task, everything, None, folder, report, name="train", epochs_of_schedule=best + 1
     )
@@ -311,7 +318,7 @@ def general_base(recipe: Recipe, base: Base, general: General | None) -> Base:
         return base
     spec = general.task.head()
     generator = torch.Generator().manual_seed(recipe.seed)
-    if set(spec.labels) == set(base.own_labels):
+    if base.owns(spec):
         return base.with_head("general", spec, generator=generator)
     headed = base.with_head("domain", spec, generator=generator)
     fitted = _probe(recipe, headed, general.task, dataset(general.task, base, general.learn), None)

@@ -200,10 +200,7 @@ def _general_parts(
     check = parts.get("general_check")
     choose = parts.get("general", [])
     learn: list[Any] = []
-    fresh = set(task.head().labels) != set(base.own_labels)
-    needs_probe = not agreement and (
-        (head == "domain" and fresh) or (head == "general" and set(general_task.head().labels) != set(base.own_labels))
-    )
+    needs_probe = not agreement and not base.owns(general_task.head() if head == "general" else task.head())
     if choose and needs_probe and general_task.head().labels:
         choose, learn = _split(general_task, choose, fraction=LEARN_FRACTION, seed=recipe.seed + 3)
     headline, name = check, "general-check"

@@ -1,4 +1,5 @@
-"""A training killed at any moment and begun again by the same command ends in the same bits."""
+"""A training stopped or killed at any moment and begun again ends in the same bits: every task with every method in process, two
+tasks under SIGKILL in forked children, and real command lines under SIGKILL."""
 
 from __future__ import annotations
 
@@ -10,10 +11,18 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from cells import CELLS, FAMILIES, Cell, attach, base_and_task, rows
+
+from domaintune.engine.train import Progress, Training, train
+from domaintune.methods.base import Attached
+from domaintune.recipe import TrainingSettings
+from domaintune.tasks.base import dataset
 
 TESTS = Path(__file__).resolve().parent.parent
 FORKED_KILLS = 20
@@ -45,6 +54,51 @@ def test_kills_hit_different_moments(campaign: list[dict[str, Any]]) -> None:
     total = {name: sum(result[name] for result in campaign) for name in ("kills", "before a step", "in a write")}
     assert total["in a write"] >= 1
     assert total["before a step"] < total["kills"]
+
+
+# --- every task with every method
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop_after(steps: int) -> Callable[[Progress], None]:
+    def stop(progress: Progress) -> None:
+        if progress.step == steps:
+            raise Stopped
+
+    return stop
+
+
+@pytest.mark.parametrize("cell", [c for c in CELLS if c.family == FAMILIES[c.task][0]], ids=str)
+def test_resumed_is_uninterrupted(cell: Cell, tmp_path: Path) -> None:
+    """Two epochs of two steps of several micro-batches, stopped in the middle of the second epoch."""
+    base, task = base_and_task(cell.task, cell.family)
+    data = dataset(task, base, list(task.read(rows(cell.task))))
+    budget = 2 * max(task.cost(item) for item in data.items)
+    settings = TrainingSettings(
+        epochs=2, batch_size=-(-len(data.items) // 2), micro_batch_budget=budget, checkpoint_every_seconds=0
+    )
+
+    def run(folder: Path | None, stop: int = 0) -> tuple[Attached, Training]:
+        _, _, attached = attach(cell)
+        done = train(
+            attached, task, base, data, settings, learning_rate=1e-3, seed=5, validate=None, folder=folder,
+            on_progress=stop_after(stop),
+        )  # fmt: skip
+        return attached, done
+
+    whole, expected = run(None)
+    with pytest.raises(Stopped):
+        run(tmp_path, stop=3)
+    resumed, done = run(tmp_path)
+    state = resumed.state()
+    assert state.keys() == whole.state().keys()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in whole.state().items())
+    assert [epoch.train_loss for epoch in done.epochs] == [epoch.train_loss for epoch in expected.epochs]
+    _, _, fresh = attach(cell)
+    assert any(not torch.equal(tensor, state[name]) for name, tensor in fresh.state().items())
 
 
 # --- real command lines

@@ -67,6 +67,14 @@ def test_files_are_shared_and_removed_when_no_longer_named(tmp_path: Path) -> No
     assert sorted(os.listdir(tmp_path)) == ["checkpoint.json", "three.safetensors", "two.safetensors"]
 
 
+def test_a_file_that_no_checkpoint_names_is_written_anew(tmp_path: Path) -> None:
+    """It may be another training's, whose checkpoint was removed."""
+    CheckpointFolder(tmp_path).write({}, {"one": {"x": torch.ones(2)}}, fingerprint={})
+    (tmp_path / "checkpoint.json").unlink()
+    CheckpointFolder(tmp_path).write({}, {"one": {"x": torch.zeros(2)}}, fingerprint={})
+    assert torch.equal(CheckpointFolder(tmp_path).read_tensors("one")["x"], torch.zeros(2))
+
+
 class Stopped(BaseException):
     pass
 
@@ -357,13 +365,15 @@ def test_ctrl_c_saves_at_the_steps_end(tmp_path: Path, where: str) -> None:
     same(case, done, whole, expected)
 
 
-def test_a_key_board_interrupt_inside_a_step_never_saves_torn_state(tmp_path: Path) -> None:
-    """Raised by code within the step instead of by the signal: the checkpoint before stands."""
+def test_a_keyboard_interrupt_raised_within_a_step_saves_nothing_torn(tmp_path: Path) -> None:
+    """Raised by code in the middle of a step instead of by the signal: the checkpoint before stands."""
     whole = Case()
     expected = whole.run()
-    case = Case(tmp_path)
+    case = Case(tmp_path, settings={"checkpoint_every_seconds": 1e9})
     with pytest.raises(KeyboardInterrupt):
-        case.run(on_forward=after(12, KeyboardInterrupt))
+        case.run(on_forward=after(17, KeyboardInterrupt))
+    state = json.loads((tmp_path / "checkpoint.json").read_text())["scalars"]["state"]
+    assert (state["epoch"], state["position"]) == (1, 0)
     same(case, case.run(), whole, expected)
 
 

@@ -67,6 +67,8 @@ class Base:
     own_problem_type: str | None = None
     pooling: str | None = None
     heads: Mapping[str, Head] = field(default_factory=dict)
+    original: nn.Module | None = None
+    """The model as it was loaded, with its own head, once another head was installed in `model`."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -76,6 +78,16 @@ class Base:
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
+
+    @property
+    def loaded(self) -> nn.Module:
+        """The model as it was loaded, with its own head."""
+        return self.model if self.original is None else self.original
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights, and so of floating inputs."""
+        return next(self.model.parameters()).dtype
 
     @cached_property
     def anatomy(self) -> Anatomy:
@@ -92,11 +104,12 @@ class Base:
         """
         if not spec.labels:
             return self
-        if set(spec.labels) == set(self.own_labels) and spec.problem_type == self.own_problem_type:
-            head = own_head(self, spec)
-        else:
-            head = fresh_head(self, spec, generator=generator)
+        head = own_head(self, spec) if self.owns(spec) else fresh_head(self, spec, generator=generator)
         return self.with_given_head(name, head)
+
+    def owns(self, spec: HeadSpec) -> bool:
+        """Whether the weights came with a head for just these labels, in any order."""
+        return set(spec.labels) == set(self.own_labels) and spec.problem_type == self.own_problem_type
 
     def with_given_head(self, name: str, head: Head) -> Base:
         """This base with `head` under `name`; "domain" is installed in the model of the returned base."""
@@ -105,7 +118,7 @@ class Base:
             return replace(self, heads=heads)
         model = fork(self.model)
         install_head_(model, head)
-        return replace(self, model=model.requires_grad_(False), heads=heads)
+        return replace(self, model=model.requires_grad_(False), heads=heads, original=self.loaded)
 
     def fork(self, replacing: Mapping[str, Tensor] | None = None, *, head: str = "domain") -> nn.Module:
         """A module tree of its own over the same storage, with the named head; see `fork`."""
@@ -236,11 +249,11 @@ def _tie_(model: nn.Module, ties: Mapping[str, str]) -> None:
 def own_head(base: Base, spec: HeadSpec) -> Head:
     """The head that the weights came with, its output units put into the order of `spec.labels`."""
     order = [base.own_labels.index(label) for label in spec.labels]
-    sized = set(label_sized_parameters(base.model))
+    sized = set(label_sized_parameters(base.loaded))
     modules: dict[str, nn.Module] = {}
     made: dict[int, nn.Module] = {}
-    for path in head_paths(base.model, whole=spec.whole):
-        module = base.model.get_submodule(path)
+    for path in head_paths(base.loaded, whole=spec.whole):
+        module = base.loaded.get_submodule(path)
         if id(module) not in made:
             permuted = {}
             for name, parameter in module.named_parameters():
@@ -255,11 +268,11 @@ def own_head(base: Base, spec: HeadSpec) -> Head:
 def fresh_head(base: Base, spec: HeadSpec, *, generator: torch.Generator) -> Head:
     """A head for `spec.labels` with the class's own initialisation; parts that the labels do not size keep the base's values
     where the base has a head of its own (they were pretrained with it)."""
-    config = copy.deepcopy(base.config)
+    config = copy.deepcopy(base.loaded.config)
     for key, value in head_config(spec).items():
         setattr(config, key, copy.deepcopy(value))
-    model: Any = on_meta(base.model, config)
-    paths = head_paths(base.model, whole=spec.whole)
+    model: Any = on_meta(base.loaded, config)
+    paths = head_paths(base.loaded, whole=spec.whole)
     first: dict[int, str] = {}
     ties = {n: first.setdefault(id(p), n) for n, p in model.named_parameters(remove_duplicate=False)}
     for path in paths:
@@ -280,11 +293,11 @@ def fresh_head(base: Base, spec: HeadSpec, *, generator: torch.Generator) -> Hea
         module = model.get_submodule(path)
         if id(module) not in made:
             if base.own_labels:
-                old = dict(base.model.get_submodule(path).named_parameters())
+                old = dict(base.loaded.get_submodule(path).named_parameters())
                 with torch.no_grad():
                     for name, parameter in module.named_parameters():
                         if old[name].shape == parameter.shape:
                             parameter.copy_(old[name])
-            made[id(module)] = module.to(device=base.device, dtype=base.model.dtype).eval().requires_grad_(False)
+            made[id(module)] = module.to(device=base.device, dtype=base.dtype).eval().requires_grad_(False)
         modules[path] = made[id(module)]
     return Head(spec=spec, modules=modules, config=head_config(spec))

@@ -112,7 +112,7 @@ def _sites(base: Base, probe: Mapping[str, Tensor]) -> tuple[AttentionSite, ...]
 
 
 def _gate(site: AttentionSite, gated: bool, base: Base) -> nn.Parameter | None:
-    dtype = torch.promote_types(base.model.dtype, torch.float32)
+    dtype = torch.promote_types(base.dtype, torch.float32)
     return nn.Parameter(torch.zeros(site.num_heads, device=base.device, dtype=dtype)) if gated else None
 
 

@@ -151,7 +151,7 @@ class ImageClassification(Task):
                 remedy="Set a fixed size or a centre crop in its preprocessor_config.json.",
             )
         pixels = torch.from_numpy(_normalised(base, [item.inputs["pixels"] for item in items]))
-        inputs = {"pixel_values": pixels.to(base.model.dtype)}
+        inputs = {"pixel_values": pixels.to(base.dtype)}
         targets: dict[str, Any] = {}
         if mode != "predict":
             targets = {"target": torch.from_numpy(np.stack([item.targets["target"] for item in items]))}

@@ -1,0 +1,257 @@
+"""The main job from files to a run folder and back, on a tiny random encoder saved in the test."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import tiny_base
+
+from domaintune import Recipe, load, tune
+from domaintune.errors import DataError, DomainTuneError, MethodError, RecipeError, RunError
+
+WORDS = {
+    "negative": ["cold soup", "dirty room", "slow waiter", "broken lamp", "noisy street", "rude desk"],
+    "positive": ["lovely view", "clean room", "quick waiter", "warm bread", "quiet garden", "kind desk"],
+}
+
+
+def table(path: Path, count: int, *, labels=("negative", "positive"), start=0, column="label") -> str:
+    lines = [f"text,{column}" if column else "text"]
+    for number in range(start, start + count):
+        label = labels[number % len(labels)]
+        source = WORDS["negative" if number % 2 else "positive"]
+        text = f"a {source[number % 6]} and a {source[(number // 6) % 6]} on day {number}"
+        lines.append(f"{text},{label}" if column else text)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    base = tiny_base("bert", "text-classification")
+    base.model.save_pretrained(tmp_path / "base")
+    base.processor.save_pretrained(tmp_path / "base")
+    return tmp_path
+
+
+def recipe(folder: Path, **more: object) -> Recipe:
+    values = {
+        "task": "text-classification",
+        "base": str(folder / "base"),
+        "train": table(folder / "train.csv", 40),
+        "dev": table(folder / "dev.csv", 16, start=100),
+        "test": table(folder / "test.csv", 24, start=200),
+        "general": table(folder / "general.csv", 40, start=300),
+        "method": "lora",
+        "output": str(folder / "runs" / "x"),
+        "training": {"epochs": 2, "learning_rate": 0.01},
+        "evaluation": {"draws": 200},
+        "threads": 1,
+    }
+    return Recipe.make({**values, **more})
+
+
+def test_a_run_predicts_what_it_scored(folder: Path) -> None:
+    run = tune(recipe(folder))
+    again = load(folder / "runs" / "x")
+    rows = [json.loads(line) for line in (folder / "runs/x/predictions/test.jsonl").read_text().splitlines()]
+    texts = [line.rsplit(",", 1)[0] for line in (folder / "test.csv").read_text().splitlines()[1:]]
+    for loaded in (run, again):
+        made = loaded.predict(texts)
+        assert [m["label"] for m in made] == [r["label"] for r in rows]
+        assert [m["probability"] for m in made] == pytest.approx([r["probability"] for r in rows], abs=1e-6)
+        base = loaded.predict(texts, strength=0)
+        assert [m["label"] for m in base] == [r["base"]["label"] for r in rows]
+    scores = json.loads((folder / "runs/x/scores.json").read_text())
+    truth = [line.rsplit(",", 1)[1] for line in (folder / "test.csv").read_text().splitlines()[1:]]
+    right = sum(r["label"] == t for r, t in zip(rows, truth, strict=True)) / len(truth)
+    chosen = f"{scores['chosen_strength']:g}"
+    assert scores["domain"]["scores"][chosen]["accuracy"]["value"] == pytest.approx(right)
+    assert [point["strength"] for point in scores["frontier"]] == [0, 0.25, 0.5, 0.75, 1]
+    assert scores["general"]["change"]["0" if chosen == "0" else chosen]["value"] > 0
+    assert scores["majority"] == 0.5
+    assert not (folder / "runs/x/checkpoint").exists()
+    with pytest.raises(RunError, match=r"strength"):
+        run.predict(texts[:1], strength=1.2)
+
+
+def test_a_run_is_reproducible_and_its_resolved_recipe_reruns_it(folder: Path) -> None:
+    first = tune(recipe(folder))
+    resolved = json.loads((folder / "runs/x/resolved.json").read_text())
+    second = tune(Recipe.make({**resolved, "output": str(folder / "runs/y")}))
+    one, two = first.attached.state(), second.attached.state()
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize("method", ["full", "freeze", "lora", {"name": "p-tuning", "version": 1}])
+def test_every_method_makes_a_run(folder: Path, method: object) -> None:
+    run = tune(recipe(folder, method=method))
+    assert len(run.predict(["a clean room"])) == 1
+
+
+def test_finished_and_changed_outputs_are_refused(folder: Path) -> None:
+    made = recipe(folder)
+    tune(made)
+    with pytest.raises(RunError, match=r"finished run.*--overwrite"):
+        tune(made)
+    state = json.loads((folder / "runs/x/run.json").read_text())
+    (folder / "runs/x/run.json").write_text(json.dumps({**state, "finished": False}))
+    with pytest.raises(RunError, match=r"seed: 0 -> 1"):
+        tune(made.model_copy(update={"seed": 1}))
+    table(folder / "train.csv", 41)
+    with pytest.raises(RunError, match=r"data of 'train'"):
+        tune(made)
+    tune(made, overwrite=True)
+    (folder / "other").mkdir()
+    (folder / "other" / "file").write_text("x")
+    with pytest.raises(RunError, match="no run"):
+        tune(made.model_copy(update={"output": str(folder / "other")}))
+    assert (folder / "other" / "file").read_text() == "x"
+
+
+def test_an_earlier_run_is_a_base_with_its_head_and_labels(folder: Path) -> None:
+    first = tune(recipe(folder, method="full", output=str(folder / "runs/first")))
+    second = tune(recipe(folder, base=str(folder / "runs/first")))
+    scores = json.loads((folder / "runs/x/scores.json").read_text())
+    assert scores["start"] == "the base's own head"
+    texts = ["a clean room and a rude desk", "a cold soup"]
+    assert second.predict(texts, strength=0) == first.predict(texts)
+    general = json.loads((folder / "runs/x/provenance.json").read_text())["base"]
+    assert general["strength"] == first.strength
+    # its strength may change afterwards; this run does not follow
+    before = second.predict(texts)
+    (folder / "runs/first/strength.json").write_text(json.dumps({"chosen": 0.0, "form": "merged"}))
+    assert load(folder / "runs/x").predict(texts) == before
+
+
+def test_a_p_tuning_run_is_no_base(folder: Path) -> None:
+    tune(recipe(folder, method="p-tuning", output=str(folder / "runs/first")))
+    with pytest.raises(MethodError, match="cannot be merged"):
+        tune(recipe(folder, base=str(folder / "runs/first")))
+
+
+def test_rows_that_an_earlier_run_saw_are_no_general_evidence(folder: Path) -> None:
+    tune(recipe(folder, method="full", output=str(folder / "runs/first")))
+    general = (folder / "train.csv").read_text() + (folder / "general.csv").read_text().split("\n", 1)[1]
+    path = folder / "mixed.csv"
+    path.write_text(general)
+    tune(
+        recipe(
+            folder, base=str(folder / "runs/first"), train=table(folder / "new.csv", 30, start=600), general=str(path)
+        )
+    )
+    notes = json.loads((folder / "runs/x/scores.json").read_text())["notes"]
+    # 40 training rows, and of the first run's general rows the 10 its head was fitted on and the 15 it chose its strength on
+    assert any("65 rows of general were left out" in note for note in notes)
+
+
+def test_other_general_labels_keep_their_head(folder: Path) -> None:
+    tune(recipe(folder, method="full", output=str(folder / "runs/first")))
+    three = ("food", "room", "staff")
+    run = tune(
+        recipe(
+            folder,
+            base=str(folder / "runs/first"),
+            train=table(folder / "t3.csv", 42, labels=three),
+            dev=table(folder / "d3.csv", 12, labels=three, start=500),
+            test=table(folder / "e3.csv", 12, labels=three, start=700),
+        )
+    )
+    made = run.predict(["a clean room"])[0]
+    assert made["label"] in three
+    assert made["base_label"] in ("negative", "positive")
+    start = load(folder / "runs/first").predict(["a clean room"])[0]
+    kept = run.predict(["a clean room"], strength=0)[0]
+    assert kept["base_label"] == start["label"]
+    assert kept["base_probability"] == pytest.approx(start["probability"], abs=1e-6)
+
+
+def test_an_unlabelled_general_set_is_judged_by_agreement(folder: Path) -> None:
+    tune(recipe(folder, general=table(folder / "plain.csv", 30, start=300, column="")))
+    scores = json.loads((folder / "runs/x/scores.json").read_text())
+    assert scores["general"]["kind"] == "agreement"
+    assert scores["general"]["change"]["0"]["value"] == 1.0
+    assert set(scores["general"]["mean_divergence"]) >= {"1"}
+
+
+def test_without_dev_and_with_few_rows_folds_stand_in(folder: Path) -> None:
+    tune(recipe(folder, dev=None, general_check=table(folder / "check.csv", 20, start=900)))
+    scores = json.loads((folder / "runs/x/scores.json").read_text())
+    assert len(scores["folds"]) == 5
+    assert sum(fold["rows"] for fold in scores["folds"]) == 40
+    assert scores["general"]["name"] == "general-check"
+
+
+def test_leaks_are_removed_from_train_and_said(folder: Path) -> None:
+    test = (folder / "leak.csv").write_text(
+        "text,label\nA clean ROOM!,positive\nnoisy street,negative\n"
+    ) and folder / "leak.csv"
+    train = (folder / "leaky.csv").write_text(
+        Path(table(folder / "train.csv", 40)).read_text() + "a clean room,positive\n"
+    )
+    assert train
+    tune(recipe(folder, test=str(test), train=str(folder / "leaky.csv")))
+    notes = json.loads((folder / "runs/x/scores.json").read_text())["notes"]
+    assert notes[0] == "1 rows of train also stand in test; removed from train."
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "text"),
+    [
+        ({"train": "missing.csv"}, DataError, "missing.csv"),
+        ({"base": "./nowhere"}, DomainTuneError, "no such folder"),
+        ({"method": {"name": "freeze", "train": ["top:9"]}}, DomainTuneError, "top:9"),
+    ],
+)
+def test_impossible_recipes_name_the_fault(folder: Path, change: dict, error: type, text: str) -> None:
+    with pytest.raises(error, match=text):
+        tune(recipe(folder, **change))
+
+
+def test_an_unknown_key_names_the_nearest() -> None:
+    with pytest.raises(RecipeError, match=r"did you mean 'epochs'"):
+        Recipe.make({"task": "text-classification", "base": "b", "train": "t", "output": "o", "training": {"epoch": 3}})
+
+
+def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "domaintune", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def test_the_command_line_does_the_same(folder: Path) -> None:
+    made = recipe(folder)
+    (folder / "recipe.yaml").write_text(json.dumps(made.plain()))  # JSON is YAML
+    dry = command("tune", "recipe.yaml", "--dry-run", "--method", "freeze", cwd=folder)
+    assert dry.returncode == 0, dry.stderr
+    assert "trained parameters" in dry.stdout
+    assert not (folder / "runs").exists()
+    done = command("tune", "recipe.yaml", "--set", "training.epochs=1", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "general" in done.stdout
+    again = command("tune", "recipe.yaml", "--set", "training.epochs=1", cwd=folder)
+    assert again.returncode == 2
+    assert "Traceback" not in again.stderr
+    predicted = command("predict", "runs/x", "test.csv", "--strength", "0.5", cwd=folder)
+    assert predicted.returncode == 0, predicted.stderr
+    rows = [json.loads(line) for line in predicted.stdout.splitlines()]
+    assert len(rows) == 24
+    assert {"text", "label", "predicted_label", "probability"} <= set(rows[0])
+    expected = load(folder / "runs/x").predict([row["text"] for row in rows], strength=0.5)
+    assert [row["predicted_label"] for row in rows] == [e["label"] for e in expected]
+    (folder / "bad.csv").write_text("text,label\nfine,positive\n,negative\n")
+    bad = command("tune", "recipe.yaml", "--train", "bad.csv", "--output", "runs/z", cwd=folder)
+    assert bad.returncode == 2
+    assert "bad.csv:3" in bad.stderr
+    assert "Traceback" not in bad.stderr
