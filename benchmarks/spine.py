@@ -1,6 +1,6 @@
 """The main job on real reviews and entities, ours beside Trainer + PEFT from the same start, over several seeds.
 
-    python benchmarks/spine.py bases | reviews | politics | table [--seeds 0 1 2]
+    python benchmarks/spine.py bases | reviews | politics | cells | table [--seeds 0 1 2] [--methods lora peft-lora ...]
 
 Data are looked for in the folder that DOMAINTUNE_SHARED names (by default ../shared). Finished rows are kept in
 benchmarks/results/spine and not measured again; runs and bases lie under runs/bench.
@@ -57,6 +57,21 @@ JOBS: dict[str, dict[str, Any]] = {
         "test": SHARED / "ner/crossner_politics/test.jsonl",
         "general": SHARED / "ner/wikigold/test.jsonl",
     },
+    "cells": {
+        "task": "image-classification",
+        "base": str(SHARED.parent / "bases/mobilenet_v2_1.0_224"),
+        "train": SHARED / "imgcls/bccd_cells/train",
+        "dev": SHARED / "imgcls/bccd_cells/dev",
+        "test": SHARED / "imgcls/bccd_cells/test",
+        "data": {"max_train_rows": 300},
+        "training": {"epochs": 5},
+        "balance": {"strengths": [0.0, 1.0]},
+    },
+}
+METHODS_OF = {
+    "reviews": ("lora", "freeze", "p-tuning"),
+    "politics": ("lora", "p-tuning", "freeze", "head-only", "p-tuning-gated"),
+    "cells": ("lora", "freeze", "head-only"),
 }
 BASES: dict[str, dict[str, Any]] = {
     "movies": {
@@ -165,8 +180,7 @@ def peer(job: str, seed: int, rates: tuple[float, ...]) -> dict[str, Any]:
 
 def compare(job: str, mine: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> str:
     """Paired difference of two methods over seeds: resamples draw examples, each with all its seeds."""
-    run = load(JOBS[job]["base"])
-    task = run.task if job == "reviews" else load(RUNS / job / f"lora-{code_hash()}-0").task
+    task = load(RUNS / job / f"lora-{code_hash()}-{mine[0]['key']['recipe']['seed']}").task
     a = [record for entry in mine for record in as_records(entry["records"])]
     b = [record for entry in theirs for record in as_records(entry["records"])]
     count = len(mine[0]["records"])
@@ -179,7 +193,7 @@ def compare(job: str, mine: list[dict[str, Any]], theirs: list[dict[str, Any]]) 
 def table(job: str, seeds: list[int]) -> None:
     print(f"\n{job}: strength 1 | chosen; primary scores, mean over seeds {seeds}")
     rows: dict[str, list[dict[str, Any]]] = {}
-    for method in OURS:
+    for method in METHODS_OF[job]:
         paths = [RESULTS / f"{job}-{method}-{seed}.json" for seed in seeds]
         if not all(path.exists() for path in paths):
             print(f"{method:16} missing")
@@ -189,6 +203,8 @@ def table(job: str, seeds: list[int]) -> None:
         name = every[0]["primary"]
 
         def mean(side: str, strength: str, kind: str = "scores", every: Any = every, name: str = name) -> float:
+            if every[0][side] is None:
+                return float("nan")
             pick = [s[side][kind][f"{s['chosen_strength']:g}" if strength == "chosen" else strength] for s in every]
             return float(np.mean([p[name]["value"] if kind == "scores" else p["value"] for p in pick]))
 
@@ -210,9 +226,9 @@ def table(job: str, seeds: list[int]) -> None:
         )
         if "lora" in rows:
             print("LoRA - PEFT LoRA:", compare(job, rows["lora"], theirs))
-    if job == "politics" and {"p-tuning", "head-only", "lora"} <= set(rows):
-        for method in ("p-tuning", "p-tuning-gated", "lora"):
-            if method in rows:
+    if {"head-only", "lora"} <= set(rows):
+        for method in rows:
+            if method != "head-only":
                 print(f"{method} - head only:", compare(job, rows[method], rows["head-only"]))
 
 
@@ -229,7 +245,7 @@ def main() -> None:
             table(job, arguments.seeds)
     else:
         for seed in arguments.seeds:
-            for method in arguments.methods or [*OURS, "peft-lora"]:
+            for method in arguments.methods or METHODS_OF[arguments.part]:
                 made = (
                     peer(arguments.part, seed, PEER_RATES)
                     if method == "peft-lora"

@@ -14,6 +14,8 @@ from domaintune.run import RunFolder
 from domaintune.terminal import ProgressBar, comparison_table
 
 METHODS = ("freeze", "p-tuning", "lora")
+# Few enough for the whole demonstration to take minutes on two cores; a run of one's own trains longer by default.
+BASE_EPOCHS, EPOCHS = 4, 8
 
 
 def recipes(output: Path) -> dict[str, Recipe]:
@@ -28,6 +30,7 @@ def recipes(output: Path) -> dict[str, Recipe]:
         "dev": str(samples / "general_dev.csv"),
         "test": str(samples / "general_test.csv"),
         "output": str(output / "base"),
+        "training": {"epochs": BASE_EPOCHS},
     }
     made = {"base": Recipe.make(general)}
     for method in METHODS:
@@ -41,6 +44,7 @@ def recipes(output: Path) -> dict[str, Recipe]:
                 "test": str(samples / "hotels_test.csv"),
                 "general": str(samples / "general_test.csv"),
                 "output": str(output / method),
+                "training": {"epochs": EPOCHS},
             }
         )
     return made

@@ -1,0 +1,75 @@
+"""Recipes: defaults, overrides, errors with remedies, and the page that documents them."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from domaintune.errors import RecipeError
+from domaintune.recipe import LoRASettings, PTuningSettings, Recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+LEAST = {"task": "text-classification", "base": "minilm", "train": "t.csv", "output": "runs/x"}
+
+
+def test_the_page_says_what_the_program_does() -> None:
+    path = ROOT / "docs" / "make_recipe_page.py"
+    spec = importlib.util.spec_from_file_location("make_recipe_page", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert path.with_name("recipe.md").read_text(encoding="utf-8") == module.page(), (
+        "run: python docs/make_recipe_page.py"
+    )
+
+
+def test_a_name_is_short_for_its_settings() -> None:
+    recipe = Recipe.make({**LEAST, "method": "p-tuning"})
+    assert recipe.method == PTuningSettings()
+    assert Recipe.make(LEAST).method == LoRASettings()
+    assert Recipe.make(recipe.plain()) == recipe
+
+
+def test_overrides_go_over_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("task: text-classification\nbase: minilm\ntrain: t.csv\noutput: runs/x\nmethod: lora\n")
+    recipe = Recipe.read(path, ["method.rank=16", "training.epochs=3", "task.multi_label=true"], seed=7, dev=None)
+    assert isinstance(recipe.method, LoRASettings)
+    assert recipe.method.rank == 16
+    assert recipe.training.epochs == 3
+    assert recipe.task.multi_label is True  # type: ignore[union-attr]
+    assert recipe.seed == 7
+    assert recipe.dev is None
+    full = Recipe.read(path, ["method.layer_decay=0.9"], method="full")
+    assert full.method.name == "full"
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"method": {"name": "lora", "rnk": 3}}, r"'method.lora.rnk': did you mean 'rank'"),
+        ({"method": "lroa"}, r"'lora'"),
+        ({"trian": "x"}, r"'trian': did you mean 'train'"),
+        ({"training": {"epochs": -1}}, r"training.epochs.*greater than or equal to 0"),
+        ({"balance": {"strengths": [0.5]}}, r"include both 0 and 1"),
+        ({"training": {"learning_rate": float("nan")}}, r"learning_rate"),
+    ],
+)
+def test_faults_are_named(change: dict, text: str) -> None:
+    with pytest.raises(RecipeError, match=text):
+        Recipe.make({**LEAST, **change})
+
+
+@pytest.mark.parametrize("content", ["a: [1", "- a\n- b\n", "task: \x00"])
+def test_files_that_are_no_recipe(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(content)
+    with pytest.raises(RecipeError, match=r"recipe\.yaml"):
+        Recipe.read(path)
+    with pytest.raises(RecipeError, match="cannot be read"):
+        Recipe.read(tmp_path / "missing.yaml")
+    with pytest.raises(RecipeError, match="--set"):
+        Recipe.read(None, ["rank"])
