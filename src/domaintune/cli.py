@@ -23,6 +23,7 @@ app = typer.Typer(
 )
 
 Option = typer.Option
+INTERRUPTED = 130
 Settings = Annotated[
     list[str] | None, Option("--set", help="key=value over any recipe key, e.g. method.rank=16. Repeatable.")
 ]
@@ -175,6 +176,7 @@ def main() -> None:
     except DomainTuneError as error:
         Console(stderr=True).print(f"error: {error}", highlight=False, markup=False, soft_wrap=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("stopped; the same command resumes.", highlight=False)
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:  # Typer's answer to Ctrl-C
+            Console(stderr=True).print("stopped; the same command resumes.", highlight=False)
+        raise

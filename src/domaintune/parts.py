@@ -189,7 +189,7 @@ def _general_parts(
             "a general row without a label among labelled ones.", where=row.where, remedy="Label all or none."
         )
     agreement = not all(labelled)
-    general_task, head = _general_task(recipe, base, task, given, agreement=agreement)
+    general_task, head, fits_head = _general_task(recipe, base, task, given, agreement=agreement)
     parts = {
         name: _unseen(
             general_task, _examples(general_task, rows[name], recipe.data, labelled=not agreement), known, name, notes
@@ -200,8 +200,13 @@ def _general_parts(
     check = parts.get("general_check")
     choose = parts.get("general", [])
     learn: list[Any] = []
-    needs_probe = not agreement and not base.owns(general_task.head() if head == "general" else task.head())
-    if choose and needs_probe and general_task.head().labels:
+    if fits_head and not choose and head == "general":
+        raise DataError(
+            "the general-check set has labels of its own, and nothing to fit their head on.",
+            where="--general-check",
+            remedy="Give --general with the same labels, or a base whose head has them.",
+        )
+    if fits_head and choose:
         choose, learn = _split(general_task, choose, fraction=LEARN_FRACTION, seed=recipe.seed + 3)
     headline, name = check, "general-check"
     if headline is None:
@@ -223,18 +228,25 @@ def _unseen(task: Task, examples: list[Any], known: set[str], name: str, notes: 
     return kept
 
 
-def _general_task(recipe: Recipe, base: Base, task: Task, rows: Sequence[Row], *, agreement: bool) -> tuple[Task, str]:
-    """The general set's task and head: the domain's where its labels cover the general ones; else the base's own; else its own."""
+def _general_task(
+    recipe: Recipe, base: Base, task: Task, rows: Sequence[Row], *, agreement: bool
+) -> tuple[Task, str, bool]:
+    """The general set's task, its head, and whether a head is to be fitted on its learn part.
+
+    The head is the domain's where its labels cover the general ones; else the base's own where that covers them; else a new one.
+    """
     domain_labels, own = set(task.head().labels), set(base.own_labels)
     if not domain_labels:
-        return task, "domain"
+        return task, "domain", False
     if agreement:
-        return (task, "domain") if not own or own == domain_labels else (task.relabelled(base.own_labels), "general")
+        if not own or own == domain_labels:
+            return task, "domain", False
+        return task.relabelled(base.own_labels), "general", False
     settings = recipe.task.model_copy(update={"labels": None} if "labels" in type(recipe.task).model_fields else {})
     built = TASKS[recipe.task.name].build(rows, base, settings)
     labels = set(built.head().labels)
     if labels <= domain_labels:
-        return task, "domain"
+        return task, "domain", labels == domain_labels and not base.owns(task.head())
     if labels <= own:
-        return built.relabelled(base.own_labels), "general"
-    return built, "general"
+        return built.relabelled(base.own_labels), "general", False
+    return built, "general", True

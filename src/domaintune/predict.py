@@ -28,6 +28,7 @@ from domaintune.tasks import TASKS
 from domaintune.tasks.base import Task, dataset
 
 HEADS = "heads.safetensors"
+KEPT_VIEWS = 4
 
 
 def torch_device(name: str) -> torch.device:
@@ -146,7 +147,7 @@ class Run:
     _local: threading.local = field(default_factory=threading.local)
 
     def view(self, strength: float | None = None, *, head: str = "domain") -> nn.Module:
-        """The model at a strength in [0, 1] (by default the run's), with the domain's or the general head; cached.
+        """The model at a strength in [0, 1] (by default the run's), with the domain's or the general head; the last few are kept.
 
         Raises:
             RunError: a strength outside [0, 1].
@@ -155,9 +156,13 @@ class Run:
         if not 0 <= chosen <= 1:
             raise RunError(f"strength must lie in [0, 1], got {chosen:g}.", where="--strength")
         with self._lock:
-            if (chosen, head) not in self._views:
-                self._views[chosen, head] = self.attached.view(chosen, head=head, form=self.form)
-            return self._views[chosen, head]
+            view = self._views.pop((chosen, head), None)
+            if view is None:
+                view = self.attached.view(chosen, head=head, form=self.form)
+            self._views[chosen, head] = view  # the latest used stands last
+            while len(self._views) > KEPT_VIEWS:
+                self._views.pop(next(iter(self._views)))
+            return view
 
     def _own_base(self) -> Base:
         if not hasattr(self._local, "base"):  # a fast tokenizer shared by threads mixes up their settings

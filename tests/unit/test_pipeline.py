@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -255,3 +257,25 @@ def test_the_command_line_does_the_same(folder: Path) -> None:
     assert bad.returncode == 2
     assert "bad.csv:3" in bad.stderr
     assert "Traceback" not in bad.stderr
+
+
+def test_ctrl_c_leaves_a_run_that_the_same_command_resumes(folder: Path) -> None:
+    made = recipe(folder, training={"epochs": 200, "learning_rate": 0.001, "patience": None})
+    (folder / "recipe.yaml").write_text(json.dumps(made.plain()))
+    arguments = [sys.executable, "-m", "domaintune", "tune", "recipe.yaml"]
+    process = subprocess.Popen(arguments, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    checkpoint = folder / "runs/x/checkpoint/train/checkpoint.json"
+    deadline = time.monotonic() + 100
+    while not checkpoint.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert checkpoint.exists()
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130, told
+    assert "resumes" in told
+    assert "Traceback" not in told
+    state = json.loads((folder / "runs/x/run.json").read_text())
+    assert state["finished"] is False
+    shorter = made.model_copy(update={"training": made.training.model_copy(update={"epochs": 3})})
+    with pytest.raises(RunError, match=r"training.epochs: 200 -> 3"):
+        tune(shorter)
