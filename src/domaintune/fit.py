@@ -17,7 +17,7 @@ import torch
 from domaintune.balance.frontier import Point, Records, Side, choose, points, side_records, with_reference
 from domaintune.bases.base import Base
 from domaintune.data.splits import folds, together
-from domaintune.engine.probe import linear_head, probe_head
+from domaintune.engine.starting_head import linear_head, probe_head
 from domaintune.engine.train import Progress, Training, train
 from domaintune.errors import RecipeError
 from domaintune.evaluation.score import default_budget, primary_score

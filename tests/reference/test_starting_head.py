@@ -8,7 +8,7 @@ import torch
 from cells import base_and_task, rows
 from sklearn.linear_model import LogisticRegression
 
-from domaintune.engine.probe import _HeadOnly, fit_linear, gather, linear_head, probe_head, total_loss
+from domaintune.engine.starting_head import _HeadOnly, fit_linear, gather, linear_head, probe_head, total_loss
 from domaintune.tasks.base import dataset
 
 
