@@ -33,7 +33,9 @@ check: install  ## Format, lint, types, import directions and sizes.
 	$(PYTEST) -q tests/unit/test_structure.py
 
 bench: install  ## Quality and speed against peers; takes long.
-	$(BIN)/python benchmarks/run.py
+	for part in bases reviews politics cells table; do $(BIN)/python benchmarks/spine.py $$part || exit 1; done
+	$(BIN)/python benchmarks/random_language_models.py
+	$(BIN)/python benchmarks/detection_by_heart.py
 
 clean:  ## Remove what tools and builds left; keeps runs and .venv.
 	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -37,7 +37,7 @@ OURS: dict[str, Any] = {
     "p-tuning-gated": {"name": "p-tuning", "gated": True},
     "head-only": {"name": "freeze", "train": ["head"]},
 }
-PEER_RATES = (2e-4, 5e-4, 1e-3)
+PEER_RATES = (5e-4, 1e-3)
 JOBS: dict[str, dict[str, Any]] = {
     "reviews": {
         "task": "text-classification",
