@@ -179,8 +179,9 @@ class TrainingSettings(Settings):
     """Decoupled (AdamW); not on biases, norms and gates."""
     max_gradient_norm: float = Field(default=1.0, gt=0)
     """Gradients are scaled down to this global norm."""
-    patience: int | None = Field(default=3, ge=1)
-    """Epochs without a better dev score before training stops; null: never. The best epoch's weights are kept either way."""
+    patience: int | None = Field(default=None, ge=1)
+    """Epochs without a better dev score before training stops; by default a quarter of the epochs, at least 3. The best epoch's weights
+    are kept either way."""
     micro_batch_budget: int | None = Field(default=None, ge=1)
     """Tokens (text) or pixels (pictures) in one forward; by default 4,096 tokens or 4,000,000 pixels."""
     precision: Literal["fp32", "bf16"] = "fp32"

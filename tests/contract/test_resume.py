@@ -117,7 +117,7 @@ def write_rows(path: Path, count: int, *, seed: int) -> None:
 
 OVERRIDES = (
     "training.checkpoint_every_seconds=0", f"training.epochs={EPOCHS}", f"training.batch_size={BATCH}",
-    "training.patience=null", "threads=1",
+    "training.patience=1000", "threads=1",
 )  # fmt: skip
 
 

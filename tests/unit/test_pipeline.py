@@ -260,7 +260,7 @@ def test_the_command_line_does_the_same(folder: Path) -> None:
 
 
 def test_ctrl_c_leaves_a_run_that_the_same_command_resumes(folder: Path) -> None:
-    made = recipe(folder, training={"epochs": 200, "learning_rate": 0.001, "patience": None})
+    made = recipe(folder, training={"epochs": 200, "learning_rate": 0.001, "patience": 500})
     (folder / "recipe.yaml").write_text(json.dumps(made.plain()))
     arguments = [sys.executable, "-m", "domaintune", "tune", "recipe.yaml"]
     process = subprocess.Popen(arguments, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
