@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -58,7 +59,7 @@ def scores_table(scores: Mapping[str, Any]) -> Table:
     """One run: base, chosen strength and strength 1, side by side, for both sides."""
     chosen, primary = scores["chosen_strength"], scores["primary"]
     strengths = sorted({0.0, chosen, 1.0})
-    table = Table(title=f"{primary}, with 95 % intervals")
+    table = Table(title=f"{primary}, with 95 % intervals", box=box.SIMPLE_HEAD)
     table.add_column("")
     for strength in strengths:
         label = {0.0: "base (0)", 1.0: "tuned (1)"}.get(strength, f"{strength:g}")
@@ -66,31 +67,28 @@ def scores_table(scores: Mapping[str, Any]) -> Table:
     for title, side in (("domain", scores["domain"]), ("general", scores["general"])):
         if side is None:
             continue
-        cells = [interval(side["scores"][f"{s:g}"][primary_of(side, primary)]) for s in strengths]
-        table.add_row(f"{title}: {side['name']}, {side['rows']} rows", *cells)
+        values = [interval(side["scores"][f"{s:g}"][primary]) for s in strengths]
+        table.add_row(f"{title}: {side['name']}\n{side['rows']:,} rows", *values)
         form = signed if side["kind"] == "gain" else percent
-        changes = [form(side["change"][f"{s:g}"]) if s > 0 else "" for s in strengths]
-        table.add_row(f"  {side['kind']}", *changes)
+        table.add_row(side["kind"], *[form(side["change"][f"{s:g}"]) if s > 0 else "" for s in strengths])
     return table
 
 
 def comparison_table(runs: Mapping[str, Mapping[str, Any]]) -> Table:
     """Several runs from one base on the same data: a row each, at the chosen strength."""
-    first = next(iter(runs.values()))
-    base = interval(first["domain"]["scores"]["0"][first["primary"]])
-    title = f"{first['primary']} on the domain, base {base}"
-    if first["general"] is not None:
-        title += f"; on the general set, base {interval(first['general']['scores']['0'][first['primary']])}"
-    table = Table(title=title)
-    for column in ("method", "strength", "domain", "gain", "kept", "verdict"):
+    primary = next(iter(runs.values()))["primary"]
+    title = f"{primary} before and after, with 95 % intervals"
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=0, pad_edge=False)  # fits 80 columns
+    for column in ("method", "strength", "base", "tuned", "gain", "kept"):
         table.add_column(column, no_wrap=True)
+    table.add_column("verdict", width=9)
     for name, scores in runs.items():
-        chosen = f"{scores['chosen_strength']:g}"
-        general = scores["general"]
+        chosen, general = f"{scores['chosen_strength']:g}", scores["general"]
         table.add_row(
             name,
             chosen,
-            interval(scores["domain"]["scores"][chosen][scores["primary"]]),
+            interval(scores["domain"]["scores"]["0"][primary]),
+            interval(scores["domain"]["scores"][chosen][primary]),
             signed(scores["domain"]["change"][chosen]),
             "unknown" if general is None else percent(general["change"][chosen]),
             scores["verdict"]["kind"],
@@ -98,18 +96,14 @@ def comparison_table(runs: Mapping[str, Mapping[str, Any]]) -> Table:
     return table
 
 
-def primary_of(side: Mapping[str, Any], primary: str) -> str:
-    """The primary score's name on this side."""
-    return primary if primary in side["scores"]["0"] else next(iter(side["scores"]["0"]))
-
-
 def interval(estimate: Estimate) -> str:
-    return f"{estimate['value']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]"
+    """The value, and its interval on a second line."""
+    return f"{estimate['value']:.3f}\n[{estimate['low']:.2f}, {estimate['high']:.2f}]"
 
 
 def signed(estimate: Estimate) -> str:
-    return f"{estimate['value']:+.3f} [{estimate['low']:+.3f}, {estimate['high']:+.3f}]"
+    return f"{estimate['value']:+.3f}\n[{estimate['low']:+.2f}, {estimate['high']:+.2f}]"
 
 
 def percent(estimate: Estimate) -> str:
-    return f"{100 * estimate['value']:.1f} % [{100 * estimate['low']:.1f}, {100 * estimate['high']:.1f}]"
+    return f"{100 * estimate['value']:.1f} %\n[{100 * estimate['low']:.0f}, {100 * estimate['high']:.0f}]"
