@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import subprocess
@@ -19,8 +20,9 @@ SOURCE = HERE.parent / "src" / "domaintune"
 MEASURED = ("bases", "tasks", "methods", "engine", "fit.py", "recipe.py")
 
 
+@functools.cache
 def code_hash() -> str:
-    """Of the code that decides a row's numbers."""
+    """Of the code that decides a row's numbers, as it was when first asked: what this process has loaded."""
     digest = hashlib.sha256()
     for part in MEASURED:
         path = SOURCE / part

@@ -6,13 +6,13 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from domaintune.errors import DomainTuneError
+from domaintune.errors import DataError, DomainTuneError
 
 app = typer.Typer(
     help="Tune a pretrained model to your domain, see what was gained and what was lost, and choose where to stand.",
@@ -104,7 +104,7 @@ def predict_command(
 
     loaded = load(run)
     if data == "-":
-        lines = [line.rstrip("\n") for line in sys.stdin if line.strip()]
+        lines = _lines_of(sys.stdin)
         rows: list[dict[str, Any]] = [dict(loaded.task.from_bare(line)) for line in lines]
         made = loaded.predict(lines, strength=strength)
     else:
@@ -120,6 +120,13 @@ def predict_command(
     else:
         for row in joined:
             sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _lines_of(stream: TextIO) -> list[str]:
+    try:
+        return [line.rstrip("\r\n") for line in stream if line.strip()]
+    except UnicodeDecodeError:
+        raise DataError("is not UTF-8.", where="standard input", remedy="Convert it to UTF-8.") from None
 
 
 @app.command("show")
@@ -156,13 +163,14 @@ def _plan_table(plan: Any) -> Table:
 def show(console: Console, path: Path) -> None:
     """The result table of a run."""
     from domaintune.run import RunFolder
-    from domaintune.terminal import scores_table
+    from domaintune.terminal import beside, scores_table
 
     folder = RunFolder.existing(path)
     scores = folder.read("scores.json")
-    for note in scores["notes"]:
+    for note in [*scores["notes"], *scores["findings"]]:
         console.print(f"note: {note}", highlight=False, markup=False)
     console.print(scores_table(scores))
+    console.print(beside(scores), highlight=False, markup=False)
     console.print(scores["verdict"]["sentence"], highlight=False, markup=False)
     console.print(f"The run is in {path}. Use it: domaintune predict {path} FILE", highlight=False, markup=False)
 
@@ -174,6 +182,9 @@ def main() -> None:
     try:
         app()
     except DomainTuneError as error:
+        Console(stderr=True).print(f"error: {error}", highlight=False, markup=False, soft_wrap=True)
+        sys.exit(2)
+    except OSError as error:  # a full disk, no permission
         Console(stderr=True).print(f"error: {error}", highlight=False, markup=False, soft_wrap=True)
         sys.exit(2)
     except SystemExit as stop:

@@ -135,11 +135,12 @@ def _side(
     scores = {s: score_estimates(task, records[s], weights) for s in strengths}
     if name == "test":
         change, kind = {s: gain_estimate(task, records[s], records[0.0], weights) for s in strengths}, "gain"
-    elif side.agreement:
+    elif side.agreement and task.primary.higher_is_better:
         change, kind = {s: scores[s][task.primary.name] for s in strengths}, "agreement"
     else:
         made = {s: retention_estimate(task, records[s], records[0.0], weights) for s in strengths}
-        change, kind = {s: estimate for s, (estimate, _) in made.items()}, f"retention ({made[0.0][1]})"
+        change = {s: estimate for s, (estimate, _) in made.items()}
+        kind = "agreement" if side.agreement else f"retention ({made[0.0][1]})"
     return SideScores(len(examples), name, kind, scores, change, divergence, predictions)
 
 

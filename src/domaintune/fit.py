@@ -235,6 +235,7 @@ def _train(
         on_progress=lambda progress: report(name, progress),
         keep_epochs=keep_epochs,
         stop_after=epochs_of_schedule,
+        fingerprint=f"base {base.provenance.get('weights_sha256') or base.provenance.get('revision')}",
     )
     attached.model.eval()
     return attached, training
@@ -275,7 +276,9 @@ def _fit_over_folds(
         count=recipe.data.folds,
         seed=recipe.seed,
     )
-    patient = recipe.model_copy(update={"training": recipe.training.model_copy(update={"patience": NEVER})})
+    # One schedule for the folds and for the final fit, whatever the number of rows in each.
+    training_of_all = training_settings(recipe, task, rows=len(rows)).model_copy(update={"patience": NEVER})
+    patient = recipe.model_copy(update={"training": training_of_all})
     kept: list[tuple[Base, Attached, Training, Dataset]] = []
     probes = []
     for number, (inside, outside) in enumerate(cuts):

@@ -14,7 +14,7 @@ from domaintune.bases.base import Base
 from domaintune.data.formats import read_rows
 from domaintune.data.rows import Row
 from domaintune.data.splits import contiguous_cut, cut, leaks, together
-from domaintune.errors import DataError
+from domaintune.errors import DataError, RecipeError
 from domaintune.recipe import DataSettings, Recipe
 from domaintune.run import data_checksum
 from domaintune.tasks import TASKS
@@ -64,6 +64,10 @@ def input_checksum(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
+def _checksums(task: Task, examples: Iterable[Any]) -> set[str]:
+    return {input_checksum(task.keys(example).input) for example in examples}
+
+
 def given_paths(recipe: Recipe) -> dict[str, str]:
     """Part -> path, for the parts that the recipe names."""
     paths = {name: getattr(recipe, name) for name in GIVEN}
@@ -103,39 +107,70 @@ def assemble(recipe: Recipe, base: Base, *, seen: Iterable[str] = ()) -> Parts:
     given: tuple[str, ...] = ("train", "dev", "test")
     examples = {name: _examples(task, rows[name], recipe.data) for name in given if name in rows}
     train, dev, test = _domain_parts(recipe, task, examples, notes)
+    seen, reported = set(seen), _checksums(task, test)
+    if met := sum(input_checksum(task.keys(e).input) in seen for e in test):
+        notes.append(
+            f"{met} rows of test were trained or chosen on by the run that is the base: both scores are too good."
+        )
     general = None
     if "general" in rows or "general_check" in rows:
-        known = {input_checksum(task.keys(e).input) for e in train} | set(seen)
-        general = _general_parts(recipe, base, task, rows, known, notes)
+        known = seen | _checksums(task, [*train, *(dev or ())])
+        general = _general_parts(recipe, base, task, rows, known, reported, notes)
     findings = list(task.check([*train, *(dev or ()), *test]))
     return Parts(task, train, dev, test, general, findings, notes)
 
 
-def _examples(task: Task, rows: Sequence[Row], settings: DataSettings, *, labelled: bool = True) -> list[Any]:
-    made = list(task.read(rows, labelled=labelled))
+def _examples(task: Task, rows: Sequence[Row], settings: DataSettings) -> list[Any]:
+    """Examples of the domain, with the group and domain columns that the recipe names."""
+    made = list(task.read(rows))
     named = {"group": settings.group_column, "domain": settings.domain_column}
     columns = {field_name: column for field_name, column in named.items() if column is not None}
-    if not columns or len(made) != len(rows):
+    if columns and len(made) != len(rows):
+        raise RecipeError(
+            "rows are joined by this task, so that none has a group or domain of its own.",
+            where="data.group_column, data.domain_column",
+            remedy="Leave these keys out.",
+        )
+    return _with_columns(made, rows, columns) if columns else made
+
+
+def _general_examples(task: Task, rows: Sequence[Row], settings: DataSettings, *, labelled: bool) -> list[Any]:
+    """Examples of a general set; it may lack the group column, and then each of its rows is its own group."""
+    made = list(task.read(rows, labelled=labelled))
+    column = settings.group_column
+    if column is None or len(made) != len(rows) or not all(column in row.values for row in rows):
         return made
+    return _with_columns(made, rows, {"group": column})
+
+
+def _with_columns(examples: Sequence[Any], rows: Sequence[Row], columns: dict[str, str]) -> list[Any]:
     return [
         replace(example, **{field_name: row.text(column) for field_name, column in columns.items()})
-        for example, row in zip(made, rows, strict=True)
+        for example, row in zip(examples, rows, strict=True)
     ]
 
 
 def _without_leaks(
-    task: Task, train: list[Any], other: Sequence[Any], name: str, settings: DataSettings, notes: list[str]
+    task: Task,
+    train: list[Any],
+    other: Sequence[Any],
+    name: str,
+    settings: DataSettings,
+    notes: list[str],
+    *,
+    of: str = "train",
 ) -> list[Any]:
+    """`train` (the part named `of`) without the rows that stand in `other` (the part named `name`)."""
     found = set(leaks([task.keys(e).input for e in train], [task.keys(e).input for e in other]))
     if not found:
         return train
     if settings.keep_leaks:
-        notes.append(f"{len(found)} rows of train also stand in {name}; kept, as asked: the {name} score is too good.")
+        notes.append(f"{len(found)} rows of {of} also stand in {name}; kept, as asked: the {name} score is too good.")
         return train
-    notes.append(f"{len(found)} rows of train also stand in {name}; removed from train.")
+    notes.append(f"{len(found)} rows of {of} also stand in {name}; removed from {of}.")
     kept = [example for position, example in enumerate(train) if position not in found]
     if not kept:
-        raise DataError(f"every row of train also stands in {name}.", where="train", remedy="Give other rows.")
+        raise DataError(f"every row of {of} also stands in {name}.", where=of, remedy="Give other rows.")
     return kept
 
 
@@ -165,7 +200,7 @@ def _domain_parts(
         train = _without_leaks(task, train, test, "test", settings, notes)
     if dev is not None:
         train = _without_leaks(task, train, dev, "dev", settings, notes)
-        dev = dev if settings.keep_leaks else _without_leaks(task, dev, test, "test (from dev)", settings, notes)
+        dev = dev if settings.keep_leaks else _without_leaks(task, dev, test, "test", settings, notes, of="dev")
     elif len(train) >= settings.fold_below or not task.cross_validates:
         train, dev = _split(task, train, fraction=settings.dev_fraction, seed=recipe.seed + 1)
         notes.append(f"no dev part was given: {len(dev)} rows were cut from train.")
@@ -179,8 +214,15 @@ def _domain_parts(
 
 
 def _general_parts(
-    recipe: Recipe, base: Base, task: Task, rows: dict[str, list[Row]], known: set[str], notes: list[str]
+    recipe: Recipe,
+    base: Base,
+    task: Task,
+    rows: dict[str, list[Row]],
+    known: set[str],
+    reported: set[str],
+    notes: list[str],
 ) -> GeneralParts:
+    """`known` are input checksums of rows that were trained or chosen on, `reported` of the test part: on those nothing is chosen."""
     given = [row for name in ("general", "general_check") for row in rows.get(name, ())]
     labelled = [task.has_target(row) for row in given]
     if any(labelled) and not all(labelled):
@@ -190,15 +232,26 @@ def _general_parts(
         )
     agreement = not all(labelled)
     general_task, head, fits_head = _general_task(recipe, base, task, given, agreement=agreement)
+    if agreement:
+        notes.append("the general rows carry no labels: agreement with the base is measured, not retention.")
     parts = {
-        name: _unseen(
-            general_task, _examples(general_task, rows[name], recipe.data, labelled=not agreement), known, name, notes
+        name: _without(
+            general_task,
+            _general_examples(general_task, rows[name], recipe.data, labelled=not agreement),
+            known,
+            name,
+            "rows that this or an earlier run trains or chooses on",
+            notes,
         )
         for name in ("general", "general_check")
         if name in rows
     }
     check = parts.get("general_check")
     choose = parts.get("general", [])
+    if choose:
+        reported = reported | _checksums(general_task, check or ())
+        why = "rows of test or of general_check, on which nothing may be chosen"
+        choose = _without(general_task, choose, reported, "general", why, notes)
     learn: list[Any] = []
     if fits_head and not choose and head == "general":
         raise DataError(
@@ -208,6 +261,8 @@ def _general_parts(
         )
     if fits_head and choose:
         choose, learn = _split(general_task, choose, fraction=LEARN_FRACTION, seed=recipe.seed + 3)
+        if len(learn) < 2:
+            raise DataError("too few rows to fit a head on.", where="--general", remedy="Give more rows.")
     headline, name = check, "general-check"
     if headline is None:
         choose, headline = _split(general_task, choose, fraction=0.5, seed=recipe.seed + 4)
@@ -215,16 +270,13 @@ def _general_parts(
     return GeneralParts(general_task, head, agreement, learn, choose, headline, name)
 
 
-def _unseen(task: Task, examples: list[Any], known: set[str], name: str, notes: list[str]) -> list[Any]:
-    kept = [example for example in examples if input_checksum(task.keys(example).input) not in known]
+def _without(task: Task, examples: list[Any], inputs: set[str], name: str, why: str, notes: list[str]) -> list[Any]:
+    """The examples whose input checksum is not among `inputs`; the others are counted in a note."""
+    kept = [example for example in examples if input_checksum(task.keys(example).input) not in inputs]
     if len(kept) < len(examples):
-        notes.append(
-            f"{len(examples) - len(kept)} rows of {name} were left out: training rows of this or an earlier run."
-        )
+        notes.append(f"{len(examples) - len(kept)} rows of {name} were left out: {why}.")
     if not kept:
-        raise DataError(
-            f"every row of {name} was trained on before.", where=name, remedy="Give rows that no run has seen."
-        )
+        raise DataError(f"no row of {name} is left: all are {why}.", where=name, remedy="Give other rows.")
     return kept
 
 
@@ -233,20 +285,22 @@ def _general_task(
 ) -> tuple[Task, str, bool]:
     """The general set's task, its head, and whether a head is to be fitted on its learn part.
 
-    The head is the domain's where its labels cover the general ones; else the base's own where that covers them; else a new one.
+    The head is the domain's where the labels are equal; else the base's own where that covers the general labels (it is what
+    the base could do before); else the domain's where that covers them; else a new one.
     """
     domain_labels, own = set(task.head().labels), set(base.own_labels)
     if not domain_labels:
         return task, "domain", False
     if agreement:
-        if not own or own == domain_labels:
-            return task, "domain", False
-        return task.relabelled(base.own_labels), "general", False
+        kept = task.relabelled(base.own_labels) if own and own != domain_labels else task
+        return (kept, "general", False) if kept is not task and base.owns(kept.head()) else (task, "domain", False)
     settings = recipe.task.model_copy(update={"labels": None} if "labels" in type(recipe.task).model_fields else {})
     built = TASKS[recipe.task.name].build(rows, base, settings)
     labels = set(built.head().labels)
+    if labels != domain_labels and labels <= own:
+        kept = built.relabelled(base.own_labels)
+        if base.owns(kept.head()):
+            return kept, "general", False
     if labels <= domain_labels:
         return task, "domain", labels == domain_labels and not base.owns(task.head())
-    if labels <= own:
-        return built.relabelled(base.own_labels), "general", False
     return built, "general", True

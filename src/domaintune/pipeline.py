@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,12 +35,13 @@ def tune(recipe: Recipe, *, overwrite: bool = False, report: Report = lambda sta
         DomainTuneError: anything the user can mend, with file and line where there are any.
     """
     started = time.monotonic()
-    torch.set_num_threads(recipe.threads or torch.get_num_threads())
     folder = RunFolder(Path(recipe.output))
-    with folder.lock():
+    with folder.lock(), threads_restored():
         report("data", None)
         data = checksums(recipe)
-        folder = RunFolder.start(recipe, data=data, overwrite=overwrite)
+        threads = recipe.threads or torch.get_num_threads()
+        folder = RunFolder.start(recipe, data=data, threads=threads, overwrite=overwrite)
+        torch.set_num_threads(folder.read("run.json").get("threads") or threads)
         report("base", None)
         base = open_base(recipe)
         parts = assemble(recipe, base, seen=seen_by(recipe.base))
@@ -58,6 +60,16 @@ def tune(recipe: Recipe, *, overwrite: bool = False, report: Report = lambda sta
         confirmation = confirm(recipe, fitted, parts, report=report)
         write_run(folder, recipe, parts, fitted, confirmation, data=data, seconds=time.monotonic() - started)
     return load(recipe.output)
+
+
+@contextmanager
+def threads_restored() -> Iterator[None]:
+    """Torch's number of threads is afterwards what it was before."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def general_of(parts: Parts) -> General | None:
@@ -120,9 +132,7 @@ def resolved(recipe: Recipe, base: Base, parts: Parts) -> Recipe:
     """The recipe with what was decided at run time written out: it re-runs the same."""
     training = training_settings(recipe, parts.task, rows=len(parts.train))
     balance = recipe.balance.model_copy(update={"form": form_of(recipe, base)})
-    return recipe.model_copy(
-        update={"training": training, "balance": balance, "threads": recipe.threads or torch.get_num_threads()}
-    )
+    return recipe.model_copy(update={"training": training, "balance": balance, "threads": torch.get_num_threads()})
 
 
 def write_run(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from domaintune.bases.base import Base, Head, fork
 from domaintune.bases.load import load_base
 from domaintune.data.rows import Row
-from domaintune.errors import BaseError, MethodError, RunError
+from domaintune.errors import BaseError, DataError, MethodError, RecipeError, RunError
 from domaintune.evaluation.score import predict
 from domaintune.methods import method_from
 from domaintune.methods.base import Attached, Form
@@ -32,17 +35,28 @@ KEPT_VIEWS = 4
 
 
 def torch_device(name: str) -> torch.device:
-    """ "auto": the first GPU, else the CPU."""
+    """ "auto": the first GPU, else the CPU.
+
+    Raises:
+        RecipeError: no such device here.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for the device
+        raise RecipeError(
+            f"'{name}' cannot be used ({str(error).splitlines()[0]}).", where="device", remedy="Use auto or cpu."
+        ) from None
+    return device
 
 
 def open_base(recipe: Recipe) -> Base:
     """The base that a recipe names: an earlier run, a built-in name, a folder or a Hub name; without heads."""
     auto_class = TASKS[recipe.task.name].auto_class
     if is_run(Path(recipe.base)):
-        return run_as_base(recipe.base, task_name=recipe.task.name)
+        return run_as_base(recipe.base, task_name=recipe.task.name, device=torch_device(recipe.device))
     return load_base(
         recipe.base,
         auto_class=auto_class,
@@ -51,7 +65,14 @@ def open_base(recipe: Recipe) -> Base:
     )
 
 
-def run_as_base(path: str, *, task_name: str, strength: float | None = None, expected: str | None = None) -> Base:
+def run_as_base(
+    path: str,
+    *,
+    task_name: str,
+    device: torch.device,
+    strength: float | None = None,
+    expected: str | None = None,
+) -> Base:
     """A run's merged weights at its strength (`strength`: as it was when another run was made on it), its head, its labels.
 
     Raises:
@@ -77,7 +98,7 @@ def run_as_base(path: str, *, task_name: str, strength: float | None = None, exp
         raise BaseError("its weights changed since this run was made.", where=path, remedy="Restore that run.")
     return Base(
         name=path,
-        model=model,
+        model=model.to(device),
         processor=run.base.processor,
         own_labels=spec.labels,
         own_problem_type=spec.problem_type,
@@ -102,7 +123,9 @@ def save_heads(base: Base, path: Path) -> None:
         for name, head in base.heads.items()
         for key, tensor in head.state().items()
     }
-    save_file(tensors, path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    save_file(tensors, temporary)
+    temporary.replace(path)
 
 
 def with_saved_heads(base: Base, tasks: Mapping[str, Task], path: Path) -> Base:
@@ -177,7 +200,12 @@ class Run:
         """One plain dictionary an input (a text, a path, or a row as in the training file), in order.
 
         Where the general set had other labels, the general head's answer stands beside under "base_..." names.
+
+        Raises:
+            DataError: a bad input, with its number; or one text where a list is wanted.
         """
+        if isinstance(inputs, str):
+            raise DataError("got one text, not a list of them.", where="predict", remedy='Write predict(["..."]).')
         rows = [
             Row(self.task.from_bare(value) if isinstance(value, str) else value, "input", number)
             for number, value in enumerate(inputs, 1)
@@ -207,6 +235,17 @@ def load(path: str | Path) -> Run:
         RunError: no finished run there, or its base is gone or changed.
     """
     folder = RunFolder.existing(path)
+    try:
+        return _load(folder)
+    except (OSError, SafetensorError, ValidationError, KeyError) as error:
+        raise RunError(
+            f"is damaged ({type(error).__name__}: {str(error).splitlines()[0]}).",
+            where=str(path),
+            remedy="Restore the folder, or make the run again with --overwrite.",
+        ) from error
+
+
+def _load(folder: RunFolder) -> Run:
     recipe = Recipe.make(folder.read("resolved.json"), where=str(folder.path / "resolved.json"))
     tasks = {
         name: TASKS[recipe.task.name].model_validate_json(json.dumps(values))
@@ -227,12 +266,22 @@ def _origin(recipe: Recipe, origin: Mapping[str, Any]) -> Base:
     if "run" in origin:
         path = recipe.base if is_run(Path(recipe.base)) else origin["run"]
         return run_as_base(
-            path, task_name=recipe.task.name, strength=origin["strength"], expected=origin["weights_sha256"]
+            path,
+            task_name=recipe.task.name,
+            device=torch_device(recipe.device),
+            strength=origin["strength"],
+            expected=origin["weights_sha256"],
         )
+    folder = origin.get("folder")
+    if folder is not None and not Path(recipe.base).is_dir() and Path(folder).is_dir():
+        recipe = recipe.model_copy(update={"base": folder})  # the recipe's path was relative to another working folder
     base = open_base(recipe)
-    expected = origin.get("weights_sha256")
-    if expected is not None and base.provenance["weights_sha256"] != expected:
-        raise RunError(
-            "its base's weights changed since the run was made.", where=recipe.base, remedy="Restore the base."
-        )
+    for key in ("weights_sha256", "revision"):  # a folder's, the Hub's
+        expected = origin.get(key)
+        if expected is not None and base.provenance.get(key) != expected:
+            raise RunError(
+                f"its base's weights changed since the run was made ({key} was {expected}).",
+                where=recipe.base,
+                remedy="Restore the base.",
+            )
     return base

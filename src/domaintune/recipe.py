@@ -315,7 +315,14 @@ class Recipe(Settings):
             key, equals, value = override.partition("=")
             if not equals:
                 raise RecipeError(f"got '{override}'.", where="--set", remedy="Write --set key=value.")
-            _put(merged, key.strip().split("."), yaml.safe_load(value))
+            try:
+                _put(merged, key.strip().split("."), yaml.safe_load(value))
+            except (yaml.YAMLError, TypeError, ValueError):
+                raise RecipeError(
+                    f"got '{override}'.",
+                    where="--set",
+                    remedy="Write key=value, the value in YAML, the key of a setting.",
+                ) from None
         return cls.make(merged, where=str(path) if path else "arguments")
 
     def plain(self) -> dict[str, Any]:

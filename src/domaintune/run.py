@@ -114,16 +114,21 @@ class RunFolder:
         return folder
 
     @classmethod
-    def start(cls, recipe: Recipe, *, data: Mapping[str, str], overwrite: bool = False) -> RunFolder:
+    def start(
+        cls, recipe: Recipe, *, data: Mapping[str, str], threads: int | None = None, overwrite: bool = False
+    ) -> RunFolder:
         """Make the output folder, or take up an unfinished one with the same recipe and data (name of part -> checksum).
 
+        `threads` is remembered for whoever resumes: sums over other numbers of threads have other last bits.
+
         Raises:
-            RunError: the folder is a finished run, something else, or an unfinished run of another recipe or of other data.
+            RunError: the folder is a finished run, something else, an unfinished run of another recipe or of other data, or
+                one to overwrite in which the recipe's own base or data stand.
         """
         folder = cls(Path(recipe.output))
         path = folder.path
         if overwrite and is_run(path):
-            shutil.rmtree(path)
+            folder._clear(recipe)
         if is_run(path):
             if folder.finished:
                 raise RunError(
@@ -131,14 +136,31 @@ class RunFolder:
                 )
             folder._same_or_refuse(recipe, data)
             return folder
-        if path.exists() and (not path.is_dir() or any(entry.name != ".lock" for entry in path.iterdir())):
+        if path.exists() and (not path.is_dir() or not all(_is_beginning(entry) for entry in path.iterdir())):
             raise RunError(
                 "exists and is no run.", where=str(path), remedy="Choose a new or empty folder for --output."
             )
         path.mkdir(parents=True, exist_ok=True)
         write_json(path / "recipe.json", recipe.plain())
-        write_json(path / "run.json", {"format": FORMAT, "finished": False, "data": dict(data), "started": time.time()})
+        facts = {"format": FORMAT, "finished": False, "data": dict(data), "threads": threads, "started": time.time()}
+        write_json(path / "run.json", facts)
         return folder
+
+    def _clear(self, recipe: Recipe) -> None:
+        """Remove a run, all but the lock that this process holds; `run.json` last, so that it stays a run until it is gone."""
+        inputs = (recipe.base, recipe.train, recipe.dev, recipe.test, recipe.general, recipe.general_check)
+        for name in inputs:
+            if name is not None and Path(name).resolve().is_relative_to(self.path.resolve()):
+                raise RunError(
+                    f"holds what this run is to be made from ({name}).",
+                    where=str(self.path),
+                    remedy="Choose another --output.",
+                )
+        for entry in sorted(self.path.iterdir(), key=lambda entry: entry.name == "run.json"):
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            elif entry.name != ".lock":
+                entry.unlink()
 
     def _same_or_refuse(self, recipe: Recipe, data: Mapping[str, str]) -> None:
         before, now = flatten(self.read("recipe.json")), flatten(recipe.plain())
@@ -156,6 +178,11 @@ class RunFolder:
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Mark the run as finished; the last write. The checkpoint is removed afterwards."""
+        for entry in self.path.glob(".*.*"):  # what a killed process was writing
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
         state = self.read("run.json")
         write_json(self.path / "run.json", {**state, "finished": True, "ended": time.time(), **summary})
         shutil.rmtree(self.checkpoint, ignore_errors=True)
@@ -165,23 +192,32 @@ class RunFolder:
         """Keep other processes out of the folder.
 
         Raises:
-            RunError: another process holds it.
+            RunError: another process holds it, or nothing can be written there.
         """
         from filelock import FileLock, Timeout
 
-        self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / ".lock", timeout=0)
         try:
+            self.path.mkdir(parents=True, exist_ok=True)
             lock.acquire()
         except Timeout:
             raise RunError(
                 "another process is writing this run.", where=str(self.path), remedy="Wait for it."
+            ) from None
+        except OSError as error:
+            raise RunError(
+                f"cannot be written ({error.strerror}).", where=str(self.path), remedy="Choose another --output."
             ) from None
         try:
             yield
         finally:
             lock.release()
             (self.path / ".lock").unlink(missing_ok=True)
+
+
+def _is_beginning(entry: Path) -> bool:
+    """Whether a process killed before it wrote `run.json` leaves this."""
+    return entry.name in (".lock", "recipe.json") or entry.name.startswith((".recipe.json.", ".run.json."))
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -74,6 +74,16 @@ def scores_table(scores: Mapping[str, Any]) -> Table:
     return table
 
 
+def beside(scores: Mapping[str, Any]) -> str:
+    """What stands beside a run's scores: where its head came from, what a head alone reaches, and what no model at all does."""
+    told = [f"It started from {scores['start']}."]
+    if scores["domain_probe"] is not None:
+        told.append(f"A head alone, fitted on the domain with the body frozen: {scores['domain_probe']:.3f} on dev.")
+    if scores["majority"] is not None:
+        told.append(f"Always the commonest answer: {scores['majority']:.3f} on test.")
+    return " ".join(told)
+
+
 def comparison_table(runs: Mapping[str, Mapping[str, Any]]) -> Table:
     """Several runs from one base on the same data: a row each, at the chosen strength."""
     primary = next(iter(runs.values()))["primary"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -87,9 +86,9 @@ def points(domain_task: Task, domain: Records, general_side: Side | None, genera
         if general_side is not None:
             task = general_side.task
             score = point_scores(task, general[strength])[task.primary.name]
-            if general_side.agreement:
-                kept = score if task.primary.higher_is_better else math.exp(-score)
-            else:
+            if general_side.agreement and task.primary.higher_is_better:
+                kept = score
+            else:  # of a loss against the base's outputs too: the base itself does not predict them with certainty
                 one = np.ones((1, len(general[strength])))
                 kept = retention_estimate(task, general[strength], general[0.0], one)[0].value
         made.append(Point(strength, point_scores(domain_task, domain[strength])[name], score, kept))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from domaintune.bases.base import Base
@@ -77,22 +78,25 @@ def load_base(
         model, report = getattr(transformers, "AutoModel" if pooling else auto_class).from_pretrained(
             source, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
         )
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
         raise BaseError(_first_line(error), where=name, remedy=_remedy(error)) from None
     missing = set(report["missing_keys"])
     if pooling:
         model = PooledClassifier(model, config, pooling)
     own = own_labels(config) if not pooling and not _head_is_missing(model, missing) else ()
+    if auto_class == "AutoModelForSequenceClassification" and getattr(config, "pad_token_id", 0) is None:
+        model.config.pad_token_id = processor.pad_token_id  # by which decoders find the last token of a row
     model = model.to(device or torch.device("cpu")).eval().requires_grad_(False)
     return Base(
         name=name,
         model=model,
         processor=processor,
         own_labels=own,
-        own_problem_type=getattr(config, "problem_type", None) if own else None,
+        own_problem_type=own_problem_type(config) if own else None,
         pooling=pooling,
         provenance={
             "source": name,
+            "folder": str(folder.resolve()) if folder.is_dir() and name not in BUILT_IN else None,
             "weights_sha256": weights_checksum(folder) if folder.is_dir() else None,
             "revision": getattr(config, "_commit_hash", None),
         },
@@ -124,6 +128,12 @@ def own_labels(config: Any) -> tuple[str, ...]:
     """The labels of a configuration in unit order; empty where they are transformers' placeholders."""
     labels = tuple(str(config.id2label[index]) for index in sorted(config.id2label)) if config.id2label else ()
     return () if all(label == f"{GENERIC_LABEL}{index}" for index, label in enumerate(labels)) else labels
+
+
+def own_problem_type(config: Any) -> str | None:
+    """The configuration's problem type; one label a row is None, which transformers writes out once a loss was computed."""
+    kind: str | None = getattr(config, "problem_type", None)
+    return None if kind == "single_label_classification" else kind
 
 
 def _head_is_missing(model: nn.Module, missing: set[str]) -> bool:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from domaintune.bases.base import Base, Head, fork
+from domaintune.bases.probe import probe_inputs
 from domaintune.data.batches import scoring_plan
 from domaintune.tasks.base import Batch, Dataset, Task
 
@@ -20,13 +21,23 @@ PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
 FEATURE_BUDGET = 16_384
 
 
+@torch.no_grad()
 def linear_head(base: Base, name: str = "domain") -> tuple[str, nn.Linear] | None:
-    """Path and layer of a head that is one linear layer; None for any other head."""
+    """Path and layer of a head that is one linear layer whose output is the model's logits; None for any other head.
+
+    Decoders with a classifier apply theirs to every token and pick one afterwards: such a head is not of that kind.
+    """
     modules = base.heads[name].modules
     if len(modules) != 1:
         return None
     path, module = next(iter(modules.items()))
-    return (path, module) if isinstance(module, nn.Linear) else None
+    if not isinstance(module, nn.Linear):
+        return None
+    model = base.fork(head=name)
+    made: list[Tensor] = []
+    model.get_submodule(path).register_forward_hook(lambda layer, inputs, output: made.append(output))
+    logits = model(**probe_inputs(model)).logits
+    return (path, module) if len(made) == 1 and made[0].shape == logits.shape else None
 
 
 class _HeadOnly(nn.Module):
@@ -81,9 +92,9 @@ def fit_linear(
     """
     scale = torch.cat([f.reshape(-1, f.shape[-1]) for _, f in batches]).std().clamp(min=1e-8)
     scaled = [(batch, features / scale) for batch, features in batches]
-    made = nn.Linear(layer.in_features, layer.out_features, bias=True, device=layer.weight.device)
-    nn.init.zeros_(made.weight)
-    nn.init.zeros_(made.bias)
+    made = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, device=layer.weight.device)
+    for parameter in made.parameters():
+        nn.init.zeros_(parameter)
     model = _HeadOnly(made)
     optimizer = torch.optim.LBFGS(
         made.parameters(), max_iter=iterations, history_size=10, line_search_fn="strong_wolfe"
@@ -125,7 +136,6 @@ def probe_head(
             losses.append(float(total_loss(task, _HeadOnly(made), judge_on)))
     best = PENALTIES[min(range(len(PENALTIES)), key=losses.__getitem__)]
     fitted = fit_linear(task, layer, batches, penalty=best)
-    learned = {"weight": fitted.weight, "bias": fitted.bias}
-    replacing = {key: learned[key].detach().to(layer.weight.dtype) for key, _ in layer.named_parameters()}
+    replacing = {key: tensor.detach().to(layer.weight.dtype) for key, tensor in fitted.named_parameters()}
     head = base.heads[name]
     return Head(spec=head.spec, modules={path: fork(layer, replacing)}, config=head.config)

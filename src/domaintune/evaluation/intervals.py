@@ -94,6 +94,11 @@ def differing_records(ours: Sequence[Record], theirs: Sequence[Record]) -> int:
     )
 
 
+def decided_records(ours: Sequence[Record], theirs: Sequence[Record]) -> int:
+    """On how many examples just one of two models is right: all that a difference of accuracies rests on."""
+    return sum(float(a["correct"]) != float(b["correct"]) for a, b in zip(ours, theirs, strict=True))
+
+
 def gain_estimate(task: Task, tuned: Sequence[Record], base: Sequence[Record], weights: np.ndarray) -> Estimate:
     """Tuned minus base of the primary score (for losses base minus tuned), paired: the same resamples for both."""
     sign = 1.0 if task.primary.higher_is_better else -1.0
@@ -101,7 +106,7 @@ def gain_estimate(task: Task, tuned: Sequence[Record], base: Sequence[Record], w
     ones = np.ones((1, len(base)))
     value = sign * float(task.reduce(tuned, ones)[name][0] - task.reduce(base, ones)[name][0])
     differing = differing_records(tuned, base)
-    if task.primary.binary and differing < FEW:
+    if task.primary.binary and decided_records(tuned, base) < FEW:
         return _exact_difference(tuned, base, differing)
     draws = sign * (task.reduce(tuned, weights)[name] - task.reduce(base, weights)[name])
     return percentiles(value, draws, differing=differing)
@@ -133,7 +138,7 @@ def retention_estimate(
     if not task.primary.higher_is_better:
         draws = np.exp(task.reduce(base, weights)[name] - task.reduce(tuned, weights)[name])
         return percentiles(float(np.exp(b - t)), draws, differing=differing), "ratio"
-    if task.primary.binary and differing < FEW:
+    if task.primary.binary and decided_records(tuned, base) < FEW:
         gain, scale = _exact_difference(tuned, base, differing), 1.0 if b < UNDEFINED_BELOW else float(b)
         kind: Literal["ratio", "difference"] = "difference" if b < UNDEFINED_BELOW else "ratio"
         value, low, high, lower = (1 + x / scale for x in (gain.value, gain.low, gain.high, gain.lower))

@@ -20,14 +20,16 @@ def label_map(found: Sequence[str], *, given: Sequence[str] | None, where: str) 
     """The label set in unit order: as given, else the labels found, sorted (numbers by value).
 
     Raises:
-        DataError: fewer than two labels.
+        DataError: fewer than two labels, or one given twice.
     """
     if given is not None:
         labels = tuple(given)
+        if twice := [label for label in dict.fromkeys(labels) if labels.count(label) > 1]:
+            raise DataError(f"the label '{twice[0]}' is given twice.", where="task.labels", remedy="Drop one.")
     else:
         distinct = set(found)
-        numeric = all(label.lstrip("-").isdecimal() for label in distinct)
-        labels = tuple(sorted(distinct, key=int) if numeric else sorted(distinct))
+        numeric = all(label.removeprefix("-").isdecimal() for label in distinct)
+        labels = tuple(sorted(distinct, key=lambda label: (int(label) if numeric else 0, label)))
     if len(set(labels)) < 2:
         raise DataError(
             f"only one label ({labels[0] if labels else 'none'}) was found.",

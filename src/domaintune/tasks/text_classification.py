@@ -84,9 +84,11 @@ class TextClassification(Task):
             label_separator=settings.label_separator,
             weights=None,
         )
-        found = [name for row in rows for name in draft._label_names(row)]
-        labels = label_map(found, given=settings.labels, where=rows[0].file if rows else "train")
-        weights = class_weights([labels.index(n) for n in found], count=len(labels), kind=settings.class_weights)
+        found = [(name, row.where) for row in rows for name in draft._label_names(row)]
+        names = [name for name, _ in found]
+        labels = label_map(names, given=settings.labels, where=rows[0].file if rows else "train")
+        targets = [label_index(name, labels, where=where) for name, where in found]
+        weights = class_weights(targets, count=len(labels), kind=settings.class_weights)
         return draft.model_copy(update={"labels": labels, "weights": weights})
 
     def _label_names(self, row: Row) -> list[str]:
