@@ -107,6 +107,7 @@ def assemble(recipe: Recipe, base: Base, *, seen: Iterable[str] = ()) -> Parts:
     given: tuple[str, ...] = ("train", "dev", "test")
     examples = {name: _examples(task, rows[name], recipe.data) for name in given if name in rows}
     train, dev, test = _domain_parts(recipe, task, examples, notes)
+    task = task.weighted(train)
     seen, reported = set(seen), _checksums(task, test)
     if met := sum(input_checksum(task.keys(e).input) in seen for e in test):
         notes.append(

@@ -279,3 +279,12 @@ def test_ctrl_c_leaves_a_run_that_the_same_command_resumes(folder: Path) -> None
     shorter = made.model_copy(update={"training": made.training.model_copy(update={"epochs": 3})})
     with pytest.raises(RunError, match=r"training.epochs: 200 -> 3"):
         tune(shorter)
+
+
+def test_balanced_weights_come_from_the_training_rows_alone(folder: Path) -> None:
+    train = folder / "skewed.csv"
+    train.write_text("text,label\n" + "".join(f"cold soup {i},negative\n" for i in range(30)) + "a view,positive\n" * 1)
+    task = {"name": "text-classification", "class_weights": "balanced"}
+    tune(recipe(folder, task=task, train=str(train)))
+    weights = json.loads((folder / "runs/x/tasks.json").read_text())["domain"]["weights"]
+    assert weights == pytest.approx([31 / (2 * 30), 31 / 2])

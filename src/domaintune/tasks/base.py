@@ -171,6 +171,10 @@ class Task(BaseModel, ABC):
         where labels size nothing."""
         return self
 
+    def weighted(self, train: Sequence[Any]) -> Self:
+        """This task with the class weights of the training examples alone, where it has any; `build` saw the other parts too."""
+        return self
+
     def check(self, examples: Sequence[Any]) -> Iterator[Finding]:
         """What only this task can know to be wrong."""
         return iter(())

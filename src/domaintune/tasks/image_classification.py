@@ -108,6 +108,12 @@ class ImageClassification(Task):
     def relabelled(self, labels: Sequence[str]) -> ImageClassification:
         return self.model_copy(update={"labels": tuple(labels), "weights": None})
 
+    def weighted(self, train: Sequence[ImageExample]) -> ImageClassification:
+        if self.weights is None:
+            return self
+        found = [index for example in train for index in example.labels]
+        return self.model_copy(update={"weights": class_weights(found, count=len(self.labels), kind="balanced")})
+
     def check(self, examples: Sequence[ImageExample]) -> Iterator[Finding]:
         counts = np.bincount([index for e in examples for index in e.labels], minlength=len(self.labels))
         rare = [self.labels[index] for index in np.flatnonzero(counts < FEW_PICTURES)]

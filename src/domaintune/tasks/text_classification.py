@@ -132,6 +132,12 @@ class TextClassification(Task):
     def relabelled(self, labels: Sequence[str]) -> TextClassification:
         return self.model_copy(update={"labels": tuple(labels), "weights": None})
 
+    def weighted(self, train: Sequence[TextExample]) -> TextClassification:
+        if self.weights is None:
+            return self
+        found = [index for example in train for index in example.labels]
+        return self.model_copy(update={"weights": class_weights(found, count=len(self.labels), kind="balanced")})
+
     def check(self, examples: Sequence[TextExample]) -> Iterator[Finding]:
         counts = np.bincount([i for e in examples for i in e.labels], minlength=len(self.labels))
         rare = [self.labels[i] for i in np.flatnonzero(counts < 5)]

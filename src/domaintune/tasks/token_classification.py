@@ -190,6 +190,12 @@ class TokenClassification(Task):
     def _names(self, tags: Iterable[int]) -> list[str]:
         return [self.tags[index] for index in tags]
 
+    def weighted(self, train: Sequence[TokenExample]) -> TokenClassification:
+        if self.weights is None:
+            return self
+        found = [tag for example in train for tag in example.tags]
+        return self.model_copy(update={"weights": class_weights(found, count=len(self.tags), kind="balanced")})
+
     def check(self, examples: Sequence[TokenExample]) -> Iterator[Finding]:
         names = [self._names(example.tags) for example in examples]
         broken = tuple(e.where for e, tags in zip(examples, names, strict=True) if broken_positions(tags))
