@@ -218,7 +218,10 @@ def test_output_ends_before_the_first_stop_string(num_beams: int) -> None:
     base, task, items = built("llama", max_new_tokens=16, num_beams=num_beams)
     batch = task.collate(base, items, "predict")
     free = [entry["text"] for entry in task.predict(base, base.model, batch, frozenset({"output"}))]
-    stop = free[0][len(free[0]) // 3 : len(free[0]) // 3 + 3]
+    # The tokenizer that the test trains is not the same in every process, and a random model may say nothing to some prompts.
+    row = max(range(len(free)), key=lambda number: len(free[number]))
+    stop = free[row][len(free[row]) // 3 : len(free[row]) // 3 + 3]
+    assert stop
     steps: list[int] = []
     model = copy.deepcopy(base.model)
     model.register_forward_hook(lambda *_: steps.append(1))
@@ -227,9 +230,9 @@ def test_output_ends_before_the_first_stop_string(num_beams: int) -> None:
     assert all(stop not in text for text in made)
     if num_beams == 1:
         assert made == [text.split(stop)[0] for text in free]
-        single = stopped.collate(base, items[:1], "predict")
+        single = stopped.collate(base, items[row : row + 1], "predict")
         steps.clear()
-        assert stopped.predict(base, model, single, frozenset({"output"}))[0]["text"] == made[0]
+        assert stopped.predict(base, model, single, frozenset({"output"}))[0]["text"] == made[row]
         assert len(steps) < 16  # it stopped there, it was not only cut
 
 
