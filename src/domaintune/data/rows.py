@@ -1,9 +1,11 @@
-"""One raw row with its origin. No meaning of columns here: a task gives the values theirs."""
+"""One raw row with its origin, what was left out, and what a reader is asked for. No meaning of columns here: a task gives the
+values theirs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from domaintune.errors import DataError
@@ -38,3 +40,68 @@ class Row:
         if not isinstance(value, str):
             raise DataError(f"'{column}' must be text, got {type(value).__name__}.", where=self.where)
         return value
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """An entry of a file that was read and left out on purpose, such as an untranslated one. Counted by `reason`: a few words
+    that fit behind "12 entries left out: "."""
+
+    reason: str
+    file: str
+    line: int
+
+    @property
+    def where(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What a reader did to a whole file that its user should know, such as converting a tag scheme."""
+
+    message: str
+
+
+Entry = Row | LeftOut | Note
+"""What readers yield. Rows and left-out entries together are the file's entries: nothing is dropped silently."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a reader is to make of a file: rows for `task`, whose columns carry the user's names.
+
+    `columns` maps a canonical name (text, label, tokens, tags, source, target, prompt, completion, messages, image, boxes) to the
+    user's; names not in it are themselves. `encoding` is None where it is to be recognised.
+    """
+
+    task: str
+    columns: Mapping[str, str] = field(default_factory=dict)
+    encoding: str | None = None
+
+    def column(self, name: str) -> str:
+        return self.columns.get(name, name)
+
+
+@dataclass(slots=True)
+class Reading:
+    """Everything that was read of one part."""
+
+    rows: list[Row] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def add_(self, entries: Iterable[Entry]) -> None:
+        for entry in entries:
+            if isinstance(entry, Row):
+                self.rows.append(entry)
+            elif isinstance(entry, LeftOut):
+                self.left_out.append(entry)
+            elif entry.message not in self.notes:
+                self.notes.append(entry.message)
+
+    def summary(self) -> list[str]:
+        """The notes, and one line a reason of what was left out."""
+        counts = Counter(entry.reason for entry in self.left_out)
+        first = {entry.reason: entry.where for entry in reversed(self.left_out)}
+        return [*self.notes, *(f"{n} entries left out: {why} (first: {first[why]})." for why, n in counts.items())]

@@ -1,0 +1,178 @@
+"""Where bytes come from: a file, plain or compressed, or one member of a zip; and its text, whatever the encoding."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import io
+import lzma
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, TextIO
+
+from domaintune.errors import DataError
+
+COMPRESSIONS = (".gz", ".xz", ".zip")
+SNIFFED_BYTES = 1 << 16
+MAX_UNPACKED_BYTES = 4 << 30
+"""A few kilobytes can unpack to more than a disk holds."""
+ENCODINGS_BY_MARK = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One file or zip member. `str()` of it stands in messages and in `Row.file`."""
+
+    path: Path
+    member: str | None = None
+
+    def __str__(self) -> str:
+        return str(self.path) if self.member is None else f"{self.path}/{self.member}"
+
+    @property
+    def suffix(self) -> str:
+        """Lower-case ending of the content, that of a compression taken off: ".csv" of "a.csv.gz"."""
+        name = PurePosixPath(self.member or self.path.name)
+        if self.member is None and name.suffix.lower() in COMPRESSIONS:
+            name = name.with_suffix("")
+        return name.suffix.lower()
+
+    @contextmanager
+    def open(self) -> Iterator[IO[bytes]]:
+        """The uncompressed bytes as a stream.
+
+        Raises:
+            DataError: the file cannot be read, or is no archive of its kind.
+        """
+        try:
+            with self._opened() as stream:
+                yield stream
+        except (
+            gzip.BadGzipFile,
+            lzma.LZMAError,
+            zipfile.BadZipFile,
+            EOFError,
+            NotImplementedError,
+            RuntimeError,
+        ) as error:
+            raise DataError(f"cannot be unpacked ({error}).", where=str(self), remedy="Pack it again.") from None
+        except OSError as error:
+            raise DataError(
+                f"cannot be read ({error.strerror or error}).",
+                where=str(self),
+                remedy="Check the file and its permissions.",
+            ) from None
+
+    @contextmanager
+    def _opened(self) -> Iterator[IO[bytes]]:
+        kind = self.path.suffix.lower()
+        if self.member is not None:
+            with zipfile.ZipFile(self.path) as archive, archive.open(self.member) as stream:
+                yield stream
+        elif kind == ".gz":
+            with gzip.open(self.path) as stream:
+                yield stream  # type: ignore[misc]
+        elif kind == ".xz":
+            with lzma.open(self.path) as stream:
+                yield stream
+        else:
+            with self.path.open("rb") as stream:
+                yield stream
+
+    def read(self) -> bytes:
+        """All of it; at most 4 GiB."""
+        with self.open() as stream:
+            data = stream.read(MAX_UNPACKED_BYTES + 1)
+        if len(data) > MAX_UNPACKED_BYTES:
+            raise DataError("unpacks to more than 4 GiB.", where=str(self), remedy="Split it.")
+        return data
+
+    @contextmanager
+    def text(self, encoding: str | None = None) -> Iterator[TextIO]:
+        """The text as a stream, line ends as they stand.
+
+        Raises:
+            DataError: bytes that are not of the encoding, or NUL characters, with the line.
+        """
+        found = encoding or recognised_encoding(self)
+        with self.open() as stream:
+            text = io.TextIOWrapper(_NulRefusing(stream, str(self), wide=found.startswith("utf-16")), found, newline="")
+            try:
+                yield text
+            except UnicodeDecodeError as error:
+                raise self._undecodable(error, found) from None
+
+    def _undecodable(self, error: UnicodeDecodeError, encoding: str) -> DataError:
+        data = self.read()
+        decoder = codecs.getincrementaldecoder(encoding)()
+        line, bad = 1, error.object[error.start]
+        for number, raw in enumerate(data.split(b"\n"), start=1):
+            try:
+                decoder.decode(raw + b"\n")
+            except UnicodeDecodeError as again:
+                line, bad = number, again.object[again.start]
+                break
+        return DataError(
+            f"the byte {bad:#04x} is not {encoding.upper().removesuffix('-SIG')}.",
+            where=f"{self}:{line}",
+            remedy="Save the file as UTF-8, or say what it is: --encoding latin-1 (or gb18030, utf-16).",
+        )
+
+
+class _NulRefusing(io.BufferedIOBase):
+    """Passes bytes on; a NUL byte, which no text holds, is an error with its line."""
+
+    def __init__(self, stream: IO[bytes], name: str, *, wide: bool) -> None:
+        self.stream, self.name, self.wide, self.lines = stream, name, wide, 1
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = self.stream.read(-1 if size is None else size)
+        nul = -1 if self.wide else data.find(b"\0")
+        if nul >= 0:
+            line = self.lines + data.count(b"\n", 0, nul)
+            raise DataError(
+                "the line holds a NUL byte.", where=f"{self.name}:{line}", remedy="Save the file as plain UTF-8 text."
+            )
+        self.lines += data.count(b"\n")
+        return data
+
+    read1 = read
+
+
+def recognised_encoding(source: Source) -> str:
+    """By its byte order mark; else UTF-8; GB18030 where the beginning is not UTF-8 but Chinese text in it. Never Latin-1, which
+    fits any bytes."""
+    with source.open() as stream:
+        head = stream.read(SNIFFED_BYTES)
+    for mark, encoding in ENCODINGS_BY_MARK:
+        if head.startswith(mark):
+            return encoding
+    if _decodes(head, "utf-8") is not None:
+        return "utf-8"
+    chinese = _decodes(head, "gb18030")
+    return "gb18030" if chinese is not None and _reads_as_chinese(chinese) else "utf-8"
+
+
+def _decodes(head: bytes, encoding: str) -> str | None:
+    try:
+        return codecs.getincrementaldecoder(encoding)().decode(head)  # the last character may be cut
+    except UnicodeDecodeError:
+        return None
+
+
+def _reads_as_chinese(text: str) -> bool:
+    """Western letters read as GB18030 give scattered rare characters; Chinese text gives runs of common ones."""
+    wide = [character for character in text if ord(character) > 127]
+    common = [
+        c
+        for c in wide
+        if "\u4e00" <= c <= "\u9fff" and c.encode("gb18030") < b"\xd8" or c in "，。、；：？！“”‘’（）《》…—"
+    ]
+    runs = sum(ord(a) > 127 and ord(b) > 127 for a, b in zip(text, text[1:], strict=False))
+    return len(wide) >= 2 and len(common) >= 0.8 * len(wide) and runs >= 0.5 * len(wide)
