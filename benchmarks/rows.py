@@ -31,6 +31,10 @@ def code_hash() -> str:
     return digest.hexdigest()[:12]
 
 
+def file_hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+
+
 def commit() -> str:
     """The checkout's commit, with a mark where files differ from it."""
 

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from rows import as_records, code_hash, plain_records, row
+from rows import HERE, as_records, code_hash, file_hash, plain_records, row
 
 from domaintune.data.formats import read_rows
 from domaintune.evaluation.intervals import bootstrap_weights, gain_estimate
 from domaintune.evaluation.score import predict, primary_score, records_of
-from domaintune.parts import assemble
+from domaintune.parts import assemble, checksums
 from domaintune.pipeline import seen_by, tune
 from domaintune.predict import Run, load, open_base
 from domaintune.recipe import Recipe
@@ -144,7 +144,15 @@ def peer(job: str, seed: int, rates: tuple[float, ...]) -> dict[str, Any]:
 
     versions = {m.__name__: m.__version__ for m in (transformers, peft, accelerate, torch)}
     recipe = Recipe.make(plain({**JOBS[job], "method": "lora", "seed": seed, "output": RUNS / "unused"}))
-    key = {"versions": versions, "recipe": recipe.plain(), "rates": list(rates)}
+    key = {
+        "versions": versions,
+        "peer": file_hash(HERE / "peers.py"),
+        "rates": list(rates),
+        "seed": seed,
+        "base": file_hash(Path(recipe.base) / "adapter" / "weights.safetensors"),
+        "data": checksums(recipe),
+        "rows": recipe.data.max_train_rows,
+    }
 
     def measure() -> dict[str, Any]:
         base = open_base(recipe)

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from domaintune.errors import DataError, DomainTuneError
+from domaintune.options import recipe_from, with_recipe
 
 app = typer.Typer(
     help="Tune a pretrained model to your domain, see what was gained and what was lost, and choose where to stand.",
@@ -24,52 +25,17 @@ app = typer.Typer(
 
 Option = typer.Option
 INTERRUPTED = 130
-Settings = Annotated[
-    list[str] | None, Option("--set", help="key=value over any recipe key, e.g. method.rank=16. Repeatable.")
-]
 
 
 @app.command("tune")
+@with_recipe
 def tune_command(
-    recipe: Annotated[Path | None, typer.Argument(help="A recipe in YAML; options below go over it.")] = None,
-    task: Annotated[
-        str | None,
-        Option(
-            help="text-classification, token-classification, translation, generation, image-classification, object-detection"
-        ),
-    ] = None,
-    base: Annotated[str | None, Option(help="Hub name, folder, earlier run, or minilm.")] = None,
-    train: Annotated[str | None, Option(help="Labelled rows of your domain.")] = None,
-    dev: Annotated[str | None, Option(help="Rows to choose on; by default cut from train, or folds.")] = None,
-    test: Annotated[str | None, Option(help="Rows to confirm on; by default cut from train.")] = None,
-    general: Annotated[str | None, Option(help="Rows of what the base could do before.")] = None,
-    general_check: Annotated[
-        str | None, Option("--general-check", help="A second general set, only ever reported.")
-    ] = None,
-    method: Annotated[str | None, Option(help="freeze, p-tuning, lora or full.")] = None,
-    output: Annotated[str | None, Option(help="Folder of the run.")] = None,
-    seed: Annotated[int | None, Option(help="Seed of everything random.")] = None,
-    settings: Settings = None,
+    given: dict[str, Any],
     overwrite: Annotated[bool, Option("--overwrite", help="Remove a run that stands in the output folder.")] = False,
     dry_run: Annotated[bool, Option("--dry-run", help="Say what would happen, and stop.")] = False,
 ) -> None:
     """Train a base on your domain. The same command resumes an unfinished run."""
-    from domaintune.recipe import Recipe
-
-    made = Recipe.read(
-        recipe,
-        settings or (),
-        task=task,
-        base=base,
-        train=train,
-        dev=dev,
-        test=test,
-        general=general,
-        general_check=general_check,
-        output=output,
-        seed=seed,
-        **_method(method),
-    )
+    made = recipe_from(given)
     console = Console()
     if dry_run:
         from domaintune.pipeline import plan
@@ -84,10 +50,6 @@ def tune_command(
     show(console, run.path)
 
 
-def _method(method: str | None) -> dict[str, str]:
-    return {} if method is None else {"method": method}
-
-
 @app.command("predict")
 def predict_command(
     run: Annotated[Path, typer.Argument(help="A finished run.")],
@@ -98,7 +60,8 @@ def predict_command(
     output: Annotated[Path | None, Option(help="JSON lines; by default standard output.")] = None,
 ) -> None:
     """Predict with a run; JSON lines with your columns and the model's answer."""
-    from domaintune.data.formats import read_rows
+    from domaintune.data.columns import wanted_of
+    from domaintune.data.formats import read_part
     from domaintune.predict import load
     from domaintune.run import write_lines
 
@@ -108,7 +71,7 @@ def predict_command(
         rows: list[dict[str, Any]] = [dict(loaded.task.from_bare(line)) for line in lines]
         made = loaded.predict(lines, strength=strength)
     else:
-        read = read_rows(data)
+        read = read_part(data, wanted_of(loaded.recipe), part="test").rows
         rows = [dict(row.values) for row in read]
         made = loaded.predict_rows(read, strength=strength)
     joined = [

@@ -56,7 +56,7 @@ def demo(output: Path, console: Console) -> None:
     for name, recipe in made.items():
         if not RunFolder(Path(recipe.output)).finished:
             what = "everyday opinions -> base" if name == "base" else f"hotel feedback, {name}"
-            console.print(f"{what}: {Path(recipe.train).name} -> {recipe.output}", highlight=False)
+            console.print(f"{what}: {Path(str(recipe.train)).name} -> {recipe.output}", highlight=False)
             with ProgressBar(Console(stderr=True)) as bar:
                 tune(recipe, report=bar)
     scores = {name: RunFolder.existing(made[name].output).read("scores.json") for name in METHODS}

@@ -30,7 +30,6 @@ OUTPUT_LAYER, DOMAIN_PROBE = "the base's output layer", "a head fitted on the do
 MICRO_TOKENS, MICRO_PIXELS = 4_096, 4_000_000
 HEAD_LEARNING_RATE = 1e-3
 FEWEST_EPOCHS, MOST_EPOCHS, WANTED_STEPS = 5, 30, 400
-LEAST_PATIENCE, NEVER = 3, 10**6
 
 Report = Callable[[str, Progress | None], None]
 
@@ -87,12 +86,9 @@ def training_settings(recipe: Recipe, task: Task, *, rows: int) -> TrainingSetti
     epochs = settings.epochs
     if epochs is None:
         epochs = min(MOST_EPOCHS, max(FEWEST_EPOCHS, math.ceil(WANTED_STEPS / steps)))
-    patience = settings.patience or max(LEAST_PATIENCE, epochs // 4)
     budget = settings.micro_batch_budget or default_budget(task, tokens=MICRO_TOKENS, pixels=MICRO_PIXELS)
     rate = settings.learning_rate or DEFAULT_LEARNING_RATES[recipe.method.name]
-    return settings.model_copy(
-        update={"epochs": epochs, "patience": patience, "micro_batch_budget": budget, "learning_rate": rate}
-    )
+    return settings.model_copy(update={"epochs": epochs, "micro_batch_budget": budget, "learning_rate": rate})
 
 
 def sample(examples: Sequence[Any], count: int, *, seed: int) -> list[Any]:
@@ -277,7 +273,7 @@ def _fit_over_folds(
         seed=recipe.seed,
     )
     # One schedule for the folds and for the final fit, whatever the number of rows in each.
-    training_of_all = training_settings(recipe, task, rows=len(rows)).model_copy(update={"patience": NEVER})
+    training_of_all = training_settings(recipe, task, rows=len(rows)).model_copy(update={"patience": None})
     patient = recipe.model_copy(update={"training": training_of_all})
     kept: list[tuple[Base, Attached, Training, Dataset]] = []
     probes = []

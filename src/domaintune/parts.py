@@ -11,11 +11,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from domaintune.bases.base import Base
-from domaintune.data.formats import read_rows
+from domaintune.data.columns import wanted_of
+from domaintune.data.formats import ALIGNED, files_of, read_part
+from domaintune.data.labels import only, renamed
 from domaintune.data.rows import Row
 from domaintune.data.splits import contiguous_cut, cut, leaks, together
 from domaintune.errors import DataError, RecipeError
-from domaintune.recipe import DataSettings, Recipe
+from domaintune.recipe import DataSettings, Recipe, TextClassificationSettings
 from domaintune.run import data_checksum
 from domaintune.tasks import TASKS
 from domaintune.tasks.base import Finding, Task
@@ -68,8 +70,8 @@ def _checksums(task: Task, examples: Iterable[Any]) -> set[str]:
     return {input_checksum(task.keys(example).input) for example in examples}
 
 
-def given_paths(recipe: Recipe) -> dict[str, str]:
-    """Part -> path, for the parts that the recipe names."""
+def given_paths(recipe: Recipe) -> dict[str, str | tuple[str, ...]]:
+    """Part -> path or paths, for the parts that the recipe names."""
     paths = {name: getattr(recipe, name) for name in GIVEN}
     return {name: path for name, path in paths.items() if path is not None}
 
@@ -81,14 +83,16 @@ def checksums(recipe: Recipe) -> dict[str, str]:
         DataError: a path that does not exist.
     """
     made = {}
-    for name, path in given_paths(recipe).items():
-        try:
-            made[name] = data_checksum(path)
-        except OSError as error:
-            flag = f"--{name.replace('_', '-')}"
-            raise DataError(
-                f"cannot be read ({error.strerror}).", where=f"{flag} {path}", remedy="Check the path."
-            ) from None
+    for name, given in given_paths(recipe).items():
+        digests = []
+        for path in (side for entry in files_of(given) for side in entry.split(ALIGNED)):
+            try:
+                digests.append(data_checksum(path))
+            except (OSError, ValueError) as error:
+                flag = f"--{name.replace('_', '-')}"
+                what = error.strerror if isinstance(error, OSError) else str(error)
+                raise DataError(f"cannot be read ({what}).", where=f"{flag} {path}", remedy="Check the path.") from None
+        made[name] = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
     return made
 
 
@@ -100,10 +104,10 @@ def assemble(recipe: Recipe, base: Base, *, seen: Iterable[str] = ()) -> Parts:
     Raises:
         DataError: a bad row (file and line), an empty part, labels that fit nothing.
     """
-    rows = {name: read_rows(path) for name, path in given_paths(recipe).items()}
+    notes: list[str] = []
+    rows = _read(recipe, notes)
     domain_rows = [row for name in ("train", "dev", "test") for row in rows.get(name, ())]
     task = TASKS[recipe.task.name].build(domain_rows, base, recipe.task)
-    notes: list[str] = []
     given: tuple[str, ...] = ("train", "dev", "test")
     examples = {name: _examples(task, rows[name], recipe.data) for name in given if name in rows}
     train, dev, test = _domain_parts(recipe, task, examples, notes)
@@ -119,6 +123,31 @@ def assemble(recipe: Recipe, base: Base, *, seen: Iterable[str] = ()) -> Parts:
         general = _general_parts(recipe, base, task, rows, known, reported, notes)
     findings = list(task.check([*train, *(dev or ()), *test]))
     return Parts(task, train, dev, test, general, findings, notes)
+
+
+def _read(recipe: Recipe, notes: list[str]) -> dict[str, list[Row]]:
+    """The rows of every part that the recipe names, labels under their mapped names; notes say what was left out."""
+    wanted, rows = wanted_of(recipe), {}
+    for name, given in given_paths(recipe).items():
+        domain = name in ("train", "dev", "test")
+        reading = read_part(given, wanted, part=name if domain else "test", targets=domain)
+        notes += [f"{name}: {line}" for line in reading.summary()]
+        rows[name] = renamed(reading.rows, wanted, recipe.data.label_map, separator=label_separator(recipe))
+        if not domain and recipe.data.general_labels is not None:
+            rows[name], dropped = only(rows[name], wanted, recipe.data.general_labels)
+            notes.append(f"{name}: {dropped} labels other than {', '.join(recipe.data.general_labels)} were left out.")
+            if not rows[name]:
+                raise DataError(
+                    "no row has one of these labels.", where=f"--general-labels ({name})", remedy="Check their names."
+                )
+    return rows
+
+
+def label_separator(recipe: Recipe) -> str | None:
+    """What stands between the labels of one cell, where rows may have several."""
+    settings = recipe.task
+    several = isinstance(settings, TextClassificationSettings) and settings.multi_label
+    return settings.label_separator if several else None  # type: ignore[union-attr]
 
 
 def _examples(task: Task, rows: Sequence[Row], settings: DataSettings) -> list[Any]:
@@ -149,6 +178,25 @@ def _with_columns(examples: Sequence[Any], rows: Sequence[Row], columns: dict[st
         replace(example, **{field_name: row.text(column) for field_name, column in columns.items()})
         for example, row in zip(examples, rows, strict=True)
     ]
+
+
+def _without_duplicates(task: Task, train: list[Any], notes: list[str]) -> list[Any]:
+    """One example of each input; none of those whose targets disagree."""
+    keys = [task.keys(example) for example in train]
+    targets: dict[str, set[str]] = {}
+    for key in keys:
+        targets.setdefault(key.input, set()).add(key.target)
+    first: dict[str, int] = {}
+    for position, key in enumerate(keys):
+        first.setdefault(key.input, position)
+    kept = [train[place] for text, place in first.items() if len(targets[text]) == 1]
+    conflicting = sum(len(targets[key.input]) > 1 for key in keys)
+    if len(kept) < len(train):
+        repeats = len(train) - len(kept) - conflicting
+        notes.append(f"{repeats} repeats and {conflicting} rows with conflicting targets were dropped from train.")
+    if not kept:
+        raise DataError("every row is a duplicate with another target.", where="train", remedy="Mend the labels.")
+    return kept
 
 
 def _without_leaks(
@@ -194,6 +242,8 @@ def _domain_parts(
     recipe: Recipe, task: Task, given: dict[str, list[Any]], notes: list[str]
 ) -> tuple[list[Any], list[Any] | None, list[Any]]:
     settings, train, dev, test = recipe.data, given["train"], given.get("dev"), given.get("test")
+    if settings.drop_duplicates:
+        train = _without_duplicates(task, train, notes)
     if test is None:
         train, test = _split(task, train, fraction=settings.test_fraction, seed=recipe.seed)
         notes.append(f"no test part was given: {len(test)} rows were cut from train.")
@@ -233,6 +283,8 @@ def _general_parts(
         )
     agreement = not all(labelled)
     general_task, head, fits_head = _general_task(recipe, base, task, given, agreement=agreement)
+    if recipe.data.general_labels is not None:
+        general_task = general_task.scoring(recipe.data.general_labels)
     if agreement:
         notes.append("the general rows carry no labels: agreement with the base is measured, not retention.")
     parts = {

@@ -6,16 +6,20 @@ A recipe file has the same keys. `task` and `method` may be a name alone or a ma
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from domaintune.errors import RecipeError
+from domaintune.memory import stored_rows
+from domaintune.validation import explain, put_
+
+Paths = str | tuple[str, ...]
+PARTS = ("train", "dev", "test", "general", "general_check")
 
 
 class Settings(BaseModel):
@@ -70,6 +74,8 @@ class GenerationSettings(Settings):
     prompt_column: str = "prompt"
     completion_column: str = "completion"
     text_column: str = "text"
+    messages_column: str = "messages"
+    """Chats: a list of messages with role and content."""
     max_length: int | None = Field(default=None, ge=8)
     """Tokens of prompt and completion together; by default the model's limit, at most 1024."""
     max_new_tokens: int = Field(default=128, ge=1)
@@ -83,6 +89,9 @@ class GenerationSettings(Settings):
 
 class ImageClassificationSettings(Settings):
     name: Literal["image-classification"] = "image-classification"
+    image_column: str = "image"
+    """In tables of pictures: the path, relative to the table."""
+    label_column: str = "label"
     labels: tuple[str, ...] | None = None
     class_weights: Literal["none", "balanced"] = "none"
     flip: bool = True
@@ -180,8 +189,8 @@ class TrainingSettings(Settings):
     max_gradient_norm: float = Field(default=1.0, gt=0)
     """Gradients are scaled down to this global norm."""
     patience: int | None = Field(default=None, ge=1)
-    """Epochs without a better dev score before training stops; by default a quarter of the epochs, at least 3. The best epoch's weights
-    are kept either way."""
+    """Epochs without a better dev score before training stops; by default all epochs are trained: the learning rate falls to 0 over
+    them, and the last ones are mostly the best. The best epoch's weights are kept either way, of equal ones the latest."""
     micro_batch_budget: int | None = Field(default=None, ge=1)
     """Tokens (text) or pixels (pictures) in one forward; by default 4,096 tokens or 4,000,000 pixels."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -227,6 +236,14 @@ class DataSettings(Settings):
     """Without a dev file: cross-validate when fewer rows than this remain outside test."""
     keep_leaks: bool = False
     """Keep train rows that also stand in test or dev."""
+    drop_duplicates: bool = False
+    """Keep one of the train rows that say the same; rows that disagree on the target are dropped together."""
+    label_map: dict[str, str] = {}
+    """Other names for labels in the data: `{POS: positive}`; several may get one name."""
+    general_labels: tuple[str, ...] | None = None
+    """Score only these labels on the general sets (in the domain's names); others are dropped on both sides and counted."""
+    encoding: str | None = None
+    """Of text files, such as latin-1; by default UTF-8, UTF-16 with its mark, or GB18030 where the text shows it."""
     group_column: str | None = None
     """Rows with the same value (a document, patient or author) stay in one part, and intervals resample whole groups."""
     domain_column: str | None = None
@@ -255,15 +272,15 @@ class Recipe(Settings):
     task: TaskSettings
     base: str
     """Hub name, local folder, an earlier run's folder, or the built-in `minilm`."""
-    train: str
-    """Labelled rows of the domain: a file or folder as in docs/formats.md."""
-    dev: str | None = None
+    train: Paths
+    """Labelled rows of the domain: a file, a folder, a glob or several of them as in docs/formats.md."""
+    dev: Paths | None = None
     """Rows to choose on; without it a part of train is cut, or folds stand in for it."""
-    test: str | None = None
+    test: Paths | None = None
     """Rows to confirm on; without it a part of train is cut."""
-    general: str | None = None
+    general: Paths | None = None
     """Rows of what the base could do before; what is lost is measured on them. Without labels: agreement with the base."""
-    general_check: str | None = None
+    general_check: Paths | None = None
     """A second general set, only ever reported."""
     method: MethodSettings = LoRASettings()
     output: str
@@ -290,15 +307,25 @@ class Recipe(Settings):
 
     @classmethod
     def make(cls, values: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
-        """A recipe from plain values, with errors that name the nearest valid key."""
+        """A recipe from plain values, with errors that name the nearest valid key. A part may also be rows in memory (a
+        DataFrame, a `datasets.Dataset`, a list of mappings): they are stored in OUTPUT/data."""
         try:
-            return cls.model_validate(dict(values))
+            return cls.model_validate(stored_rows(values, [name for name in PARTS if name in values]))
         except ValidationError as error:
-            raise RecipeError(_explain(error, cls), where=where, remedy="See docs/recipe.md for every key.") from None
+            raise RecipeError(explain(error, cls), where=where, remedy="See docs/recipe.md for every key.") from None
 
     @classmethod
-    def read(cls, path: Path | None, overrides: Iterable[str] = (), **values: Any) -> Recipe:
-        """A recipe from a YAML file, then `values` that are not None, then `key.path=value` overrides (values are YAML)."""
+    def read(
+        cls,
+        path: Path | None,
+        overrides: Iterable[str] = (),
+        *,
+        nested: Iterable[tuple[str, Any]] = (),
+        defaults: Mapping[str, Any] | None = None,
+        **values: Any,
+    ) -> Recipe:
+        """A recipe from a YAML file, then `values` that are not None, then `nested` ones by dotted key, then `key.path=value`
+        overrides (values are YAML); `defaults` fill what is still missing at the top."""
         merged: dict[str, Any] = {}
         if path is not None:
             try:
@@ -311,66 +338,23 @@ class Recipe(Settings):
                 raise RecipeError("must be a mapping of keys to values.", where=str(path))
             merged.update(loaded)
         merged.update({key: value for key, value in values.items() if value is not None})
+        for key, value in nested:
+            put_(merged, key.split("."), value)
         for override in overrides:
             key, equals, value = override.partition("=")
             if not equals:
                 raise RecipeError(f"got '{override}'.", where="--set", remedy="Write --set key=value.")
             try:
-                _put(merged, key.strip().split("."), yaml.safe_load(value))
+                put_(merged, key.strip().split("."), yaml.safe_load(value))
             except (yaml.YAMLError, TypeError, ValueError):
                 raise RecipeError(
                     f"got '{override}'.",
                     where="--set",
                     remedy="Write key=value, the value in YAML, the key of a setting.",
                 ) from None
-        return cls.make(merged, where=str(path) if path else "arguments")
+        return cls.make({**(defaults or {}), **merged}, where=str(path) if path else "arguments")
 
     def plain(self) -> dict[str, Any]:
         """Plain JSON values, every default written out."""
         values: dict[str, Any] = json.loads(self.model_dump_json())
         return values
-
-
-def _put(values: dict[str, Any], path: list[str], value: Any) -> None:
-    key, *rest = path
-    if not rest:
-        values[key] = value
-        return
-    inner = values.get(key, {})
-    inner = {"name": inner} if isinstance(inner, str) else dict(inner or {})
-    if key == "method" and "name" not in inner and rest != ["name"]:
-        inner["name"] = "lora"
-    _put(inner, rest, value)
-    values[key] = inner
-
-
-def _fields_at(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
-    fields = model.model_fields
-    for key in location:
-        if key not in fields:
-            for info in fields.values():  # a union's tag in the location: look through its members
-                for member in get_args(info.annotation):
-                    tag = getattr(member, "model_fields", {}).get("name")
-                    if tag is not None and tag.default == key:
-                        fields = member.model_fields
-            continue
-        annotation: Any = fields[key].annotation
-        fields = getattr(annotation, "model_fields", fields)
-    return list(fields)
-
-
-def _explain(error: ValidationError, model: type[BaseModel]) -> str:
-    lines = []
-    for entry in error.errors():
-        *parents, last = entry["loc"] or ("recipe",)
-        key = ".".join(str(part) for part in entry["loc"])
-        if entry["type"] == "extra_forbidden":
-            valid = _fields_at(model, tuple(parents))
-            near = difflib.get_close_matches(str(last), valid, n=1, cutoff=0.5)
-            hint = f"did you mean '{near[0]}'?" if near else f"valid: {', '.join(valid)}"
-            lines.append(f"unknown key '{key}': {hint}")
-        elif entry["type"] == "missing":
-            lines.append(f"'{key}' is missing")
-        else:
-            lines.append(f"'{key}': {entry['msg'].removeprefix('Value error, ')} (got {entry['input']!r})")
-    return "; ".join(lines) + "."

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from domaintune.errors import RunError
+from domaintune.memory import FOLDER as ROWS
 from domaintune.recipe import Recipe
 
 FORMAT = 1
@@ -148,15 +149,19 @@ class RunFolder:
 
     def _clear(self, recipe: Recipe) -> None:
         """Remove a run, all but the lock that this process holds; `run.json` last, so that it stays a run until it is gone."""
-        inputs = (recipe.base, recipe.train, recipe.dev, recipe.test, recipe.general, recipe.general_check)
+        given = (recipe.train, recipe.dev, recipe.test, recipe.general, recipe.general_check)
+        inputs = [recipe.base, *(name for part in given for name in ((part,) if isinstance(part, str) else part or ()))]
+        here = self.path.resolve()
         for name in inputs:
-            if name is not None and Path(name).resolve().is_relative_to(self.path.resolve()):
+            if Path(name).resolve().is_relative_to(here) and not Path(name).resolve().is_relative_to(here / ROWS):
                 raise RunError(
                     f"holds what this run is to be made from ({name}).",
                     where=str(self.path),
                     remedy="Choose another --output.",
                 )
         for entry in sorted(self.path.iterdir(), key=lambda entry: entry.name == "run.json"):
+            if entry.name == ROWS:
+                continue  # rows that were given in memory, by their checksum
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
             elif entry.name != ".lock":
@@ -217,7 +222,7 @@ class RunFolder:
 
 def _is_beginning(entry: Path) -> bool:
     """Whether a process killed before it wrote `run.json` leaves this."""
-    return entry.name in (".lock", "recipe.json") or entry.name.startswith((".recipe.json.", ".run.json."))
+    return entry.name in (".lock", "recipe.json", ROWS) or entry.name.startswith((".recipe.json.", ".run.json."))
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

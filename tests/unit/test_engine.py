@@ -204,13 +204,13 @@ def test_batch_norm_moves_only_where_asked(batch_norm: bool) -> None:
 @pytest.mark.parametrize(
     ("scores", "patience", "best", "count"),
     [
-        ([0.1, 0.5, 0.5, 0.4], None, 1, 4),  # ties keep the earlier
-        ([0.1, 0.5, 0.5, 0.4], 2, 1, 4),  # patience runs out with the last epoch: not stopped early
-        ([0.1, 0.5, 0.5, 0.4], 1, 1, 3),
+        ([0.1, 0.5, 0.5, 0.4], None, 2, 4),  # ties take the later
+        ([0.1, 0.5, 0.4, 0.3], 2, 1, 4),  # patience runs out with the last epoch: not stopped early
+        ([0.1, 0.5, 0.4, 0.4], 1, 1, 3),
         ([0.9, 0.5, 0.7, 0.8], 2, 0, 3),
         ([-3.0, -2.0, -1.0, -0.5], 1, 3, 4),
         ([math.nan, 0.2, math.nan, 0.1], None, 1, 4),
-        ([math.nan, math.nan, math.nan, math.nan], None, 0, 4),
+        ([math.nan, math.nan, math.nan, math.nan], None, 3, 4),
     ],
 )
 def test_the_best_epochs_weights_are_kept(scores: list[float], patience: int | None, best: int, count: int) -> None:
@@ -236,7 +236,7 @@ def test_the_best_epochs_weights_are_kept(scores: list[float], patience: int | N
 def test_states_of_every_epoch_on_request() -> None:
     model, seen = network(), []
     done = run(model, rows(24), settings(), keep_epochs=True, validate=lambda: seen.append(weights(model)) or 1.0)  # type: ignore[func-returns-value]
-    assert done.best_epoch == 0
+    assert done.best_epoch == len(seen) - 1
     for state, expected in zip(done.states, seen, strict=True):
         assert torch.equal(torch.cat([t.double().flatten() for t in state.values()]), expected)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import lzma
 import os
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -11,8 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from domaintune.data.formats import read_rows
+from domaintune.data.formats import ANY, read_part, read_rows
 from domaintune.data.pictures import examine_picture, open_picture
+from domaintune.data.rows import Wanted
 from domaintune.errors import DataError
 
 SHARED = Path(os.environ.get("DOMAINTUNE_SHARED", Path(__file__).resolve().parents[3] / "shared")) / "data"
@@ -78,7 +82,6 @@ def test_plain_text_has_one_row_a_line_that_is_not_blank(tmp_path: Path) -> None
         ("a.csv", "text,label\n" + "x" * 140_000 + ",b\n", 2, "field limit"),
         ("a.csv", b"text,label\na,b\nc\0,d\n", 3, "NUL"),
         ("a.csv", b"text,label\na,b\ncaf\xe9,d\n", 3, "UTF-8"),
-        ("a.csv", "text,label\na,b\n".encode("utf-16"), 1, "UTF-16"),
         ("a.jsonl", "\n\n", None, "empty"),
         ("a.jsonl", '{"a": 1}\n{"a": }\n', 2, "not valid JSON"),
         ("a.jsonl", '{"a": 1}\n[1]\n', 2, "expected an object"),
@@ -87,9 +90,13 @@ def test_plain_text_has_one_row_a_line_that_is_not_blank(tmp_path: Path) -> None
         ("a.jsonl", '{"a": ' + "[" * 200_000 + "\n", 1, "nested too deeply"),
         ("a.jsonl", '{"a": "\\ud83d"}\n', 1, "surrogate"),
         ("a.txt", "  \n\n", None, "empty"),
-        ("a.parquet", "x", None, "unknown format"),
-        ("a.json", "[1, 2]", None, "not a COCO file"),
-        ("a.json", "[" * 200_000, None, "nested too deeply"),
+        ("a.docx", "x", None, "unknown format"),
+        ("a.parquet", "x", None, "no readable Parquet"),
+        ("a.json", "[1, 2]", 1, "expected an object"),
+        ("a.json", '[{"a": 1}\n{"a": 2}]', 2, "comma"),
+        ("a.json", "[]", None, "empty"),
+        ("a.json", '{"a": 1}', None, "not a COCO file"),
+        ("a.json", "[" * 200_000, 1, "nested too deeply"),
     ],
 )
 def test_faults_of_files_name_file_and_line(
@@ -100,6 +107,77 @@ def test_faults_of_files_name_file_and_line(
         read_rows(path)
     assert caught.value.where == (path if line is None else f"{path}:{line}")
     assert caught.value.remedy
+
+
+def test_encodings_are_recognised_by_mark_and_by_chinese_text(tmp_path: Path) -> None:
+    table = "text,label\n这家酒店的服务非常好，房间也很干净。,正面\nGrüße,x\n"
+    for encoding in ("utf-8", "utf-8-sig", "utf-16", "gb18030"):
+        rows = read_rows(write(tmp_path / f"{encoding}.csv", table.encode(encoding)))
+        assert [row.values["label"] for row in rows] == ["正面", "x"], encoding
+    german = write(tmp_path / "german.csv", "text,label\nfür Köln,b\nschön,d\n".encode("latin-1"))
+    with pytest.raises(DataError, match="--encoding latin-1") as caught:
+        read_rows(german)
+    assert caught.value.where == f"{german}:2"
+    assert read_rows(german, Wanted("", encoding="latin-1"))[0].values["text"] == "für Köln"
+
+
+def test_compressed_files_globs_and_lists_are_read_as_one_part(tmp_path: Path) -> None:
+    plain = "text,label\na,b\n"
+    write(tmp_path / "1.csv.gz", gzip.compress(plain.encode()))
+    write(tmp_path / "2.csv.xz", lzma.compress(plain.encode()))
+    with zipfile.ZipFile(tmp_path / "3.zip", "w") as archive:
+        archive.writestr("inner/a.csv", plain)
+        archive.writestr("__MACOSX/a.csv", "x")
+        archive.writestr("notes.md", "x")
+    write(tmp_path / "4.tsv", plain.replace(",", "\t"))
+    write(tmp_path / "5.json", json.dumps([{"text": "a", "label": "b"}], indent=1))
+    rows = read_part([str(tmp_path / "[1-3]*"), str(tmp_path / "4.tsv"), str(tmp_path / "5.json")], ANY).rows
+    assert [dict(row.values) for row in rows] == [{"text": "a", "label": "b"}] * 5
+    assert rows[2].where == f"{tmp_path}/3.zip/inner/a.csv:2"
+    assert rows[4].line == 2
+    for name, content in {
+        "bad.csv.gz": b"x",
+        "cut.csv.gz": gzip.compress(plain.encode())[:20],
+        "bad.zip": b"x",
+    }.items():
+        with pytest.raises(DataError):
+            read_rows(write(tmp_path / name, content))
+    with pytest.raises(DataError, match="fits no file"):
+        read_rows(str(tmp_path / "*.nothing"))
+
+
+def test_parquet_and_saved_datasets_keep_values_and_name_classes(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    info = {"features": {"label": {"names": ["bad", "good"], "_type": "ClassLabel"}}}
+    table = pyarrow.table({"text": ["None", "1"], "label": [1, 0]})
+    named = table.replace_schema_metadata({"huggingface": json.dumps({"info": info})})
+    pyarrow.parquet.write_table(named, tmp_path / "a.parquet")
+    assert [dict(r.values) for r in read_rows(str(tmp_path / "a.parquet"))] == [
+        {"text": "None", "label": "good"},
+        {"text": "1", "label": "bad"},
+    ]
+    folder = tmp_path / "saved" / "train"
+    folder.mkdir(parents=True)
+    with pyarrow.OSFile(str(folder / "data.arrow"), "wb") as sink, pyarrow.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": "data.arrow"}]}))
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    (tmp_path / "saved" / "dataset_dict.json").write_text(json.dumps({"splits": ["train"]}))
+    rows = read_part(str(tmp_path / "saved"), Wanted("text-classification")).rows
+    assert [row.values["label"] for row in rows] == ["good", "bad"]
+
+
+def test_columns_are_proposed_never_guessed(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "review,sentiment,id\na,b,1\n")
+    with pytest.raises(DataError, match="--text-column review --label-column sentiment"):
+        read_part(path, Wanted("text-classification"), targets=True)
+    wanted = Wanted("text-classification", {"text": "review", "label": "sentiment"})
+    assert read_part(path, wanted, targets=True).rows[0].values["review"] == "a"
+    bare = write(tmp_path / "b.csv", "x,y z\na,b\n")
+    with pytest.raises(DataError, match="--tokens-column NAME"):
+        read_part(bare, Wanted("token-classification"))
 
 
 def test_a_missing_file_is_answered_with_the_nearest_name(tmp_path: Path) -> None:

@@ -21,9 +21,9 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src" / "domaintune"
 
 ORDER = (
-    "cli > demo > pipeline | terminal > report | serve | export > search | labels > confirm > fit > parts > predict > "
+    "cli > options > demo > pipeline | terminal > report | serve | export > search | labels > confirm > fit > parts > predict > "
     "balance > engine | evaluation > "
-    "methods | tasks > bases > data > run > recipe > errors"
+    "methods | tasks > bases > data > run > recipe > memory | validation > errors"
 )
 ENTRIES = {"__init__", "__main__"}
 """Modules above the whole order: they may import anything, nothing may import them."""

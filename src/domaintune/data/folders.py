@@ -10,7 +10,8 @@ from typing import Any
 
 from domaintune.data.pictures import PICTURE_SUFFIXES, examine_picture
 from domaintune.data.rows import Row
-from domaintune.data.tables import decoded, parse_json
+from domaintune.data.sources import Source
+from domaintune.data.tables import parse_json
 from domaintune.errors import DataError
 
 LEFT_BY_SYSTEMS = frozenset({"Thumbs.db", "desktop.ini"})
@@ -91,7 +92,8 @@ def read_coco(path: Path) -> list[Row]:
         DataError: not COCO, no pictures, a picture that is not there, an annotation of an unknown picture or category or whose box
             is not four finite numbers.
     """
-    content = parse_json(decoded(path), where=str(path))
+    with Source(path).text() as stream:
+        content = parse_json(stream.read(), where=str(path))
     if not isinstance(content, dict) or any(not isinstance(content.get(key), list) for key in COCO_KEYS[:2]):
         raise DataError(
             "not a COCO file: it needs the lists 'images', 'annotations' and 'categories'.",

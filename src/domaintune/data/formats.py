@@ -1,57 +1,168 @@
-"""A path -> rows: tables, JSON lines, plain text, folders of pictures, COCO. One family a file; what columns mean is a task's business."""
+"""Paths -> rows: which reader a file or folder is for, and the shape of its rows. What columns mean is a task's business."""
 
 from __future__ import annotations
 
 import difflib
+import glob
+import itertools
 import os
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
+from domaintune.data.columnar import is_saved_dataset, read_arrow, read_parquet, read_saved_dataset
+from domaintune.data.columns import require_columns
 from domaintune.data.folders import read_class_folders, read_coco
-from domaintune.data.rows import Row
-from domaintune.data.tables import read_csv, read_json_lines, read_plain_text, read_tsv
+from domaintune.data.rows import Entry, Reading, Row, Wanted
+from domaintune.data.sources import COMPRESSIONS, Source
+from domaintune.data.tables import read_csv, read_json, read_json_lines, read_plain_text, read_tsv
 from domaintune.errors import DataError
 
-READERS: dict[str, Callable[[Path], list[Row]]] = {
+Reader = Callable[[Source, Wanted], Iterator[Entry]]
+
+TABLES: dict[str, Reader] = {
     ".csv": read_csv,
     ".tsv": read_tsv,
+    ".json": read_json,
     ".jsonl": read_json_lines,
+    ".ndjson": read_json_lines,
     ".txt": read_plain_text,
-    ".json": read_coco,
 }
+BY_TASK: dict[str, dict[str, Reader]] = {}
+ALIGNED = "::"
+ANY = Wanted("")
 
 
-def read_rows(path: str) -> list[Row]:
-    """Every row of a file, or of a folder of class folders; at least one.
+def read_rows(path: str, wanted: Wanted = ANY) -> list[Row]:
+    """The rows of one path; see `read_part`. Without a task, tables keep their columns and a COCO file is recognised."""
+    return read_part(path, wanted).rows
 
-    `.csv` and `.tsv` (header row, all values text), `.jsonl` (one object a line), `.txt` (one row {"text": line} a non-empty
-    line), `.json` (COCO), a folder (one folder a class, or pictures alone: rows without a label).
+
+def read_part(given: str | Sequence[str], wanted: Wanted, *, part: str = "train", targets: bool = False) -> Reading:
+    """Every row of one part: of a path, a glob, several of them, or two aligned files "SOURCE::TARGET"; at least one row.
+
+    `part` (train, dev, test) chooses among the splits that some folders hold; `targets`: the target column has to be there too.
 
     Raises:
-        DataError: nothing there (with the nearest name), an unknown format, or a file that is not what its name says.
+        DataError: nothing there (with the nearest name), an unknown format, a file that is not what its name says, columns that
+            the task needs and the rows lack.
     """
+    reading = Reading()
+    for path in files_of(given):
+        reading.add_(_guarded(path, wanted, part))
+    if not reading.rows:
+        why = "; ".join(reading.summary())
+        raise DataError(f"no row is left. {why}".strip(), where=str(given), remedy="Give rows that can be used.")
+    if wanted.task and wanted.task != "object-detection":
+        require_columns(reading.rows[0], wanted, targets=targets)
+    return reading
+
+
+def files_of(given: str | Sequence[str]) -> list[str]:
+    """The paths that a recipe's entry names, globs expanded in sorted order; an aligned pair stays one.
+
+    Raises:
+        DataError: a glob that fits nothing.
+    """
+    paths: list[str] = []
+    for name in [given] if isinstance(given, str) else given:
+        if ALIGNED not in name and glob.has_magic(name) and not os.path.exists(name):
+            found = sorted(glob.glob(name, recursive=True))
+            if not found:
+                raise DataError("fits no file.", where=name, remedy="Check the pattern.")
+            paths += found
+        else:
+            paths.append(name)
+    return paths
+
+
+def _guarded(path: str, wanted: Wanted, part: str) -> Iterator[Entry]:
+    try:
+        yield from _entries(path, wanted, part)
+    except (OSError, ValueError) as error:  # such as a name that is too long, or one with a NUL
+        what = error.strerror if isinstance(error, OSError) else str(error)
+        raise DataError(f"cannot be read ({what}).", where=path, remedy="Check the file and its permissions.") from None
+
+
+def _entries(path: str, wanted: Wanted, part: str) -> Iterator[Entry]:
     place = Path(path)
-    try:
-        if place.is_dir():
-            return read_class_folders(place)
-        found = place.is_file()
-    except OSError as error:  # such as a name that is too long
-        raise DataError(f"cannot be read ({error.strerror}).", where=path, remedy="Check the path.") from None
-    if not found:
+    if not place.exists():
         raise _missing(place, path)
-    reader = READERS.get(place.suffix.lower())
-    if reader is None:
-        raise DataError(
-            f"unknown format '{place.suffix}'.",
-            where=path,
-            remedy=f"Allowed are {', '.join(READERS)} and folders of pictures.",
-        )
+    if place.is_dir():
+        return _folder(place, wanted, part)
+    if place.suffix.lower() == ".zip":
+        return itertools.chain.from_iterable(_file(source, wanted, part) for source in _members(place, wanted))
+    return _file(Source(place), wanted, part)
+
+
+def _folder(place: Path, wanted: Wanted, part: str) -> Iterator[Entry]:
+    if is_saved_dataset(place):
+        return _shaped(read_saved_dataset(place, wanted, part), wanted, place)
+    tables = sorted(entry for entry in place.iterdir() if entry.suffix.lower() in (".csv", ".tsv", ".jsonl"))
+    if wanted.task == "image-classification" and len(tables) == 1:
+        return _file(Source(tables[0]), wanted, part)
+    if wanted.task in ("", "image-classification"):
+        return iter(read_class_folders(place))
+    raise DataError(
+        "is a folder.",
+        where=str(place),
+        remedy=f"Give a file, or a glob such as '{place}/*.csv'; a folder may also be one that `datasets` saved.",
+    )
+
+
+def _members(place: Path, wanted: Wanted) -> list[Source]:
+    """The data files in a zip, in sorted order; they are read in place, nothing is unpacked."""
+    known = {*TABLES, *BY_TASK.get(wanted.task, {})}
     try:
-        return reader(place)
-    except OSError as error:
+        with zipfile.ZipFile(place) as archive:
+            names = sorted(name for name in archive.namelist() if Path(name).suffix.lower() in known)
+    except zipfile.BadZipFile as error:
+        raise DataError(f"is no zip file ({error}).", where=str(place), remedy="Pack it again.") from None
+    names = [name for name in names if not Path(name).name.startswith(".") and "__MACOSX" not in name]
+    if not names:
+        raise DataError(f"holds no data file ({', '.join(sorted(known))}).", where=str(place), remedy="Pack it again.")
+    return [Source(place, name) for name in names]
+
+
+def _file(source: Source, wanted: Wanted, part: str) -> Iterator[Entry]:
+    suffix = source.suffix
+    special = BY_TASK.get(wanted.task, {}).get(suffix)
+    if special is not None and not _has_header(source, wanted):
+        return special(source, wanted)
+    if wanted.task == "object-detection" or (wanted.task == "" and suffix == ".json" and _is_object(source)):
+        return iter(read_coco(source.path))
+    if suffix == ".parquet":
+        return _shaped(read_parquet(source.path, wanted), wanted, source.path.parent)
+    if suffix == ".arrow":
+        return _shaped(read_arrow(source.path, {}), wanted, source.path.parent)
+    reader = TABLES.get(suffix)
+    if reader is None:
+        allowed = [*TABLES, ".parquet", ".arrow", *BY_TASK.get(wanted.task, {})]
         raise DataError(
-            f"cannot be read ({error.strerror}).", where=path, remedy="Check the file and its permissions."
-        ) from None
+            f"unknown format '{suffix}'.",
+            where=str(source),
+            remedy=f"Allowed are {', '.join(dict.fromkeys(allowed))}, each also as {', '.join(COMPRESSIONS)}, and folders.",
+        )
+    return _shaped(reader(source, wanted), wanted, source.path.parent)
+
+
+def _has_header(source: Source, wanted: Wanted) -> bool:
+    """Whether a .tsv for entities is a table with the named columns, not lines of token and tag."""
+    if source.suffix != ".tsv":
+        return False
+    with source.text(wanted.encoding) as stream:
+        cells = stream.readline().rstrip("\r\n").split("\t")
+    return wanted.column("tokens") in cells or wanted.column("tags") in cells
+
+
+def _is_object(source: Source) -> bool:
+    with source.open() as stream:
+        return stream.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
+
+
+def _shaped(entries: Iterable[Entry], wanted: Wanted, folder: Path) -> Iterator[Entry]:
+    """Rows of a table in the shape that the task reads, by the keys of the first one."""
+    return iter(entries)
 
 
 def _missing(place: Path, path: str) -> DataError:

@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import IO, TextIO
 
@@ -172,7 +173,7 @@ def _reads_as_chinese(text: str) -> bool:
     common = [
         c
         for c in wide
-        if "\u4e00" <= c <= "\u9fff" and c.encode("gb18030") < b"\xd8" or c in "，。、；：？！“”‘’（）《》…—"
+        if ("\u4e00" <= c <= "\u9fff" and c.encode("gb18030") < b"\xd8") or c in "，。、；：？！“”‘’（）《》…—"
     ]
-    runs = sum(ord(a) > 127 and ord(b) > 127 for a, b in zip(text, text[1:], strict=False))
+    runs = sum(ord(a) > 127 and ord(b) > 127 for a, b in pairwise(text))
     return len(wide) >= 2 and len(common) >= 0.8 * len(wide) and runs >= 0.5 * len(wide)

@@ -1,92 +1,163 @@
-"""Tables and text as rows: CSV, TSV, JSON lines, plain text. UTF-8 alone; every value as it stands in the file."""
+"""Tables and text as rows: CSV, TSV, JSON, JSON lines, plain text. Every value as it stands in the file; streamed."""
 
 from __future__ import annotations
 
 import csv
-import io
 import json
-from pathlib import Path
+import re
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
-from domaintune.data.rows import Row
+from domaintune.data.rows import Entry, Row, Wanted
+from domaintune.data.sources import Source
 from domaintune.errors import DataError
 
-BYTE_ORDER_MARKS_16 = (b"\xff\xfe", b"\xfe\xff")
+WHITE = re.compile(r"[ \t\n\r]*")
 
 
-def read_csv(path: Path) -> list[Row]:
+def read_csv(source: Source, wanted: Wanted) -> Iterator[Entry]:
     """Rows of a comma-separated table with a header row; every value stays text ("None", "1" too).
 
     Raises:
-        DataError: no rows, a row with more or fewer cells than the header, bad quoting, NUL bytes, bytes that are not UTF-8.
+        DataError: no rows, a row with more or fewer cells than the header, bad quoting, NUL bytes, bytes of another encoding.
     """
-    return _table(path, ",")
+    return _table(source, ",", wanted)
 
 
-def read_tsv(path: Path) -> list[Row]:
+def read_tsv(source: Source, wanted: Wanted) -> Iterator[Entry]:
     """As `read_csv`, with tabs between the cells."""
-    return _table(path, "\t")
+    return _table(source, "\t", wanted)
 
 
-def read_json_lines(path: Path) -> list[Row]:
+def read_json_lines(source: Source, wanted: Wanted) -> Iterator[Entry]:
     """One JSON object a line; blank lines are passed over.
 
     Raises:
         DataError: no rows, a line that is no JSON object, values that no text file can hold (NaN, half a surrogate pair).
     """
-    rows = []
-    for number, line in enumerate(decoded(path).split("\n"), start=1):  # not splitlines: JSON text may hold U+2028
+    empty = True
+    for number, line in _lines(source, wanted):
         if not line.strip():
             continue
-        where = f"{path}:{number}"
-        value = parse_json(line, where=where)
-        if not isinstance(value, dict):
+        empty = False
+        yield Row(_object(parse_json(line, where=f"{source}:{number}"), f"{source}:{number}"), str(source), number)
+    if empty:
+        raise DataError("the file is empty.", where=str(source), remedy="Give at least one row.")
+
+
+def read_json(source: Source, wanted: Wanted) -> Iterator[Entry]:
+    """The objects of one JSON array, also where it stands under "data", "rows", "examples" or "train"; a row's line is the one
+    that its object begins on.
+
+    Raises:
+        DataError: no such array, or an entry that is no object.
+    """
+    with source.text(wanted.encoding) as stream:
+        text = stream.read().removeprefix("\ufeff")
+    name = str(source)
+    start = WHITE.match(text).end()  # type: ignore[union-attr]
+    if not text[start:].startswith("["):
+        content = parse_json(text, where=name)
+        lists = [key for key, value in content.items() if isinstance(value, list)] if isinstance(content, dict) else []
+        if len(lists) != 1:
             raise DataError(
-                f"expected an object, got {type(value).__name__}.",
-                where=where,
-                remedy='Write one {"column": value, ...} a line.',
+                "not a JSON array of objects.",
+                where=name,
+                remedy='Write [{"column": value, ...}, ...], or one object a line (.jsonl).',
             )
-        rows.append(Row(value, str(path), number))
-    if not rows:
-        raise DataError("the file is empty.", where=str(path), remedy="Give at least one row.")
-    return rows
+        for number, value in enumerate(content[lists[0]], start=1):
+            yield Row(_object(value, f"{name}:{number}"), name, number)
+        return
+    yield from _array(text, start, name)
 
 
-def read_plain_text(path: Path) -> list[Row]:
+def _array(text: str, start: int, name: str) -> Iterator[Row]:
+    decoder = json.JSONDecoder(parse_constant=_refuse_constant)
+    place, line, counted, first = start + 1, 1, 0, True
+    while True:
+        place = WHITE.match(text, place).end()  # type: ignore[union-attr]
+        line, counted = line + text.count("\n", counted, place), place
+        where = f"{name}:{line}"
+        if text.startswith("]", place):
+            break
+        if not first:
+            if not text.startswith(",", place):
+                raise DataError("not valid JSON (a comma or ] is missing).", where=where, remedy="Mend the file.")
+            place = WHITE.match(text, place + 1).end()  # type: ignore[union-attr]
+            line, counted = line + text.count("\n", counted, place), place
+            where = f"{name}:{line}"
+        with _json_faults(where):
+            value, place = decoder.raw_decode(text, place)
+            _refuse_half_pairs(text[counted:place], value)
+        yield Row(_object(value, where), name, line)
+        first = False
+    if first:
+        raise DataError("the file is empty.", where=name, remedy="Give at least one row.")
+
+
+def _object(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise DataError(
+            f"expected an object, got {type(value).__name__}.",
+            where=where,
+            remedy='Write one {"column": value, ...} a row.',
+        )
+    return value
+
+
+def read_plain_text(source: Source, wanted: Wanted) -> Iterator[Entry]:
     """One row {"text": line} for each line that is not blank.
 
     Raises:
         DataError: no such line.
     """
-    lines = enumerate(decoded(path).split("\n"), start=1)
-    rows = [Row({"text": line.removesuffix("\r")}, str(path), number) for number, line in lines if line.strip()]
-    if not rows:
-        raise DataError("the file is empty.", where=str(path), remedy="Give at least one line of text.")
-    return rows
+    empty = True
+    for number, line in _lines(source, wanted):
+        if line.strip():
+            empty = False
+            yield Row({wanted.column("text"): line}, str(source), number)
+    if empty:
+        raise DataError("the file is empty.", where=str(source), remedy="Give at least one line of text.")
 
 
-def decoded(path: Path) -> str:
-    """The file's text, a byte order mark removed.
+def _lines(source: Source, wanted: Wanted) -> Iterator[tuple[int, str]]:
+    """Lines cut at line feeds alone (JSON text may hold U+2028), their number from 1, line ends taken off."""
+    with source.text(wanted.encoding) as stream:
+        for number, line in enumerate(_cut(stream.read, "\n"), start=1):
+            yield number, line.removesuffix("\r")
 
-    Raises:
-        DataError: bytes that are not UTF-8, or NUL bytes, with the line.
-    """
-    data = path.read_bytes()
-    if data.startswith(BYTE_ORDER_MARKS_16):
-        raise DataError("the file is UTF-16.", where=f"{path}:1", remedy="Save it as UTF-8.")
-    nul = data.find(b"\0")
-    if nul >= 0:
-        line = data.count(b"\n", 0, nul) + 1
-        raise DataError(
-            "the line holds a NUL byte.", where=f"{path}:{line}", remedy="Save the file as plain UTF-8 text."
-        )
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"the byte {data[error.start]:#04x} is not UTF-8.", where=f"{path}:{line}", remedy="Save the file as UTF-8."
-        ) from None
+
+def _cut(read: Any, end: str) -> Iterator[str]:
+    rest = ""
+    while block := read(1 << 20):
+        *whole, rest = (rest + block).split(end)
+        yield from whole
+    if rest:
+        yield rest
+
+
+class _json_faults:
+    """Turns what json raises into errors with a place."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, json.JSONDecodeError):
+            place = f"line {error.lineno} column {error.colno}" if error.lineno > 1 else f"column {error.colno}"
+            raise DataError(f"not valid JSON ({error.msg}, {place}).", where=self.where, remedy="Mend it.") from None
+        if isinstance(error, RecursionError):
+            raise DataError("the JSON is nested too deeply.", where=self.where, remedy="Write flat values.") from None
+        if isinstance(error, UnicodeEncodeError):
+            raise DataError(
+                "the JSON holds half of a surrogate pair.", where=self.where, remedy="Write the whole character."
+            ) from None
+        if isinstance(error, ValueError):  # NaN, integers of thousands of digits
+            what = str(error).split(";")[0]
+            raise DataError(f"not valid JSON ({what}).", where=self.where, remedy="Mend the value.") from None
 
 
 def parse_json(text: str, *, where: str) -> Any:
@@ -95,59 +166,50 @@ def parse_json(text: str, *, where: str) -> Any:
     Raises:
         DataError: no such value, or one nested too deeply.
     """
-    try:
+    with _json_faults(where):
         value = json.loads(text, parse_constant=_refuse_constant)
-        if "\\ud" in text or "\\uD" in text:  # an unpaired half passes json and fails wherever the text is encoded
-            json.dumps(value, ensure_ascii=False).encode("utf-8")
+        _refuse_half_pairs(text, value)
         return value
-    except json.JSONDecodeError as error:
-        place = f"line {error.lineno} column {error.colno}" if error.lineno > 1 else f"column {error.colno}"
-        raise DataError(f"not valid JSON ({error.msg}, {place}).", where=where, remedy="Mend the line.") from None
-    except RecursionError:
-        raise DataError("the JSON is nested too deeply.", where=where, remedy="Write flat values.") from None
-    except UnicodeEncodeError:
-        raise DataError(
-            "the JSON holds half of a surrogate pair.", where=where, remedy="Write the whole character."
-        ) from None
-    except ValueError as error:  # NaN, integers of thousands of digits
-        raise DataError(
-            f"not valid JSON ({str(error).split(';')[0]}).", where=where, remedy="Mend the value."
-        ) from None
+
+
+def _refuse_half_pairs(text: str, value: Any) -> None:
+    if "\\ud" in text or "\\uD" in text:  # an unpaired half passes json and fails wherever the text is encoded
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
 
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON value")
 
 
-def _table(path: Path, delimiter: str) -> list[Row]:
-    reader = csv.reader(io.StringIO(decoded(path), newline=""), delimiter=delimiter, strict=True)
+def _table(source: Source, delimiter: str, wanted: Wanted) -> Iterator[Row]:
     header: list[str] = []
-    rows = []
-    start = 1
-    try:
-        for cells in reader:
-            where = f"{path}:{start}"
-            if not cells:
-                pass  # a blank line
-            elif not header:
-                header = _checked_header(cells, delimiter, where)
-            elif len(cells) != len(header):
-                raise DataError(
-                    f"{len(cells)} cells, but the header has {len(header)} ({', '.join(header)}).",
-                    where=where,
-                    remedy='Put values that hold the separator or a line break into double quotes ("").',
-                )
-            else:
-                rows.append(Row(dict(zip(header, cells, strict=True)), str(path), start))
-            start = reader.line_num + 1
-    except csv.Error as error:
-        raise DataError(
-            f"not a valid table ({error}).", where=f"{path}:{start}", remedy=_table_remedy(str(error))
-        ) from None
-    if not rows:
+    start, empty = 1, True
+    with source.text(wanted.encoding) as stream:
+        reader = csv.reader(stream, delimiter=delimiter, strict=True)
+        try:
+            for cells in reader:
+                where = f"{source}:{start}"
+                if not cells:
+                    pass  # a blank line
+                elif not header:
+                    header = _checked_header(cells, delimiter, where)
+                elif len(cells) != len(header):
+                    raise DataError(
+                        f"{len(cells)} cells, but the header has {len(header)} ({', '.join(header)}).",
+                        where=where,
+                        remedy='Put values that hold the separator or a line break into double quotes ("").',
+                    )
+                else:
+                    empty = False
+                    yield Row(dict(zip(header, cells, strict=True)), str(source), start)
+                start = reader.line_num + 1
+        except csv.Error as error:
+            raise DataError(
+                f"not a valid table ({error}).", where=f"{source}:{start}", remedy=_table_remedy(str(error))
+            ) from None
+    if empty:
         what = "the file has a header but no rows." if header else "the file is empty."
-        raise DataError(what, where=str(path), remedy="Give a header row and at least one row.")
-    return rows
+        raise DataError(what, where=str(source), remedy="Give a header row and at least one row.")
 
 
 def _checked_header(cells: list[str], delimiter: str, where: str) -> list[str]:

@@ -93,7 +93,7 @@ def train(
     """Train in place. Afterwards the model is in eval mode and holds the weights of the epoch that `validate` liked best.
 
     `settings` has its epochs written out; without a micro-batch budget a step is one forward. `validate` scores the model in
-    eval mode, higher is better, ties keep the earlier epoch; without it the last counts. `stop_after` ends training after so
+    eval mode, higher is better, ties take the later epoch; without it the last counts. `stop_after` ends training after so
     many epochs of the schedule. `folder` takes checkpoints: one that is there is resumed, or taken as it is where finished.
     `fingerprint` stands for whatever else must be the same then. Torch's global random state is left as it was.
 
@@ -160,10 +160,12 @@ class _Snapshot:
 
 
 def better(score: float | None, best: float | None) -> bool:
-    """Whether an epoch's score beats the best so far; without scores the later epoch does. NaN beats nothing but NaN."""
+    """Whether an epoch's score is the best so far; without scores, and of equal ones, the later epoch's is. NaN beats only NaN.
+
+    Small dev parts tie often; the later epoch has trained longer at a lower learning rate."""
     if score is None or best is None:
         return True
-    return score > best or (math.isnan(best) and not math.isnan(score))
+    return score >= best or math.isnan(best)
 
 
 @dataclass(kw_only=True)

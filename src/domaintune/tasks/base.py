@@ -175,6 +175,11 @@ class Task(BaseModel, ABC):
         """This task with the class weights of the training examples alone, where it has any; `build` saw the other parts too."""
         return self
 
+    def scoring(self, labels: Sequence[str]) -> Self:
+        """This task where only these labels count in scores; what is predicted or given of others is passed over. The same task
+        where every row has one label: rows of other labels are left out before."""
+        return self
+
     def check(self, examples: Sequence[Any]) -> Iterator[Finding]:
         """What only this task can know to be wrong."""
         return iter(())

@@ -54,6 +54,8 @@ class ObjectDetection(Task):
     threshold: float
     max_detections: int
     denoising: bool
+    scored: tuple[str, ...] | None = None
+    """The labels that count in scores; None: all."""
 
     @classmethod
     def build(cls, rows: Sequence[Row], base: Base, settings: ObjectDetectionSettings) -> ObjectDetection:
@@ -207,14 +209,20 @@ class ObjectDetection(Task):
     def join(self, example: DetectionExample, raw: Sequence[RawPrediction]) -> Prediction:
         return raw[0]
 
+    def scoring(self, labels: Sequence[str]) -> ObjectDetection:
+        return self.model_copy(update={"scored": tuple(labels)})
+
     def statistics(self, prediction: Prediction, example: DetectionExample) -> Record:
+        counted = [i for i, label in enumerate(self.labels) if self.scored is None or label in self.scored]
+        truth = np.array(example.labels, dtype=np.int64)
+        ours, theirs = np.isin(prediction["classes"], counted), np.isin(truth, counted)
         return match_boxes(
-            boxes=prediction["boxes"],
-            scores=prediction["scores"],
-            classes=prediction["classes"],
-            truth_boxes=np.array(example.boxes, dtype=np.float64).reshape(-1, 4),
-            truth_classes=np.array(example.labels, dtype=np.int64),
-            crowd=np.array(example.crowd, dtype=bool),
+            boxes=prediction["boxes"][ours],
+            scores=prediction["scores"][ours],
+            classes=prediction["classes"][ours],
+            truth_boxes=np.array(example.boxes, dtype=np.float64).reshape(-1, 4)[theirs],
+            truth_classes=truth[theirs],
+            crowd=np.array(example.crowd, dtype=bool)[theirs],
             num_classes=len(self.labels),
         )
 

@@ -80,6 +80,8 @@ class TokenClassification(Task):
     tokens_column: str
     tags_column: str
     weights: tuple[float, ...] | None
+    scored: tuple[str, ...] | None = None
+    """The types that count in scores; None: all."""
 
     @classmethod
     def build(cls, rows: Sequence[Row], base: Base, settings: TokenClassificationSettings) -> TokenClassification:
@@ -187,6 +189,14 @@ class TokenClassification(Task):
         types = (*(name for name in self.types if name in found), *sorted(found - set(self.types)))
         return self.model_copy(update={"tags": tuple(labels), "types": types, "weights": None})
 
+    def scoring(self, labels: Sequence[str]) -> TokenClassification:
+        return self.model_copy(update={"scored": tuple(labels)})
+
+    def _scored_names(self, tags: Iterable[int]) -> list[str]:
+        """Tag names, O in place of those of types that do not count."""
+        names = self._names(tags)
+        return names if self.scored is None else [name if name[2:] in self.scored else OUTSIDE for name in names]
+
     def _names(self, tags: Iterable[int]) -> list[str]:
         return [self.tags[index] for index in tags]
 
@@ -288,7 +298,11 @@ class TokenClassification(Task):
         eps = np.finfo(np.float64).eps
         losses = -np.log(np.clip(probability[np.arange(len(tags)), tags], eps, 1.0))
         return {
-            **entity_counts(self._names(best), self._names(example.tags), self.types),
+            **entity_counts(
+                self._scored_names(best),
+                self._scored_names(example.tags),
+                self.types if self.scored is None else tuple(t for t in self.types if t in self.scored),
+            ),
             "words": np.asarray(len(tags)),
             "correct_words": np.asarray((best == tags).sum()),
             "log_loss": np.asarray(losses.sum()),

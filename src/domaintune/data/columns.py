@@ -1,0 +1,91 @@
+"""Which columns a task needs, what the user calls them, and what to propose where they are not there. Proposed, never guessed."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+
+from domaintune.data.rows import Row, Wanted
+from domaintune.errors import DataError
+from domaintune.recipe import Recipe
+
+INPUTS: Mapping[str, Sequence[str]] = {
+    "text-classification": ("text",),
+    "token-classification": ("tokens",),
+    "translation": ("source",),
+    "generation": ("prompt", "text", "messages"),
+    "image-classification": ("image",),
+    "object-detection": ("image",),
+}
+"""What an input needs; of several names one is enough."""
+TARGETS: Mapping[str, str] = {
+    "text-classification": "label",
+    "token-classification": "tags",
+    "translation": "target",
+    "image-classification": "label",
+}
+USUAL: Mapping[str, Sequence[str]] = {
+    "text": (
+        "text",
+        "review",
+        "sentence",
+        "content",
+        "comment",
+        "body",
+        "utterance",
+        "question",
+        "message",
+        "document",
+        "tweet",
+    ),
+    "label": ("label", "labels", "class", "category", "sentiment", "intent", "target", "topic", "rating", "stars", "y"),
+    "tokens": ("tokens", "words", "token", "text"),
+    "tags": ("tags", "ner_tags", "labels", "ner", "entities"),
+    "source": ("source", "src", "en", "input", "english"),
+    "target": ("target", "tgt", "translation", "output", "de", "zh"),
+    "prompt": ("prompt", "instruction", "question", "input", "query"),
+    "messages": ("messages", "conversations", "chat"),
+    "image": ("image", "file", "path", "file_name", "filename", "picture", "img"),
+}
+CANONICAL = ("text", "label", "tokens", "tags", "source", "target", "prompt", "completion", "messages", "image")
+
+
+def wanted_of(recipe: Recipe) -> Wanted:
+    """What a recipe asks of its readers."""
+    settings = recipe.task
+    fields = type(settings).model_fields
+    named = {name: getattr(settings, f"{name}_column") for name in CANONICAL if f"{name}_column" in fields}
+    return Wanted(recipe.task.name, named, recipe.data.encoding)
+
+
+def require_columns(row: Row, wanted: Wanted, *, targets: bool) -> None:
+    """
+    Raises:
+        DataError: the row lacks a column that the task needs; columns that it may be are proposed as options.
+    """
+    inputs = [wanted.column(name) for name in INPUTS[wanted.task]]
+    lacking = [] if any(name in row.values for name in inputs) else [INPUTS[wanted.task][0]]
+    target = TARGETS.get(wanted.task)
+    if targets and target is not None and wanted.column(target) not in row.values:
+        lacking.append(target)
+    if not lacking:
+        return
+    columns = [str(name) for name in row.values]
+    proposed = {name: _proposal(name, columns) for name in lacking}
+    options = " ".join(f"--{name}-column {found}" for name, found in proposed.items() if found)
+    names = " and ".join(f"'{wanted.column(name)}'" for name in lacking)
+    raise DataError(
+        f"no column {names} (columns: {', '.join(columns) or 'none'}).",
+        where=row.where,
+        remedy=f"Did you mean {options}?" if options else f"Say which it is: --{lacking[0]}-column NAME.",
+    )
+
+
+def _proposal(name: str, columns: Sequence[str]) -> str | None:
+    """The column whose name is usual for this purpose, else the one that is spelled most alike."""
+    lowered = {column.casefold(): column for column in reversed(columns)}
+    for usual in USUAL.get(name, ()):
+        if usual in lowered:
+            return lowered[usual]
+    near = difflib.get_close_matches(name, list(lowered), n=1, cutoff=0.6)
+    return lowered[near[0]] if near else None

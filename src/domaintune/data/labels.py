@@ -1,0 +1,81 @@
+"""Other names for labels, joined between base, domain and general before any task sees them. Knows where labels stand in rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from domaintune.data.rows import Row, Wanted
+
+
+def renamed(
+    rows: Sequence[Row], wanted: Wanted, names: Mapping[str, str], *, separator: str | None = None
+) -> list[Row]:
+    """The rows with every label that `names` holds under its new name; of tags the part behind B- and I-.
+
+    `separator` stands between the labels of one cell, where there may be several.
+    """
+    if not names:
+        return list(rows)
+    return [_changed(row, wanted, lambda label: names.get(label, label), separator) for row in rows]
+
+
+def only(rows: Sequence[Row], wanted: Wanted, labels: Sequence[str]) -> tuple[list[Row], int]:
+    """The rows without labels other than these, and how many such labels there were: tags become O, boxes go, and rows whose one
+    label it was go too."""
+    kept, dropped = [], 0
+    for row in rows:
+        made, count = _without_others(row, wanted, set(labels))
+        dropped += count
+        if made is not None:
+            kept.append(made)
+    return kept, dropped
+
+
+def _without_others(row: Row, wanted: Wanted, labels: set[str]) -> tuple[Row | None, int]:
+    column = _label_column(wanted)
+    value = row.values.get(column)
+    if wanted.task == "token-classification" and isinstance(value, list):
+        tags = [tag if not isinstance(tag, str) or tag == "O" or tag[2:] in labels else "O" for tag in value]
+        begun = sum(a != b and isinstance(a, str) and a.startswith("B-") for a, b in zip(value, tags, strict=True))
+        return Row({**row.values, column: tags}, row.file, row.line), begun
+    if wanted.task == "object-detection" and isinstance(value, list):
+        places = [place for place, label in enumerate(value) if label in labels]
+        lists = {
+            name: row.values[name] for name in ("boxes", "labels", "crowd") if isinstance(row.values.get(name), list)
+        }
+        changed = {name: [entries[place] for place in places] for name, entries in lists.items()}
+        return Row({**row.values, **changed}, row.file, row.line), len(value) - len(places)
+    return (row, 0) if value is None or str(value).strip() in labels else (None, 1)
+
+
+def _changed(row: Row, wanted: Wanted, name_of: Callable[[str], str], separator: str | None) -> Row:
+    column = _label_column(wanted)
+    value = row.values.get(column)
+    if value is None:
+        return row
+    if wanted.task == "token-classification" and isinstance(value, list):
+        made: Any = [
+            f"{tag[:2]}{name_of(tag[2:])}" if isinstance(tag, str) and tag[1:2] == "-" else tag for tag in value
+        ]
+    elif isinstance(value, list):
+        made = (
+            _once(name_of(str(label)) for label in value)
+            if wanted.task == "text-classification"
+            else [name_of(str(v)) for v in value]
+        )
+    elif separator is not None and isinstance(value, str):
+        made = separator.join(_once(name_of(part.strip()) for part in value.split(separator) if part.strip()))
+    else:
+        made = name_of(str(value).strip())
+    return Row({**row.values, column: made}, row.file, row.line)
+
+
+def _once(labels: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(labels))
+
+
+def _label_column(wanted: Wanted) -> str:
+    if wanted.task == "token-classification":
+        return wanted.column("tags")
+    return "labels" if wanted.task == "object-detection" else wanted.column("label")

@@ -1,0 +1,107 @@
+"""Rows that a Python user holds in memory, stored as a file of the run, so that the run can be made again. No torch."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from domaintune.errors import DataError
+
+FOLDER = "data"
+PATHS = (str, os.PathLike)
+
+
+def stored_rows(values: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """The recipe's values with rows in memory (under any of `names`) written to OUTPUT/data/NAME-CHECKSUM.jsonl and replaced by
+    that path. Rows are a DataFrame, a `datasets.Dataset`, or an iterable of mappings; pictures in them (PIL) become files beside.
+
+    Raises:
+        DataError: something else, no rows, or a value that JSON cannot hold.
+    """
+    made = dict(values)
+    for name in names:
+        given = made.get(name)
+        if given is None or isinstance(given, PATHS):
+            made[name] = None if given is None else os.fspath(given)
+        elif isinstance(given, list | tuple) and given and all(isinstance(entry, PATHS) for entry in given):
+            made[name] = tuple(os.fspath(entry) for entry in given)
+        else:
+            made[name] = _store(given, name, Path(str(made.get("output", "."))) / FOLDER)
+    return made
+
+
+def _store(given: Any, name: str, folder: Path) -> str:
+    lines = [_line(row, name, number, folder) for number, row in enumerate(_rows(given, name), start=1)]
+    if not lines:
+        raise DataError("no rows.", where=name, remedy="Give at least one.")
+    content = "".join(f"{line}\n" for line in lines).encode("utf-8")
+    path = folder / f"{name}-{hashlib.sha256(content).hexdigest()[:16]}.jsonl"
+    _write(path, content)
+    return str(path)
+
+
+def _rows(given: Any, name: str) -> Iterable[Mapping[str, Any]]:
+    if type(given).__name__ == "DataFrame":
+        columns = [str(column) for column in given.columns]
+        return (dict(zip(columns, values, strict=True)) for values in given.itertuples(index=False, name=None))
+    if isinstance(given, Iterable) and not isinstance(given, Mapping | bytes):
+        return given
+    raise DataError(
+        f"got {type(given).__name__}.", where=name, remedy="Give a path, a DataFrame, a Dataset or a list of rows."
+    )
+
+
+def _line(row: Any, name: str, number: int, folder: Path) -> str:
+    where = f"{name}:{number}"
+    if not isinstance(row, Mapping):
+        raise DataError(f"expected a row, got {type(row).__name__}.", where=where, remedy='Rows are {"column": value}.')
+    values = {str(key): _plain(value, folder) for key, value in row.items()}
+    try:
+        text = json.dumps(values, ensure_ascii=False, allow_nan=False)
+        text.encode("utf-8")
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"holds a value that cannot be stored ({error}).", where=where, remedy="Give texts, numbers and lists."
+        ) from None
+    return text
+
+
+def _plain(value: Any, folder: Path) -> Any:
+    if hasattr(value, "save") and hasattr(value, "getexif"):  # a PIL picture
+        stream = io.BytesIO()
+        value.save(stream, format="PNG")
+        return _picture(stream.getvalue(), folder)
+    if isinstance(value, Mapping) and isinstance(value.get("bytes"), bytes):
+        return _picture(value["bytes"], folder)
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode("ascii")
+    if hasattr(value, "tolist"):  # numpy's numbers and arrays
+        return value.tolist()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, list | tuple):
+        return [_plain(entry, folder) for entry in value]
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry, folder) for key, entry in value.items()}
+    return value
+
+
+def _picture(data: bytes, folder: Path) -> str:
+    path = folder / "pictures" / f"{hashlib.sha256(data).hexdigest()[:32]}.png"
+    _write(path, data)
+    return str(path.resolve())
+
+
+def _write(path: Path, content: bytes) -> None:
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(content)
+    temporary.replace(path)

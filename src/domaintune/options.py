@@ -1,0 +1,131 @@
+"""Command-line options that are recipe keys: one table, shared by the commands that take a recipe. No torch."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+
+from domaintune.errors import RecipeError
+
+if TYPE_CHECKING:
+    from domaintune.recipe import Recipe
+
+TASKS = "text-classification, token-classification, translation, generation, image-classification, object-detection"
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeOption:
+    """`--name` for the recipe's `key` (dotted; "task.X" is a setting of the task)."""
+
+    name: str
+    key: str
+    kind: Any
+    help: str
+
+
+PATHS = list[str] | None
+OPTIONS = (
+    RecipeOption("task", "task", str | None, TASKS),
+    RecipeOption("base", "base", str | None, "Hub name, folder, earlier run, or minilm."),
+    RecipeOption("train", "train", PATHS, "Labelled rows of your domain: file, folder, glob; repeatable."),
+    RecipeOption("dev", "dev", PATHS, "Rows to choose on; by default cut from train, or folds."),
+    RecipeOption("test", "test", PATHS, "Rows to confirm on; by default cut from train."),
+    RecipeOption("general", "general", PATHS, "Rows of what the base could do before."),
+    RecipeOption("general_check", "general_check", PATHS, "A second general set, only ever reported."),
+    RecipeOption("method", "method", str | None, "freeze, p-tuning, lora or full."),
+    RecipeOption("output", "output", str | None, "Folder of the run."),
+    RecipeOption("seed", "seed", int | None, "Seed of everything random."),
+    *(
+        RecipeOption(f"{name}_column", f"task.{name}_column", str | None, f"The column that holds the {name}.")
+        for name in ("text", "label", "tokens", "tags", "source", "target", "prompt", "completion", "image")
+    ),
+    RecipeOption("group_column", "data.group_column", str | None, "Rows with the same value stay in one part."),
+    RecipeOption("label_map", "data.label_map", PATHS, "OLD=NEW: another name for a label; repeatable."),
+    RecipeOption("general_labels", "data.general_labels", str | None, "A,B: score only these on the general sets."),
+    RecipeOption("encoding", "data.encoding", str | None, "Of text files, such as latin-1; by default recognised."),
+    RecipeOption("keep_leaks", "data.keep_leaks", bool, "Keep train rows that also stand in test or dev."),
+    RecipeOption("drop_duplicates", "data.drop_duplicates", bool, "Keep one of the train rows that say the same."),
+)
+
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="key=value over any recipe key, e.g. method.rank=16. Repeatable.")
+]
+File = Annotated[Path | None, typer.Argument(help="A recipe in YAML; options go over it.")]
+
+
+def with_recipe(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with an argument RECIPE, every option of the table and `--set`; it receives the mapping `given` in their place."""
+    hints = get_type_hints(command, include_extras=True)  # resolved where the command stands
+    own = [
+        p.replace(annotation=hints[p.name]) for p in inspect.signature(command).parameters.values() if p.name != "given"
+    ]
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    shared = [
+        inspect.Parameter("recipe", keyword, default=None, annotation=File),
+        *(
+            inspect.Parameter(
+                option.name,
+                keyword,
+                default=False if option.kind is bool else None,
+                annotation=Annotated[option.kind, typer.Option(f"--{option.name.replace('_', '-')}", help=option.help)],
+            )
+            for option in OPTIONS
+        ),
+        inspect.Parameter("settings", keyword, default=None, annotation=Settings),
+    ]
+    mine = [p.replace(kind=keyword) for p in own]
+
+    def wrapped(**values: Any) -> None:
+        names = {p.name for p in mine}
+        command(
+            given={key: value for key, value in values.items() if key not in names},
+            **{key: value for key, value in values.items() if key in names},
+        )
+
+    wrapped.__signature__ = inspect.Signature([*shared, *mine])  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {p.name: p.annotation for p in [*shared, *mine]}  # what Typer reads
+    wrapped.__name__, wrapped.__doc__ = command.__name__, command.__doc__
+    return wrapped
+
+
+def recipe_from(given: Mapping[str, Any], **more: Any) -> Recipe:
+    """The recipe that a command line describes: its file, then options, then `--set`; `more` stands in for required keys that a
+    command does not need.
+
+    Raises:
+        RecipeError: as `Recipe.read`, and a label map that is not OLD=NEW.
+    """
+    from domaintune.recipe import Recipe  # pydantic would slow `--help` down
+
+    top: dict[str, Any] = {}
+    nested: list[tuple[str, Any]] = []
+    for option in OPTIONS:
+        value = given.get(option.name)
+        if value is None or value is False or value == []:
+            continue
+        if option.name == "label_map":
+            value = _pairs(value)
+        elif option.name == "general_labels":
+            value = [part.strip() for part in str(value).split(",") if part.strip()]
+        elif isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 1:
+            value = value[0]
+        if "." in option.key:
+            nested.append((option.key, value))
+        else:
+            top[option.key] = value
+    return Recipe.read(given.get("recipe"), given.get("settings") or (), nested=nested, defaults=more, **top)
+
+
+def _pairs(entries: Sequence[str]) -> dict[str, str]:
+    made = {}
+    for entry in entries:
+        old, equals, new = entry.partition("=")
+        if not equals or not old or not new:
+            raise RecipeError(f"got '{entry}'.", where="--label-map", remedy="Write --label-map OLD=NEW.")
+        made[old] = new
+    return made
