@@ -12,10 +12,14 @@ from pathlib import Path
 
 from domaintune.data.columnar import is_saved_dataset, read_arrow, read_parquet, read_saved_dataset
 from domaintune.data.columns import require_columns
+from domaintune.data.conll import read_conll
+from domaintune.data.docbin import read_docbin
+from domaintune.data.entity_spans import has_spans, span_rows
 from domaintune.data.folders import read_class_folders, read_coco
-from domaintune.data.rows import Entry, Reading, Row, Wanted
+from domaintune.data.rows import Entry, LeftOut, Note, Reading, Row, Wanted
 from domaintune.data.sources import COMPRESSIONS, Source
 from domaintune.data.tables import read_csv, read_json, read_json_lines, read_plain_text, read_tsv
+from domaintune.data.tag_schemes import normalised_tags
 from domaintune.errors import DataError
 
 Reader = Callable[[Source, Wanted], Iterator[Entry]]
@@ -28,7 +32,9 @@ TABLES: dict[str, Reader] = {
     ".ndjson": read_json_lines,
     ".txt": read_plain_text,
 }
-BY_TASK: dict[str, dict[str, Reader]] = {}
+TAGGED: dict[str, Reader] = dict.fromkeys((".conll", ".conllu", ".iob", ".iob2", ".bio", ".tsv", ".txt"), read_conll)
+TAGGED[".spacy"] = read_docbin
+BY_TASK: dict[str, dict[str, Reader]] = {"token-classification": TAGGED}
 ALIGNED = "::"
 ANY = Wanted("")
 
@@ -162,7 +168,38 @@ def _is_object(source: Source) -> bool:
 
 def _shaped(entries: Iterable[Entry], wanted: Wanted, folder: Path) -> Iterator[Entry]:
     """Rows of a table in the shape that the task reads, by the keys of the first one."""
-    return iter(entries)
+    entries = iter(entries)
+    before: list[Entry] = []
+    first = None
+    for entry in entries:
+        before.append(entry)
+        if isinstance(entry, Row):
+            first = entry
+            break
+    everything = itertools.chain(before, entries)
+    if first is None or not wanted.task:
+        return everything
+    if wanted.task == "token-classification":
+        spans = wanted.column("tags") not in first.values and has_spans(first, wanted)
+        return (
+            _through(everything, lambda rows: span_rows(rows, wanted)) if spans else normalised_tags(everything, wanted)
+        )
+    return everything
+
+
+def _through(entries: Iterable[Entry], shape: Callable[[Iterable[Row]], Iterator[Entry]]) -> Iterator[Entry]:
+    """Rows through a shape, streamed; what is no row follows them."""
+    others: list[LeftOut | Note] = []
+
+    def rows() -> Iterator[Row]:
+        for entry in entries:
+            if isinstance(entry, Row):
+                yield entry
+            else:
+                others.append(entry)
+
+    yield from shape(rows())
+    yield from others
 
 
 def _missing(place: Path, path: str) -> DataError:

@@ -18,6 +18,7 @@ from domaintune.bases.base import Base, HeadSpec
 from domaintune.bases.limits import token_limit
 from domaintune.data.rows import Row
 from domaintune.data.splits import normal_form
+from domaintune.data.words import CJK, word_spans
 from domaintune.errors import DataError, RecipeError
 from domaintune.recipe import TokenClassificationSettings
 from domaintune.tasks.base import (
@@ -48,8 +49,6 @@ from domaintune.tasks.word_windows import tokenize_words, windows
 DEFAULT_MAX_LENGTH = 512
 IGNORED = -100
 FEW_ENTITIES = 5
-CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-BARE_WORD = re.compile(rf"[{CJK}]|[^\W{CJK}]+(?:[-'’.][^\W{CJK}]+)*|\S")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +167,7 @@ class TokenClassification(Task):
 
     def from_bare(self, value: str) -> dict[str, Any]:
         """Words and single punctuation marks; Chinese and Japanese characters one by one."""
-        return {self.tokens_column: BARE_WORD.findall(value)}
+        return {self.tokens_column: [value[start:end] for start, end in word_spans(value)]}
 
     def has_target(self, row: Row) -> bool:
         return self.tags_column in row.values

@@ -1,0 +1,21 @@
+"""Running text as words: no tokenizer, no language. Shared by readers of entities and by the task."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from itertools import pairwise
+
+CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+WORD = re.compile(rf"[{CJK}]|[^\W{CJK}]+(?:[-'’.][^\W{CJK}]+)*|\S")
+
+
+def word_spans(text: str, edges: Iterable[int] = ()) -> list[tuple[int, int]]:
+    """(start, end) in characters of words and single punctuation marks, Chinese and Japanese characters one by one; a word that
+    one of the `edges` lies inside is cut there."""
+    cuts = sorted(set(edges))
+    spans = []
+    for match in WORD.finditer(text):
+        places = [match.start(), *(edge for edge in cuts if match.start() < edge < match.end()), match.end()]
+        spans += list(pairwise(places))
+    return spans
