@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from domaintune.data.rows import Row, Wanted
 from domaintune.errors import DataError
-from domaintune.recipe import Recipe
+from domaintune.recipe import Recipe, TranslationSettings
 
 INPUTS: Mapping[str, Sequence[str]] = {
     "text-classification": ("text",),
@@ -55,6 +55,9 @@ def wanted_of(recipe: Recipe) -> Wanted:
     settings = recipe.task
     fields = type(settings).model_fields
     named = {name: getattr(settings, f"{name}_column") for name in CANONICAL if f"{name}_column" in fields}
+    if isinstance(settings, TranslationSettings):
+        languages = {"source_language": settings.source_language, "target_language": settings.target_language}
+        named |= {name: code for name, code in languages.items() if code is not None}
     return Wanted(recipe.task.name, named, recipe.data.encoding)
 
 

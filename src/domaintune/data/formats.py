@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
+from domaintune.data.bitexts import read_aligned, read_po, read_tmx, read_xliff
 from domaintune.data.columnar import is_saved_dataset, read_arrow, read_parquet, read_saved_dataset
 from domaintune.data.columns import require_columns
 from domaintune.data.conll import read_conll
@@ -34,7 +35,8 @@ TABLES: dict[str, Reader] = {
 }
 TAGGED: dict[str, Reader] = dict.fromkeys((".conll", ".conllu", ".iob", ".iob2", ".bio", ".tsv", ".txt"), read_conll)
 TAGGED[".spacy"] = read_docbin
-BY_TASK: dict[str, dict[str, Reader]] = {"token-classification": TAGGED}
+PAIRED: dict[str, Reader] = {".tmx": read_tmx, ".po": read_po, ".xlf": read_xliff, ".xliff": read_xliff}
+BY_TASK: dict[str, dict[str, Reader]] = {"token-classification": TAGGED, "translation": PAIRED}
 ALIGNED = "::"
 ANY = Wanted("")
 
@@ -91,6 +93,12 @@ def _guarded(path: str, wanted: Wanted, part: str) -> Iterator[Entry]:
 
 
 def _entries(path: str, wanted: Wanted, part: str) -> Iterator[Entry]:
+    if ALIGNED in path:
+        source, target = path.split(ALIGNED, 1)
+        for side in (source, target):
+            if not Path(side).is_file():
+                raise _missing(Path(side), side)
+        return read_aligned(Source(Path(source)), Source(Path(target)), wanted)
     place = Path(path)
     if not place.exists():
         raise _missing(place, path)
