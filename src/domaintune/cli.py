@@ -50,6 +50,34 @@ def tune_command(
     show(console, run.path)
 
 
+@app.command("check")
+@with_recipe
+def check_command(
+    given: dict[str, Any],
+    as_json: Annotated[bool, Option("--json", help="One JSON object on standard output.")] = False,
+    show_tokens: Annotated[
+        int, Option("--show-tokens", help="Print so many train rows as the model sees them, supervised tokens marked.")
+    ] = 0,
+) -> None:
+    """Look for what would make training dishonest or impossible. Exit code 1 where something is."""
+    from domaintune.checks.table import findings_table, plain
+    from domaintune.pipeline import check
+
+    made = check(recipe_from(given, base="minilm", output="runs/unused"), show_tokens=show_tokens)
+    if as_json:
+        facts = {"rows": made.rows, "labels": made.labels, "notes": made.notes, "findings": plain(made.findings)}
+        sys.stdout.write(json.dumps(facts, ensure_ascii=False) + "\n")
+    else:
+        console = Console()
+        for name, count in made.rows.items():
+            console.print(f"{name}: {count:,} rows", highlight=False, markup=False)
+        for line in [*made.notes, *made.shown]:
+            console.print(line, highlight=False, markup=False)
+        console.print(findings_table(made.findings))
+    if any(finding.severity == "error" for finding in made.findings):
+        raise typer.Exit(1)
+
+
 @app.command("predict")
 def predict_command(
     run: Annotated[Path, typer.Argument(help="A finished run.")],

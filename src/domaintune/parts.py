@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from domaintune.bases.base import Base
+from domaintune.checks.report import report_of
 from domaintune.data.columns import wanted_of
 from domaintune.data.formats import ALIGNED, files_of, read_part
 from domaintune.data.labels import only, renamed
@@ -110,6 +111,7 @@ def assemble(recipe: Recipe, base: Base, *, seen: Iterable[str] = ()) -> Parts:
     task = TASKS[recipe.task.name].build(domain_rows, base, recipe.task)
     given: tuple[str, ...] = ("train", "dev", "test")
     examples = {name: _examples(task, rows[name], recipe.data) for name in given if name in rows}
+    findings = report_of(task, examples)
     train, dev, test = _domain_parts(recipe, task, examples, notes)
     task = task.weighted(train)
     seen, reported = set(seen), _checksums(task, test)
@@ -121,7 +123,6 @@ def assemble(recipe: Recipe, base: Base, *, seen: Iterable[str] = ()) -> Parts:
     if "general" in rows or "general_check" in rows:
         known = seen | _checksums(task, [*train, *(dev or ())])
         general = _general_parts(recipe, base, task, rows, known, reported, notes)
-    findings = list(task.check([*train, *(dev or ()), *test]))
     return Parts(task, train, dev, test, general, findings, notes)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from domaintune.parts import Parts, assemble, checksums
 from domaintune.predict import HEADS, Run, load, open_base, save_heads
 from domaintune.recipe import Recipe
 from domaintune.run import RunFolder, is_run, provenance, read_json, write_folder, write_json, write_lines
-from domaintune.tasks.base import dataset
+from domaintune.tasks.base import Finding, dataset
 
 Report = Callable[[str, Progress | None], None]
 
@@ -126,6 +126,41 @@ def plan(recipe: Recipe) -> Plan:
         notes=parts.notes,
         findings=[f"{finding.severity}: {finding.message} {finding.remedy}" for finding in parts.findings],
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What was understood of the data and what is wrong with it. `shown`: rows as the model sees them, where asked for."""
+
+    rows: dict[str, int]
+    labels: tuple[str, ...]
+    notes: list[str]
+    findings: Sequence[Finding]
+    shown: list[str]
+
+
+def check(recipe: Recipe, *, show_tokens: int = 0) -> Checked:
+    """Read the recipe's data and look for what would make training dishonest or impossible; trains and writes nothing.
+
+    `show_tokens`: so many train rows as tokens, supervised ones in brackets.
+    """
+    checksums(recipe)
+    base = open_base(recipe)
+    parts = assemble(recipe, base, seen=seen_by(recipe.base))
+    named: dict[str, Any] = {"train": parts.train, "dev": parts.dev or (), "test": parts.test}
+    if parts.general is not None:
+        named |= {
+            "general": [*parts.general.learn, *parts.general.choose],
+            parts.general.headline_name: parts.general.headline,
+        }
+    notes = list(parts.notes)
+    data = dataset(parts.task, base, parts.train)
+    cut = sum(parts.task.is_cut(data.items[span.start : span.stop]) for span in data.spans)
+    if cut:
+        notes.append(f"{cut} rows of train are longer than the model's limit: {parts.task.long_inputs}.")
+    shown = [parts.task.shown(base, item) for item in data.items[:show_tokens]]
+    rows = {name: len(examples) for name, examples in named.items()}
+    return Checked(rows, parts.task.head().labels, notes, parts.findings, shown)
 
 
 def resolved(recipe: Recipe, base: Base, parts: Parts) -> Recipe:

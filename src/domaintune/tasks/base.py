@@ -52,13 +52,16 @@ class Keys:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that a check found. `rows` are "file:line"."""
+    """Something that a check found. `rows` are "file:line" of all of it, `why` one line on why it matters, `count` how many rows,
+    labels or boxes it concerns."""
 
     name: str
     severity: Literal["error", "warning", "note"]
     message: str
     rows: tuple[str, ...]
     remedy: str
+    why: str = ""
+    count: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +135,10 @@ class Task(BaseModel, ABC):
     # Rows follow each other as running text does: parts are cut in one piece each. A field of the task where it depends on data.
     contiguous: bool = False
     long_inputs: ClassVar[str] = "taken in windows"
+    # A row's stratum is its one label.
+    one_label: ClassVar[bool] = False
+    # `texts` gives a source and a target that should say the same.
+    pairs_texts: ClassVar[bool] = False
     # With few rows and no dev part: 5 folds. Off where decoding or detection makes that too slow.
     cross_validates: ClassVar[bool] = True
 
@@ -188,6 +195,10 @@ class Task(BaseModel, ABC):
     def keys(self, example: Any) -> Keys:
         """What splits and duplicate search need."""
 
+    def texts(self, example: Any) -> tuple[str, ...]:
+        """The running texts of an example, for checks of characters and near duplicates; none for pictures."""
+        return ()
+
     @abstractmethod
     def prepare(self, base: Base, example: Any) -> tuple[Item, ...]:
         """Items of one example, several for long inputs. Deterministic."""
@@ -195,6 +206,18 @@ class Task(BaseModel, ABC):
     def augment(self, item: Item, generator: torch.Generator) -> Item:
         """A changed copy for training; the same item by default."""
         return item
+
+    def shown(self, base: Base, item: Item) -> str:
+        """The item as the model sees it in training: its tokens, those with a loss of their own in brackets."""
+        batch = self.collate(base, [item], "train")
+        ids = batch.inputs.get("input_ids")
+        if ids is None:
+            return f"{', '.join(f'{name} {tuple(value.shape)}' for name, value in batch.inputs.items())}"
+        tokens = base.processor.convert_ids_to_tokens(ids[0].tolist())
+        labels = batch.targets.get("labels")
+        if labels is None or labels.shape != ids.shape:
+            return " ".join(tokens)
+        return " ".join(f"[{t}]" if m >= 0 else t for t, m in zip(tokens, labels[0].tolist(), strict=True))
 
     def is_cut(self, items: Sequence[Item]) -> bool:
         """Whether the example of these items was longer than the limit; `long_inputs` says what happens to such ones."""

@@ -170,6 +170,11 @@ class Generation(Task):
             return Keys(normal_form(example.text), "", "", example.group, example.domain)
         return Keys(normal_form(example.prompt), one_space(example.completion or ""), "", example.group, example.domain)
 
+    def texts(self, example: GenerationExample) -> tuple[str, ...]:
+        if isinstance(example, TextExample):
+            return (example.text,)
+        return (example.prompt,) if example.completion is None else (example.prompt, example.completion)
+
     def prepare(self, base: Base, example: GenerationExample) -> tuple[Item, ...]:
         """A pair gives one item. A block gives a window every max_length - 1 tokens, each starting with the last token of the one
         before: every token but the very first is a target once."""

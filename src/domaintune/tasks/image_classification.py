@@ -67,6 +67,7 @@ class ImageClassification(Task):
     the processor's rescaling and normalisation follow in each batch, after the augmentation."""
 
     name: ClassVar[str] = "image-classification"
+    one_label: ClassVar[bool] = True
     auto_class: ClassVar[str] = "AutoModelForImageClassification"
     primary: ClassVar[Primary] = Primary("accuracy", binary=True)
     scores: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1", "mcc", "log_loss")

@@ -233,6 +233,9 @@ class TokenClassification(Task):
         stratum = next((name for name in reversed(self.types) if name in present), "none")
         return Keys(normal_form(" ".join(example.tokens)), " ".join(names), stratum, example.group, example.domain)
 
+    def texts(self, example: TokenExample) -> tuple[str, ...]:
+        return (" ".join(example.tokens),)
+
     def prepare(self, base: Base, example: TokenExample) -> tuple[Item, ...]:
         tokens = tokenize_words(base.processor, example.tokens)
         tags = np.asarray(example.tags, dtype=np.int64)

@@ -53,6 +53,7 @@ class Translation(Task):
     exact match of the decoded text and by the plain cross-entropy of the given target."""
 
     name: ClassVar[str] = "translation"
+    pairs_texts: ClassVar[bool] = True
     auto_class: ClassVar[str] = "AutoModelForSeq2SeqLM"
     primary: ClassVar[Primary] = Primary("chrf")
     long_inputs: ClassVar[str] = "cut at the limit"
@@ -144,6 +145,9 @@ class Translation(Task):
 
     def keys(self, example: TranslationExample) -> Keys:
         return Keys(normal_form(example.source), one_space(example.target or ""), "", example.group, example.domain)
+
+    def texts(self, example: TranslationExample) -> tuple[str, ...]:
+        return (example.source,) if example.target is None else (example.source, example.target)
 
     def prepare(self, base: Base, example: TranslationExample) -> tuple[Item, ...]:
         source = encode(base, example.source, self.settings, target=False)

@@ -1,0 +1,28 @@
+"""Every check of a task over the parts of its data, in one list."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from domaintune.checks.shared import Part, shared_findings
+from domaintune.checks.texts import pair_findings, text_findings
+from domaintune.tasks.base import Finding, Task
+
+ORDER = {"error": 0, "warning": 1, "note": 2}
+
+
+def report_of(task: Task, parts: Mapping[str, Sequence[Any]]) -> list[Finding]:
+    """Findings over named parts of examples ("train" among them; "general" ones only where they share the task), worst first."""
+    seen = {name: Part(name, [task.keys(e) for e in rows], [e.where for e in rows]) for name, rows in parts.items()}
+    texts = {name: [task.texts(example) for example in rows] for name, rows in parts.items()}
+    has_text = any(any(row) for rows in texts.values() for row in rows)
+    labelled = bool(task.head().labels) and task.one_label
+    found = list(shared_findings(seen, near=has_text, strata_are_labels=labelled))
+    for name, rows in texts.items():
+        found += text_findings(name, rows, seen[name].where)
+        if task.pairs_texts:
+            found += pair_findings(name, [(row[0], row[1]) for row in rows if len(row) == 2], seen[name].where)
+    domain = [example for name in ("train", "dev", "test") for example in parts.get(name, ())]
+    found += list(task.check(domain))
+    return sorted(found, key=lambda finding: ORDER[finding.severity])

@@ -1,0 +1,153 @@
+"""What is wrong with rows whatever their task: repeats, conflicts, rows shared between parts, labels that are missing or rare.
+
+Works on the keys that a task gives; says, and changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from domaintune.data.near_duplicates import near_duplicates
+from domaintune.tasks.base import Finding, Keys
+
+DOMAIN = ("train", "dev", "test")
+SHIFT = 0.2
+SHIFT_ROWS = 50
+IMBALANCE = 20
+NEAR = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part as the checks see it: keys and "file:line" of its rows."""
+
+    name: str
+    keys: Sequence[Keys]
+    where: Sequence[str]
+
+    def at(self, places: Sequence[int]) -> tuple[str, ...]:
+        return tuple(self.where[place] for place in places)
+
+
+def shared_findings(parts: Mapping[str, Part], *, near: bool, strata_are_labels: bool) -> Iterator[Finding]:
+    """Everything this module knows, part by part. `near`: inputs are texts; `strata_are_labels`: one label a row."""
+    for part in parts.values():
+        yield from repeats(part)
+    train = parts["train"]
+    for name, part in parts.items():
+        if name != "train":
+            yield from shared_rows(train, part)
+    if "dev" in parts and "test" in parts:
+        yield from shared_rows(parts["dev"], parts["test"])
+    if near:
+        yield from near_findings(parts)
+    if strata_are_labels:
+        yield from label_findings({name: part for name, part in parts.items() if name in DOMAIN})
+
+
+def repeats(part: Part) -> Iterator[Finding]:
+    """`repeats`: rows whose input stood before in the part; `conflicts`: inputs that stand there with several targets."""
+    places: dict[str, list[int]] = defaultdict(list)
+    for place, key in enumerate(part.keys):
+        places[key.input].append(place)
+    again = sorted(place for rows in places.values() for place in rows[1:])
+    conflicting = [rows for rows in places.values() if len({part.keys[place].target for place in rows}) > 1]
+    if again:
+        yield Finding(
+            "repeats",
+            "warning",
+            f"{len(again)} rows of {part.name} repeat an earlier one (case and punctuation aside).",
+            part.at(again),
+            "--drop-duplicates keeps one of each." if part.name == "train" else "Drop them: they count twice.",
+            "Repeated rows weigh more than others, and scores on them look surer than they are.",
+            len(again),
+        )
+    if conflicting:
+        yield Finding(
+            "conflicts",
+            "warning",
+            f"{len(conflicting)} inputs of {part.name} stand there with different targets.",
+            part.at(sorted(place for rows in conflicting for place in rows)),
+            "Decide which is right; --drop-duplicates drops all such rows of train.",
+            "No model can get both right: they set a limit to every score.",
+            len(conflicting),
+        )
+
+
+def shared_rows(train: Part, other: Part) -> Iterator[Finding]:
+    """`leaks`: rows of another part that stand in `train` too."""
+    known = {key.input for key in train.keys}
+    met = [place for place, key in enumerate(other.keys) if key.input in known]
+    if not met:
+        return
+    domain = other.name in DOMAIN
+    yield Finding(
+        "leaks" if domain else "shared-rows",
+        "error" if domain else "warning",
+        f"{len(met)} rows of {other.name} also stand in {train.name}.",
+        other.at(met),
+        f"tune removes them from {train.name}; --keep-leaks keeps them." if domain else "tune leaves them out.",
+        "A score on rows that were trained on says nothing about new ones.",
+        len(met),
+    )
+
+
+def near_findings(parts: Mapping[str, Part]) -> Iterator[Finding]:
+    """`near-duplicates`: pairs of almost equal inputs within train, and between train and dev or test."""
+    rows = [(name, place, key.input) for name in DOMAIN if name in parts for place, key in enumerate(parts[name].keys)]
+    found: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for left, right in near_duplicates([text for _, _, text in rows], threshold=NEAR):
+        one, other = rows[left], rows[right]
+        if one[0] == "train":
+            found[one[0], other[0]].append(other[1])
+    for (one_name, name), places in found.items():
+        places = sorted(set(places))
+        inside = one_name == name
+        yield Finding(
+            "near-duplicates",
+            "warning",
+            f"{len(places)} rows of {name} are almost equal to {'an earlier row' if inside else 'one of train'}.",
+            parts[name].at(places),
+            "Look at them; --group-column keeps what belongs together in one part.",
+            "They make a score look better than it will be on new rows." if not inside else "They add little to learn.",
+            len(places),
+        )
+
+
+def label_findings(parts: Mapping[str, Part]) -> Iterator[Finding]:
+    """`one-class`, `imbalance`, `unseen-labels` and `prior-shift`."""
+    shares = {name: Counter(key.stratum for key in part.keys) for name, part in parts.items()}
+    train = shares["train"]
+    if len(train) == 1:
+        yield Finding(
+            "one-class", "error", f"every row of train is '{next(iter(train))}'.", (), "Give rows of other labels.",
+            "There is nothing to tell apart.", len(parts["train"].keys),
+        )  # fmt: skip
+        return
+    (most, many), (least, few) = train.most_common()[0], train.most_common()[-1]
+    if many > IMBALANCE * few:
+        yield Finding(
+            "imbalance", "warning", f"'{most}' has {many} rows in train, '{least}' {few}.", (),
+            "--set task.class_weights=balanced weighs rare labels up.", "Rare labels are hardly learned.", many,
+        )  # fmt: skip
+    for name, counts in shares.items():
+        if name == "train":
+            continue
+        unseen = sorted(set(counts) - set(train))
+        if unseen:
+            places = [place for place, key in enumerate(parts[name].keys) if key.stratum in unseen]
+            yield Finding(
+                "unseen-labels", "error", f"{len(unseen)} labels of {name} are in no row of train: {', '.join(unseen[:8])}.",
+                parts[name].at(places), "Add rows of them to train, or join names: --label-map OLD=NEW.",
+                "What is in no training row cannot be learned.", len(unseen),
+            )  # fmt: skip
+        total, other = sum(train.values()), sum(counts.values())
+        distance = 0.5 * sum(abs(train[s] / total - counts[s] / other) for s in {*train, *counts})
+        # Small parts differ by chance: about sqrt(labels / rows) of distance are expected.
+        if other >= SHIFT_ROWS and distance > SHIFT + (len(train) / other) ** 0.5 / 2:
+            yield Finding(
+                "prior-shift", "warning", f"labels are spread otherwise in {name} than in train (distance {distance:.2f}).", (),
+                "Use parts drawn alike, or weigh classes.", "The model learns how frequent each label is, too.", other,
+            )  # fmt: skip

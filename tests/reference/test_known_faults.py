@@ -1,0 +1,110 @@
+"""The faults that the shared sets are known to have are found, with the counts of their README; differences are explained here."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from domaintune.checks.shared import Part, repeats, shared_rows
+from domaintune.checks.texts import text_findings
+from domaintune.data.formats import read_rows
+from domaintune.data.rows import Row
+from domaintune.data.splits import normal_form
+from domaintune.tasks.base import Keys
+
+SHARED = Path(os.environ.get("DOMAINTUNE_SHARED", Path(__file__).resolve().parents[3] / "shared")) / "data"
+FOLDERS = {"sentiment": "sentiment", "textcls": "textcls", "ner": "ner", "mt": "mt", "instruct": "instruct"}
+EXPLAINED: dict[tuple[str, str], dict[str, int]] = {
+    ("pros_cons", "train"): {"repeats": 2319, "conflicts": 65},
+    ("reddit_goemotions", "train"): {"repeats": 274, "conflicts": 3},
+    ("reddit_goemotions", "dev"): {"leaks": 45},
+    ("reddit_goemotions", "test"): {"leaks": 38},
+    ("banking77", "train"): {"repeats": 30},
+    ("banking77", "test"): {"leaks": 28},
+    ("ncbi_disease", "train"): {"repeats": 35, "conflicts": 4},
+    ("ncbi_disease", "test"): {"leaks": 1},
+    ("uner_en_ewt", "train"): {"repeats": 111, "conflicts": 13},
+    ("uner_en_ewt", "test"): {"repeats": 140, "conflicts": 19, "leaks": 109},
+    ("godot_ui_en_de", "train"): {"repeats": 228},
+    ("godot_ui_en_de", "dev"): {"repeats": 17},
+    ("godot_ui_en_zh", "train"): {"repeats": 240},
+    ("pydocs_en_zh", "train"): {"repeats": 24, "conflicts": 22},
+    ("pydocs_en_zh", "dev"): {"repeats": 1, "conflicts": 1},
+    ("pydocs_en_zh", "test"): {"repeats": 6, "conflicts": 4},
+}
+"""(set, part) -> our counts, where they differ from the README's on purpose; docs/known-faults.md says why."""
+
+pytestmark = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data sets are not here")
+
+
+def known() -> list[tuple[str, str, dict[str, dict[str, int]]]]:
+    """(task, set, part -> kind -> count) from the README's table."""
+    if not SHARED.is_dir():
+        return []
+    found = []
+    for line in (SHARED / "README.md").read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) != 13 or cells[1] not in FOLDERS:
+            continue
+        parts: dict[str, dict[str, int]] = {}
+        for entry in cells[10].split(";") if cells[10] != "clean" else ():
+            name, _, counts = entry.strip().partition(":")
+            parts[name] = {kind: int(n) for n, kind in re.findall(r"(\d+) (repeats|conflicting|in train)", counts)}
+        found.append((cells[1], cells[0], parts))
+    return found
+
+
+def keys_of(task: str, row: Row) -> Keys:
+    v: dict[str, Any] = dict(row.values)
+    if task in ("sentiment", "textcls"):
+        source, target = v["text"], v["label"]
+    elif task == "ner":
+        source, target = " ".join(v["tokens"]), " ".join(v["tags"])
+    elif task == "mt":
+        source, target = v["source"], v["target"]
+    else:
+        source, target = v["prompt"], v["completion"]
+    return Keys(normal_form(source), target, target)
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "expected"), known(), ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_repeats_conflicts_and_leaks_have_the_known_counts(
+    task: str, name: str, expected: dict[str, dict[str, int]]
+) -> None:
+    suffix = "csv" if task in ("sentiment", "textcls") else "jsonl"
+    parts = {}
+    for part in ("train", "dev", "test"):
+        path = SHARED / FOLDERS[task] / name / f"{part}.{suffix}"
+        if path.exists():
+            rows = read_rows(str(path))
+            parts[part] = Part(part, [keys_of(task, row) for row in rows], [row.where for row in rows])
+    for part, seen in parts.items():
+        found = {finding.name: finding.count for finding in repeats(seen)}
+        if part != "train":
+            found |= {finding.name: finding.count for finding in shared_rows(parts["train"], seen)}
+        for ours, theirs in (("repeats", "repeats"), ("conflicts", "conflicting"), ("leaks", "in train")):
+            want = EXPLAINED.get((name, part), {}).get(ours, expected.get(part, {}).get(theirs, 0))
+            assert found.get(ours, 0) == want, (part, ours)
+
+
+def test_broken_characters_have_the_known_counts() -> None:
+    def counts(folder: str, columns: tuple[str, ...], suffix: str) -> dict[str, int]:
+        total: dict[str, int] = {}
+        for part in ("train", "dev", "test"):
+            rows = read_rows(str(SHARED / folder / f"{part}.{suffix}"))
+            texts = [tuple(str(row.values[column]) for column in columns) for row in rows]
+            for finding in text_findings(part, texts, [row.where for row in rows]):
+                total[finding.name] = total.get(finding.name, 0) + finding.count
+        return total
+
+    assert counts("sentiment/mr_movie", ("text",), "csv")["control-characters"] == 52
+    assert counts("mt/wmt_sample_en_de", ("source", "target"), "jsonl")["replacement-characters"] == 34
+    pros_cons = counts("sentiment/pros_cons", ("text",), "csv")
+    assert pros_cons["html-entities"] == 527
+    assert pros_cons["no-letters"] == 21
