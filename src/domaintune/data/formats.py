@@ -10,13 +10,16 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
+from domaintune.data.archives import is_archive, unpacked
 from domaintune.data.bitexts import read_aligned, read_po, read_tmx, read_xliff
+from domaintune.data.box_formats import read_boxes
 from domaintune.data.columnar import is_saved_dataset, read_arrow, read_parquet, read_saved_dataset
 from domaintune.data.columns import require_columns
 from domaintune.data.conll import read_conll
 from domaintune.data.docbin import read_docbin
 from domaintune.data.entity_spans import has_spans, span_rows
-from domaintune.data.folders import read_class_folders, read_coco
+from domaintune.data.folders import read_class_folders
+from domaintune.data.picture_tables import table_pictures
 from domaintune.data.rows import Entry, LeftOut, Note, Reading, Row, Wanted
 from domaintune.data.sources import COMPRESSIONS, Source
 from domaintune.data.tables import read_csv, read_json, read_json_lines, read_plain_text, read_tsv
@@ -37,6 +40,7 @@ TAGGED: dict[str, Reader] = dict.fromkeys((".conll", ".conllu", ".iob", ".iob2",
 TAGGED[".spacy"] = read_docbin
 PAIRED: dict[str, Reader] = {".tmx": read_tmx, ".po": read_po, ".xlf": read_xliff, ".xliff": read_xliff}
 BY_TASK: dict[str, dict[str, Reader]] = {"token-classification": TAGGED, "translation": PAIRED}
+WITH_PICTURES = ("image-classification", "object-detection")
 ALIGNED = "::"
 ANY = Wanted("")
 
@@ -102,6 +106,8 @@ def _entries(path: str, wanted: Wanted, part: str) -> Iterator[Entry]:
     place = Path(path)
     if not place.exists():
         raise _missing(place, path)
+    if wanted.task in WITH_PICTURES and place.is_file() and is_archive(place):
+        place = unpacked(place)
     if place.is_dir():
         return _folder(place, wanted, part)
     if place.suffix.lower() == ".zip":
@@ -112,6 +118,8 @@ def _entries(path: str, wanted: Wanted, part: str) -> Iterator[Entry]:
 def _folder(place: Path, wanted: Wanted, part: str) -> Iterator[Entry]:
     if is_saved_dataset(place):
         return _shaped(read_saved_dataset(place, wanted, part), wanted, place)
+    if wanted.task == "object-detection":
+        return read_boxes(place, wanted, part)
     tables = sorted(entry for entry in place.iterdir() if entry.suffix.lower() in (".csv", ".tsv", ".jsonl"))
     if wanted.task == "image-classification" and len(tables) == 1:
         return _file(Source(tables[0]), wanted, part)
@@ -144,7 +152,7 @@ def _file(source: Source, wanted: Wanted, part: str) -> Iterator[Entry]:
     if special is not None and not _has_header(source, wanted):
         return special(source, wanted)
     if wanted.task == "object-detection" or (wanted.task == "" and suffix == ".json" and _is_object(source)):
-        return iter(read_coco(source.path))
+        return read_boxes(source.path, wanted, part)
     if suffix == ".parquet":
         return _shaped(read_parquet(source.path, wanted), wanted, source.path.parent)
     if suffix == ".arrow":
@@ -192,6 +200,8 @@ def _shaped(entries: Iterable[Entry], wanted: Wanted, folder: Path) -> Iterator[
         return (
             _through(everything, lambda rows: span_rows(rows, wanted)) if spans else normalised_tags(everything, wanted)
         )
+    if wanted.task == "image-classification":
+        return _through(everything, lambda rows: table_pictures(rows, wanted, folder))
     return everything
 
 
