@@ -8,11 +8,13 @@ import itertools
 import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from domaintune.data.archives import is_archive, unpacked
 from domaintune.data.bitexts import read_aligned, read_po, read_tmx, read_xliff
 from domaintune.data.box_formats import read_boxes
+from domaintune.data.chats import chat_rows, has_chat
 from domaintune.data.columnar import is_saved_dataset, read_arrow, read_parquet, read_saved_dataset
 from domaintune.data.columns import require_columns
 from domaintune.data.conll import read_conll
@@ -59,7 +61,7 @@ def read_part(given: str | Sequence[str], wanted: Wanted, *, part: str = "train"
         DataError: nothing there (with the nearest name), an unknown format, a file that is not what its name says, columns that
             the task needs and the rows lack.
     """
-    reading = Reading()
+    reading, wanted = Reading(), replace(wanted, targets=targets)
     for path in files_of(given):
         reading.add_(_guarded(path, wanted, part))
     if not reading.rows:
@@ -200,6 +202,8 @@ def _shaped(entries: Iterable[Entry], wanted: Wanted, folder: Path) -> Iterator[
         return (
             _through(everything, lambda rows: span_rows(rows, wanted)) if spans else normalised_tags(everything, wanted)
         )
+    if wanted.task == "generation" and has_chat(first, wanted):
+        return _through(everything, lambda rows: chat_rows(rows, wanted))
     if wanted.task == "image-classification":
         return _through(everything, lambda rows: table_pictures(rows, wanted, folder))
     return everything

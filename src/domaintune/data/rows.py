@@ -72,12 +72,14 @@ class Wanted:
     """What a reader is to make of a file: rows for `task`, whose columns carry the user's names.
 
     `columns` maps a canonical name (text, label, tokens, tags, source, target, prompt, completion, messages, image, boxes) to the
-    user's; names not in it are themselves. `encoding` is None where it is to be recognised.
+    user's; names not in it are themselves. `encoding` is None where it is to be recognised. `targets`: rows without a target are
+    of no use.
     """
 
     task: str
     columns: Mapping[str, str] = field(default_factory=dict)
     encoding: str | None = None
+    targets: bool = False
 
     def column(self, name: str) -> str:
         return self.columns.get(name, name)

@@ -7,6 +7,7 @@ import gzip
 import io
 import lzma
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -53,6 +54,7 @@ class Source:
                 yield stream
         except (
             gzip.BadGzipFile,
+            zlib.error,
             lzma.LZMAError,
             zipfile.BadZipFile,
             EOFError,

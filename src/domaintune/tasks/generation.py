@@ -30,6 +30,7 @@ from domaintune.tasks.base import (
     Record,
     Task,
 )
+from domaintune.tasks.chat_rendering import ASSISTANT, Messages, has_template, messages_of, rendered
 from domaintune.tasks.decoding import Decoding, decode
 from domaintune.tasks.text_scores import one_space, reduce_text, text_record
 from domaintune.tasks.token_losses import IGNORED, causal_divergences, causal_losses, pad_rows, row_sums
@@ -46,6 +47,8 @@ class PromptExample(Example):
     prompt: str
     completion: str | None
     """None for a row without a target."""
+    messages: Messages = ()
+    """The conversation, where the row is one; `prompt` and `completion` are then its contents."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,8 +111,12 @@ class Generation(Task):
         )
 
     def read(self, rows: Iterable[Row], *, labelled: bool = True) -> Iterator[GenerationExample]:
-        for (plain, _), run in groupby(rows, key=lambda row: (is_plain(row, self.settings), row.file)):
-            if plain and labelled:
+        chats = self.settings.messages_column
+        kinds = groupby(rows, key=lambda row: (is_plain(row, self.settings), row.file, chats in row.values))
+        for (plain, _, chat), run in kinds:
+            if chat:
+                yield from (self._chat(row, labelled=labelled) for row in run)
+            elif plain and labelled:
                 yield from self._blocks(run)
             else:
                 column = self.settings.text_column if plain else self.settings.prompt_column
@@ -123,6 +130,20 @@ class Generation(Task):
                 f"'{self.settings.completion_column}' is empty.", where=row.where, remedy="Write it, or drop the row."
             )
         return PromptExample(file=row.file, line=row.line, prompt=prompt, completion=completion)
+
+    def _chat(self, row: Row, *, labelled: bool) -> PromptExample:
+        messages = messages_of(row, self.settings.messages_column)
+        answered = messages[-1][0] == ASSISTANT
+        if labelled and not answered:
+            raise DataError("the last message is no answer.", where=row.where, remedy="Add it, or drop the row.")
+        before = messages[:-1] if answered else messages
+        return PromptExample(
+            file=row.file,
+            line=row.line,
+            prompt="\n".join(content for _, content in before),
+            completion=messages[-1][1] if answered and labelled else None,
+            messages=messages if labelled else before,
+        )
 
     def _blocks(self, rows: Iterable[Row]) -> Iterator[TextExample]:
         """Consecutive rows of one file as blocks; put together they are the text that `with_breaks` gives."""
@@ -142,6 +163,8 @@ class Generation(Task):
         return {self.settings.prompt_column: value}
 
     def has_target(self, row: Row) -> bool:
+        if self.settings.messages_column in row.values:
+            return messages_of(row, self.settings.messages_column)[-1][0] == ASSISTANT
         return is_plain(row, self.settings) or self.settings.completion_column in row.values
 
     def head(self) -> HeadSpec:
@@ -190,12 +213,18 @@ class Generation(Task):
                 )
                 for part, window in enumerate(windows)
             )
-        prompt = plain_ids(base, example.prompt)
+        pair = example.prompt, example.completion
+        text, answer = rendered(base, example.messages, where=example.where) if example.messages else pair
+        prompt = plain_ids(base, text)
         front = list(self.front_ids) if prompt or self.front_ids else [self.start_id]
+        if example.messages and has_template(base):
+            front = front[:0] if prompt else front  # the template writes its own beginning
         to_decode = front + prompt[max(0, len(prompt) - (self.prompt_limit - len(front))) :]
-        if example.completion is None:
+        if answer is None:
             return (Item(_inputs(to_decode, to_decode, len(front) + len(prompt), plain=False), {}),)
-        completion = [*plain_ids(base, example.completion), self.end_id]
+        completion = plain_ids(base, answer)
+        if not completion or completion[-1] != self.end_id:  # templates may write it themselves
+            completion.append(self.end_id)
         # The prompt gives way first; of a completion that is too long by itself the end is cut, and one prompt token stays.
         kept = completion[: self.max_length - len(front) - min(len(prompt), 1)]
         room = self.max_length - len(front) - len(kept)
@@ -211,6 +240,11 @@ class Generation(Task):
     def prompt_limit(self) -> int:
         """Tokens of a prompt that is continued: what the base can take less the new tokens, at least half."""
         return max(self.context_length - self.settings.max_new_tokens, self.context_length // 2)
+
+    def shown(self, base: Base, item: Item) -> str:
+        names = base.processor.convert_ids_to_tokens
+        supervised = (f"[{token}]" for token in names(item.targets["completion_ids"]))
+        return " ".join([*names(item.inputs["prompt_ids"]), *supervised])
 
     def is_cut(self, items: Sequence[Item]) -> bool:
         return any(item.inputs["untruncated_length"] > self.cost(item) for item in items)
@@ -306,8 +340,9 @@ class Generation(Task):
 
 
 def is_plain(row: Row, settings: GenerationSettings) -> bool:
-    """Plain text: the row has the text column and no prompt."""
-    return settings.prompt_column not in row.values and settings.text_column in row.values
+    """Plain text: the row has the text column, and neither a prompt nor messages."""
+    others = (settings.prompt_column, settings.messages_column)
+    return settings.text_column in row.values and not any(column in row.values for column in others)
 
 
 def with_breaks(rows: Iterable[Row], column: str) -> Iterator[tuple[Row, str]]:
@@ -353,7 +388,11 @@ def _characters_per_token(base: Base, rows: Sequence[Row], settings: GenerationS
     for row in rows:
         pair = (settings.prompt_column, settings.completion_column)
         columns = (settings.text_column,) if is_plain(row, settings) else pair
-        text = "\n".join(row.text(column) for column in columns) + "\n"
+        chat = settings.messages_column in row.values
+        contents = (
+            [c for _, c in messages_of(row, settings.messages_column)] if chat else [row.text(c) for c in columns]
+        )
+        text = "\n".join(contents) + "\n"
         characters += len(text)
         tokens += len(plain_ids(base, text))
         if characters > SAMPLE_CHARACTERS:
