@@ -16,7 +16,8 @@ import torch
 
 from domaintune.balance.frontier import Point, Records, Side, choose, points, side_records, with_reference
 from domaintune.bases.base import Base
-from domaintune.data.splits import folds, together
+from domaintune.checks.shared import inseparable
+from domaintune.data.splits import folds
 from domaintune.engine.starting_head import linear_head, probe_head
 from domaintune.engine.train import Progress, Training, train
 from domaintune.errors import RecipeError
@@ -266,12 +267,7 @@ def _fit_over_folds(
     """5 folds: each fits its own starting head and trains through all epochs; the epoch with the best mean score is chosen, its
     states give the out-of-fold frontier, and the final fit uses all rows for that many epochs under the same schedule."""
     keys = [task.keys(example) for example in rows]
-    cuts = folds(
-        [k.stratum for k in keys],
-        together([k.input for k in keys], [k.group for k in keys]),
-        count=recipe.data.folds,
-        seed=recipe.seed,
-    )
+    cuts = folds([k.stratum for k in keys], inseparable(task, rows), count=recipe.data.folds, seed=recipe.seed)
     # One schedule for the folds and for the final fit, whatever the number of rows in each.
     training_of_all = training_settings(recipe, task, rows=len(rows)).model_copy(update={"patience": None})
     patient = recipe.model_copy(update={"training": training_of_all})

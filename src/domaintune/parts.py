@@ -12,11 +12,12 @@ from typing import Any
 
 from domaintune.bases.base import Base
 from domaintune.checks.report import report_of
+from domaintune.checks.shared import inseparable
 from domaintune.data.columns import wanted_of
 from domaintune.data.formats import ALIGNED, files_of, read_part
 from domaintune.data.labels import only, renamed
 from domaintune.data.rows import Row
-from domaintune.data.splits import contiguous_cut, cut, leaks, together
+from domaintune.data.splits import contiguous_cut, cut, leaks
 from domaintune.errors import DataError, RecipeError
 from domaintune.recipe import DataSettings, Recipe, TextClassificationSettings
 from domaintune.run import data_checksum
@@ -230,12 +231,7 @@ def _split(task: Task, examples: list[Any], *, fraction: float, seed: int) -> tu
     if task.contiguous:
         rest, part = contiguous_cut(len(examples), fraction)
     else:
-        rest, part = cut(
-            [k.stratum for k in keys],
-            together([k.input for k in keys], [k.group for k in keys]),
-            fraction=fraction,
-            seed=seed,
-        )
+        rest, part = cut([k.stratum for k in keys], inseparable(task, examples), fraction=fraction, seed=seed)
     return [examples[i] for i in rest], [examples[i] for i in part]
 
 

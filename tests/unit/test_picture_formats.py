@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from domaintune.checks.pictures import picture_findings
 from domaintune.data.formats import read_part
 from domaintune.data.rows import Reading, Wanted
 from domaintune.errors import DataError
@@ -229,3 +230,20 @@ def test_archives_are_unpacked_once_and_cannot_reach_outside(tmp_path: Path) -> 
     (tmp_path / "cut.tar.gz").write_bytes((tmp_path / "cut.tar.gz").read_bytes()[:60])
     with pytest.raises(DataError):
         read_part(str(tmp_path / "cut.tar.gz"), CLASSES)
+
+
+def test_like_pictures_lying_names_and_odd_sizes_are_found(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    for seed in range(4):
+        blocks = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+        Image.fromarray(blocks).resize((96, 96)).save(tmp_path / f"{seed}.png")
+    Image.fromarray(noise).resize((96, 96)).save(tmp_path / "again.jpg", quality=70)
+    Image.fromarray(noise).resize((200, 30)).save(tmp_path / "long.jpg", format="PNG")
+    Image.new("RGB", (64, 64)).save(tmp_path / "flat.png")
+    train = [(str(tmp_path / f"{seed}.png"), f"t:{seed}") for seed in range(4)] + [(str(tmp_path / "flat.png"), "t:9")]
+    test = [(str(tmp_path / "again.jpg"), "e:1"), (str(tmp_path / "long.jpg"), "e:2")]
+    found = {finding.name: finding.rows for finding in picture_findings({"train": train, "test": test})}
+    assert found["wrong-suffix"] == ("e:2",)
+    assert found["odd-size"] == ("e:2",)
+    assert "e:1" in found["like-pictures"]
+    assert all(row.startswith("e:") for row in found["like-pictures"])

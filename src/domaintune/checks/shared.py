@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from domaintune.data.near_duplicates import near_duplicates
-from domaintune.tasks.base import Finding, Keys
+from domaintune.data.splits import together
+from domaintune.tasks.base import Finding, Keys, Task
 
 DOMAIN = ("train", "dev", "test")
 SHIFT = 0.2
@@ -29,6 +31,14 @@ class Part:
 
     def at(self, places: Sequence[int]) -> tuple[str, ...]:
         return tuple(self.where[place] for place in places)
+
+
+def inseparable(task: Task, examples: Sequence[Any]) -> list[int]:
+    """A number for each example, equal for those that have to stay in one part: duplicates, near duplicates, and one group."""
+    keys = [task.keys(example) for example in examples]
+    near = any(task.texts(example) for example in examples[:1])
+    links = near_duplicates([key.input for key in keys], threshold=NEAR) if near else []
+    return together([key.input for key in keys], [key.group for key in keys], links)
 
 
 def shared_findings(parts: Mapping[str, Part], *, near: bool, strata_are_labels: bool) -> Iterator[Finding]:

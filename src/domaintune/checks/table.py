@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -21,7 +22,10 @@ def findings_table(findings: Sequence[Finding]) -> Table:
     table.add_column("what, why, what to do", overflow="fold", ratio=1)
     for finding in findings:
         name = Text(f"{finding.severity}\n", style=COLOURS[finding.severity]) + Text(finding.name, style="bold")
-        told = [finding.message, *([f"first: {', '.join(finding.rows[:2])}"] if finding.rows else [])]
+        told = [
+            finding.message,
+            *([f"first: {', '.join(Path(row).name for row in finding.rows[:2])}"] if finding.rows else []),
+        ]
         table.add_row(name, Text("\n".join([*told, *([finding.why] if finding.why else []), f"-> {finding.remedy}"])))
     return table
 

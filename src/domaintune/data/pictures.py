@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,44 @@ class PictureFacts:
     width: int
     height: int
     sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class PictureLook:
+    """What near-duplicate search and checks need of a file: `hashed`, 64 bits that like pictures share almost all of; the format
+    that its bytes are in ("PNG"); and its size as shown."""
+
+    hashed: int
+    format: str
+    width: int
+    height: int
+
+
+def look_at(path: str, *, where: str = "") -> PictureLook:
+    """Decode coarsely and hash: whether each of 8 x 8 cells is brighter than its right neighbour (a difference hash).
+
+    Raises:
+        DataError: as `open_picture`.
+    """
+    image = _opened(_bytes(path, where), path, where)
+    kind, turned = image.format or "", _orientation(image) in TRANSPOSED
+    width, height = image.size[::-1] if turned else image.size
+    image.draft("L", CHECK_SIZE)
+    _load_(image, path, where)
+    small = np.asarray(_rgb(image, path, where).convert("L").resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
+    bits = (small[:, 1:] > small[:, :-1]).ravel()
+    return PictureLook(int(np.packbits(bits).view(">u8")[0]), kind, width, height)
+
+
+def like_pictures(hashes: Sequence[int], *, most_bits: int = 2) -> list[tuple[int, int]]:
+    """Pairs of positions whose hashes differ in at most `most_bits` of 64 bits. Flat pictures (all bits 0) are like none."""
+    values = np.array(hashes, dtype=np.uint64)
+    pairs = []
+    for place in range(len(values) - 1):
+        if values[place]:
+            distance = np.bitwise_count(values[place + 1 :] ^ values[place])
+            pairs += [(place, place + 1 + int(other)) for other in np.flatnonzero(distance <= most_bits)]
+    return pairs
 
 
 def open_picture(path: str, *, where: str = "") -> Image.Image:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
 
@@ -25,8 +25,9 @@ def normal_form(text: str) -> str:
     return kept or text
 
 
-def together(inputs: Sequence[str], groups: Sequence[str | None]) -> list[int]:
-    """A number for each row, equal for rows that may not be parted: equal inputs, equal groups, and whatever these link."""
+def together(inputs: Sequence[str], groups: Sequence[str | None], links: Iterable[tuple[int, int]] = ()) -> list[int]:
+    """A number for each row, equal for rows that may not be parted: equal inputs, equal groups, the pairs of positions in `links`
+    (near duplicates), and whatever these connect."""
     parent = list(range(len(inputs)))
 
     def root(row: int) -> int:
@@ -41,6 +42,9 @@ def together(inputs: Sequence[str], groups: Sequence[str | None]) -> list[int]:
         for key in keys:
             left, right = sorted((root(row), root(first.setdefault(key, row))))
             parent[right] = left
+    for pair in links:
+        left, right = sorted((root(pair[0]), root(pair[1])))
+        parent[right] = left
     return [root(row) for row in range(len(inputs))]
 
 

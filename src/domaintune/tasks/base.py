@@ -199,6 +199,10 @@ class Task(BaseModel, ABC):
         """The running texts of an example, for checks of characters and near duplicates; none for pictures."""
         return ()
 
+    def picture(self, example: Any) -> str | None:
+        """The path of an example's picture, where it is one."""
+        return None
+
     @abstractmethod
     def prepare(self, base: Base, example: Any) -> tuple[Item, ...]:
         """Items of one example, several for long inputs. Deterministic."""

@@ -131,6 +131,9 @@ class ImageClassification(Task):
         target = "".join(self.labels[index] for index in example.labels)
         return Keys(example.sha256, target, target, example.group, example.domain)
 
+    def picture(self, example: ImageExample) -> str:
+        return example.image
+
     def prepare(self, base: Base, example: ImageExample) -> tuple[Item, ...]:
         picture = open_picture(example.image, where=example.where)
         return (Item({"pixels": _resized(base, picture)}, {"target": multi_hot(example.labels, len(self.labels))}),)

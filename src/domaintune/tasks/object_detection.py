@@ -153,6 +153,9 @@ class ObjectDetection(Task):
         stratum = "" if rarest is None else self.labels[rarest]
         return Keys(example.sha256, repr(boxes), stratum, example.group, example.domain)
 
+    def picture(self, example: DetectionExample) -> str:
+        return example.image
+
     def prepare(self, base: Base, example: DetectionExample) -> tuple[Item, ...]:
         boxes, classes = to_shares(example)
         inputs = {

@@ -1,0 +1,50 @@
+"""What is wrong with pictures: near duplicates, names that lie about the format, odd sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from domaintune.data.pictures import like_pictures, look_at
+from domaintune.tasks.base import Finding
+
+SUFFIXES = {
+    "JPEG": (".jpg", ".jpeg"), "MPO": (".jpg", ".jpeg"), "PNG": (".png",), "BMP": (".bmp",), "GIF": (".gif",),
+    "WEBP": (".webp",), "TIFF": (".tif", ".tiff"), "PPM": (".ppm", ".pgm"),
+}  # fmt: skip
+STRETCHED, TINY = 5, 16
+
+
+def picture_findings(parts: Mapping[str, Sequence[tuple[str, str]]]) -> Iterator[Finding]:
+    """Of (path, "file:line") by part: `like-pictures` within train and across parts, `wrong-suffix`, `odd-size`."""
+    rows = [(name, path, where) for name, files in parts.items() for path, where in files]
+    looks = [look_at(path, where=where) for _, path, where in rows]
+    across: dict[tuple[str, str], set[int]] = {}
+    for left, right in like_pictures([look.hashed for look in looks]):
+        across.setdefault((rows[left][0], rows[right][0]), set()).add(right)
+    for (one, other), places in across.items():
+        yield Finding(
+            "like-pictures", "warning", f"{len(places)} pictures of {other} look like one of {one}.",
+            tuple(rows[place][2] for place in sorted(places)), "Look at them; --group-column keeps them in one part.",
+            "A score on pictures that were almost seen is better than it will be on new ones.", len(places),
+        )  # fmt: skip
+    for name in parts:
+        mine = [place for place, row in enumerate(rows) if row[0] == name]
+        lying = [p for p in mine if Path(rows[p][1]).suffix.lower() not in (*SUFFIXES.get(looks[p].format, ()), ".img")]
+        if lying:
+            yield Finding(
+                "wrong-suffix", "note", f"{len(lying)} pictures of {name} are not in the format that their name says.",
+                tuple(rows[place][2] for place in lying), "Rename them; they can be read as they are.",
+                "Other programs may refuse them.", len(lying),
+            )  # fmt: skip
+        odd = [p for p in mine if _is_odd(looks[p].width, looks[p].height)]
+        if odd:
+            yield Finding(
+                "odd-size", "warning", f"{len(odd)} pictures of {name} are tiny or very long.",
+                tuple(rows[place][2] for place in odd), "Look at them.",
+                "Resized to the model's square, little of them is left.", len(odd),
+            )  # fmt: skip
+
+
+def _is_odd(width: int, height: int) -> bool:
+    return min(width, height) < TINY or max(width, height) > STRETCHED * min(width, height)
