@@ -9,6 +9,7 @@ benchmarks/results/spine and not measured again; runs and bases lie under runs/b
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import time
 from pathlib import Path
@@ -186,9 +187,15 @@ def peer(job: str, seed: int, rates: tuple[float, ...]) -> dict[str, Any]:
     return row(RESULTS, f"{job}-peft-lora-{seed}", key, measure)
 
 
-def compare(job: str, mine: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> str:
+def stored(path: Path) -> dict[str, Any]:
+    """A finished row as it is, also one that older code measured."""
+    row_read: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return row_read
+
+
+def compare(mine: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> str:
     """Paired difference of two methods over seeds: resamples draw examples, each with all its seeds."""
-    task = load(RUNS / job / f"lora-{code_hash()}-{mine[0]['key']['recipe']['seed']}").task
+    task = load(mine[0]["key"]["recipe"]["output"]).task
     a = [record for entry in mine for record in as_records(entry["records"])]
     b = [record for entry in theirs for record in as_records(entry["records"])]
     count = len(mine[0]["records"])
@@ -206,8 +213,9 @@ def table(job: str, seeds: list[int]) -> None:
         if not all(path.exists() for path in paths):
             print(f"{method:16} missing")
             continue
-        rows[method] = [ours(job, method, seed) for seed in seeds]
+        rows[method] = [stored(path) for path in paths]
         every = [entry["scores"] for entry in rows[method]]
+        older = " (older code)" if any(entry["key"]["code"] != code_hash() for entry in rows[method]) else ""
         name = every[0]["primary"]
 
         def mean(side: str, strength: str, kind: str = "scores", every: Any = every, name: str = name) -> float:
@@ -221,23 +229,22 @@ def table(job: str, seeds: list[int]) -> None:
             f"  s=1 {mean('domain', '1'):.4f}/{mean('general', '1'):.4f} kept {mean('general', '1', 'change'):.3f}"
             f"  chosen {[s['chosen_strength'] for s in every]} {mean('domain', 'chosen'):.4f}/{mean('general', 'chosen'):.4f}"
             f" kept {mean('general', 'chosen', 'change'):.3f}"
-            f"  {[s['verdict']['kind'] for s in every]}  {np.mean([e['seconds'] for e in rows[method]]):.0f} s"
+            f"  {[s['verdict']['kind'] for s in every]}  {np.mean([e['seconds'] for e in rows[method]]):.0f} s{older}"
         )
     peers = [RESULTS / f"{job}-peft-lora-{seed}.json" for seed in seeds]
     if all(path.exists() for path in peers):
-        rates = PEER_RATES
-        theirs = [peer(job, seed, rates) for seed in seeds]
+        theirs = [stored(path) for path in peers]
         print(
             f"Trainer + PEFT LoRA {np.mean([t['domain'] for t in theirs]):.4f} general {np.mean([t['general'] for t in theirs]):.4f}"
             f" check {np.mean([t['check'] for t in theirs]):.4f} (base {theirs[0]['base_general']:.4f} / {theirs[0]['base_check']:.4f})"
             f" rates {[t['rate'] for t in theirs]}  {np.mean([t['seconds'] for t in theirs]):.0f} s"
         )
         if "lora" in rows:
-            print("LoRA - PEFT LoRA:", compare(job, rows["lora"], theirs))
+            print("LoRA - PEFT LoRA:", compare(rows["lora"], theirs))
     if {"head-only", "lora"} <= set(rows):
         for method in rows:
             if method != "head-only":
-                print(f"{method} - head only:", compare(job, rows[method], rows["head-only"]))
+                print(f"{method} - head only:", compare(rows[method], rows["head-only"]))
 
 
 def main() -> None:
