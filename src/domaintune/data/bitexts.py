@@ -1,72 +1,85 @@
-"""Translations as people have them: two aligned files, gettext PO, TMX, XLIFF. XML is read as a stream and never expands entities."""
+"""Translations as people have them: two aligned files, gettext PO, TMX, XLIFF. What they are used for is a task's business."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import codecs
+import re
+from collections.abc import Iterator
 from itertools import zip_longest
-from typing import Any
-from xml.etree.ElementTree import Element, ParseError
+from typing import Any, TextIO
 
+from domaintune.data.languages import distinct_languages, same_language
 from domaintune.data.rows import Entry, LeftOut, Note, Row, Wanted
-from domaintune.data.sources import Source
+from domaintune.data.sources import SNIFFED_BYTES, Source
+from domaintune.data.xml_elements import XmlElement, xml_elements
 from domaintune.errors import DataError
 
-UNFINISHED = ("new", "needs-translation", "needs-l10n", "initial")
-FUZZY = ("needs-review-translation", "needs-adaptation", "needs-review-adaptation", "needs-review-l10n")
-NATIVE_CODE = ("ph", "bpt", "ept", "it", "ut", "x", "bx", "ex", "g", "pc", "sc", "ec", "mrk", "sub")
-KEPT_TEXT = ("g", "pc", "mrk")
-IN_PLURAL = "in-a-plural-group"
-XML_LANGUAGE = "{http://www.w3.org/XML/1998/namespace}lang"
+PO_CHARSET = re.compile(rb'^"Content-Type:[^"]*charset=([\w.:-]+)', re.MULTILINE | re.IGNORECASE)
+PO_TEXT = re.compile(r'(?:#~\s*)?(?:msg(?:ctxt|id|id_plural|str)\s+|msgstr\[\d\]\s*)?"(?:[^"\\]|\\.)*"')
+PO_BREAKS = "\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
+"""Characters of a text that polib takes for line breaks; they pass it as noncharacters of Unicode."""
+PO_HIDDEN = {ord(character): 0xFDD0 + n for n, character in enumerate(PO_BREAKS)}
+PO_SHOWN = {hidden: shown for shown, hidden in PO_HIDDEN.items()}
+TMX_CODES = ("ph", "bpt", "ept", "it", "ut")
+XLIFF_CODES = ("x", "bx", "ex", "ph", "bpt", "ept", "it", "sc", "ec", "cp")
+UNTRANSLATED_STATES = ("new", "initial")
 
 
 def read_aligned(source: Source, target: Source, wanted: Wanted) -> Iterator[Entry]:
     """Line n of one file is the translation of line n of the other; lines that are blank on both sides are left out.
 
+    Lines end with a line feed alone, or one after a carriage return.
+
     Raises:
         DataError: files of unequal length, or nothing in them.
     """
-    lines = 0
+    counts = [0, 0]
     with source.text(wanted.encoding) as ours, target.text(wanted.encoding) as theirs:
-        for lines, (left, right) in enumerate(zip_longest(ours, theirs), start=1):
-            if left is None or right is None:
-                shorter, longer = (source, target) if left is None else (target, source)
-                raise DataError(
-                    f"has {lines - 1} lines, but '{longer}' has more.",
-                    where=str(shorter),
-                    remedy="Aligned files have one line for each line of the other.",
-                )
-            pair = left.rstrip("\r\n"), right.rstrip("\r\n")
-            if any(side.strip() for side in pair):
-                yield _row(pair[0], pair[1], source, lines, wanted)
+        for number, pair in enumerate(zip_longest(_lines(ours), _lines(theirs)), start=1):
+            for side, text in enumerate(pair):
+                counts[side] += text is not None
+            if None in pair:
+                continue  # to the end, so that the error can name both counts
+            if any(text.strip() for text in pair):
+                yield _row(*pair, source, number, wanted)
             else:
-                yield LeftOut("both sides blank", str(source), lines)
-    if not lines:
+                yield LeftOut("both sides blank", str(source), number)
+    if counts[0] != counts[1]:
+        raise DataError(
+            f"has {counts[0]} lines, but '{target}' has {counts[1]}.",
+            where=str(source),
+            remedy="Aligned files have one line for each line of the other.",
+        )
+    if not counts[0]:
         raise DataError("the file is empty.", where=str(source), remedy="Give at least one line.")
 
 
 def read_po(source: Source, wanted: Wanted) -> Iterator[Entry]:
     """Entries of a gettext catalogue; fuzzy, untranslated, plural and obsolete ones are left out. `context` holds msgctxt.
 
+    The encoding is the one that the header declares, unless `wanted` names one.
+
     Raises:
-        DataError: not a PO file.
+        DataError: not a PO file, with the line.
     """
     import polib
 
-    with source.text(wanted.encoding) as stream:
-        content = stream.read()
     try:
-        catalogue = polib.pofile(content if content.endswith("\n") else content + "\n")
-    except (OSError, ValueError, IndexError, AttributeError, UnicodeError) as error:
-        line = next((word for word in str(error).replace(")", " ").split() if word.isdigit()), "")
-        where = f"{source}:{line}" if line else str(source)
-        raise DataError(f"not a PO file ({error!s:.100}).", where=where, remedy="Check it with msgfmt -c.") from None
+        catalogue = polib.pofile(_po_content(source, wanted))
+    except (OSError, ValueError, IndexError, AttributeError) as error:
+        line = re.search(r"\(line (\d+)\)", str(error))
+        where = f"{source}:{line[1]}" if line else str(source)
+        raise DataError(
+            "not a PO file (a keyword out of place).", where=where, remedy="Check it with msgfmt -c."
+        ) from None
     for entry in catalogue:
         reason = _po_reason(entry)
         if reason is not None:
             yield LeftOut(reason, str(source), entry.linenum)
         else:
-            row = _row(entry.msgid, entry.msgstr, source, entry.linenum, wanted)
-            extra = {"context": entry.msgctxt} if entry.msgctxt else {}
+            text = (entry.msgid.translate(PO_SHOWN), entry.msgstr.translate(PO_SHOWN))
+            row = _row(*text, source, entry.linenum, wanted)
+            extra = {wanted.column("context"): entry.msgctxt.translate(PO_SHOWN)} if entry.msgctxt else {}
             yield Row({**row.values, **extra}, row.file, row.line)
 
 
@@ -75,197 +88,211 @@ def _po_reason(entry: Any) -> str | None:
         return "obsolete"
     if entry.msgid_plural:
         return "plural"
+    if not entry.msgid.strip():
+        return "a source is missing"  # a second header, as in catalogues put together
     if entry.fuzzy:
         return "fuzzy"
     return None if entry.msgstr.strip() else "untranslated"
 
 
-def read_tmx(source: Source, wanted: Wanted) -> Iterator[Entry]:
-    """Units of a translation memory. Two languages are taken in the order of its header; where there are more,
-    `columns` names them as "source_language" and "target_language". Codes of inline tags are dropped and counted.
+def _po_content(source: Source, wanted: Wanted) -> str:
+    """The text with every quoted line checked: polib would cut a character off one that is never closed."""
+    with source.text(wanted.encoding or _po_encoding(source)) as stream:
+        content = stream.read()
+    lines = [line.strip() for line in content.replace("\r\n", "\n").replace("\r", "\n").split("\n")]
+    for number, line in enumerate(lines, start=1):
+        comment = line.startswith("#") and not re.match(r'#~\s*(?:msg|")', line)
+        if line and not comment and not PO_TEXT.fullmatch(line):
+            raise DataError(
+                f"not a PO file (no keyword with one quoted text: {line[:40]}).",
+                where=f"{source}:{number}",
+                remedy="Check it with msgfmt -c.",
+            )
+    while lines and (not lines[-1] or (lines[-1].startswith("#") and not PO_TEXT.fullmatch(lines[-1]))):
+        lines.pop()  # polib drops the last entry where such a line follows it
+    if not lines:
+        raise DataError("holds no entries.", where=str(source), remedy="Give at least one translated entry.")
+    return "\n".join(lines).translate(PO_HIDDEN) + "\n"
+
+
+def _po_encoding(source: Source) -> str | None:
+    with source.open() as stream:
+        head = stream.read(SNIFFED_BYTES)
+    declared = PO_CHARSET.search(head)
+    if declared is None or head.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return None
+    try:
+        return codecs.lookup(declared[1].decode()).name
+    except LookupError:
+        return None  # "CHARSET", as in templates
+
+
+def read_tmx(
+    source: Source, wanted: Wanted, source_language: str | None = None, target_language: str | None = None
+) -> Iterator[Entry]:
+    """Units of a translation memory; languages are those given or of `wanted.columns`, else the header's and the other one.
+
+    Codes are matched whatever their case, and en stands for en-US too. The text of <hi> is kept; native code in <ph>, <bpt>,
+    <ept>, <it> and <ut> is dropped and counted. The file is read twice, as a stream.
 
     Raises:
-        DataError: broken XML or entity declarations, more than two languages and none named.
+        DataError: broken XML, entities; more than two languages and none named, or a named one that is not there.
     """
-    chosen = [wanted.columns.get("source_language"), wanted.columns.get("target_language")]
-    found: dict[str, None] = {}
-    units: list[tuple[int, dict[str, str]]] = []
-    header, codes = "", 0
-    for element, line in _elements(source, ("header", "tu")):
-        if _name(element) == "header":
-            header = element.get("srclang", "")
-            continue
-        sides: dict[str, str] = {}
-        for variant in element:
-            segment = next((child for child in variant if _name(child) == "seg"), None)
-            if _name(variant) == "tuv" and segment is not None:
-                language = (variant.get(XML_LANGUAGE) or variant.get("lang") or "").lower()
-                text, dropped = _inline(segment)
-                codes += dropped
-                sides.setdefault(language, text)
-                found.setdefault(language)
-        units.append((line, sides))
-    left, right = _two_languages(source, list(found), header.lower(), chosen)
-    for line, sides in units:
-        ours, theirs = _side(sides, left), _side(sides, right)
-        if ours and theirs and ours.strip() and theirs.strip():
-            yield _row(ours, theirs, source, line, wanted)
+    named = (
+        source_language or wanted.columns.get("source_language"),
+        target_language or wanted.columns.get("target_language"),
+    )
+    left, right = _tmx_languages(source, wanted, named)
+    codes = further = 0
+    for unit in xml_elements(source, {"tu"}, root="tmx", encoding=wanted.encoding):
+        variants = [
+            (_language(variant), segment) for variant in unit.children("tuv") for segment in variant.children("seg")
+        ]
+        ours, theirs = _of_language(variants, left, right), _of_language(variants, right, left)
+        further += max(len(ours) - 1, 0) + max(len(theirs) - 1, 0)
+        pair = [_inline(segments[0], TMX_CODES) if segments else ("", 0) for segments in (ours, theirs)]
+        if all(text.strip() for text, _ in pair):
+            codes += sum(dropped for _, dropped in pair)
+            yield _row(pair[0][0], pair[1][0], source, unit.line, wanted)
         else:
-            yield LeftOut("a side is missing", str(source), line)
-    if codes:
-        yield Note(f"{codes} inline codes were dropped from segments.")
+            yield LeftOut("a side is missing", str(source), unit.line)
+    if None in named:
+        yield Note(f"{source} is read as translated from {left} to {right}.")
+    if further:
+        yield Note(f"{further} further variants of a language were not read from {source}.")
+    yield from _dropped(codes, source)
 
 
-def _two_languages(source: Source, found: list[str], header: str, chosen: list[str | None]) -> tuple[str, str]:
-    named = [code.lower() for code in chosen if code is not None]
-    if len(named) == 2:
-        return named[0], named[1]
-    if len(found) != 2:
-        raise DataError(
-            f"holds {len(found)} languages ({', '.join(found[:8]) or 'none'}), not two.",
-            where=str(source),
-            remedy="Name two: --set task.source_language=en --set task.target_language=de.",
-        )
-    first = next((code for code in found if header and (code == header or _same(code, header))), found[0])
-    return first, next(code for code in found if code != first)
+def _tmx_languages(source: Source, wanted: Wanted, named: tuple[str | None, str | None]) -> tuple[str, str]:
+    found: dict[str, None] = {}
+    original = ""
+    for element in xml_elements(source, {"header", "tu"}, root="tmx", encoding=wanted.encoding):
+        if element.name == "header":
+            original = element.attributes.get("srclang", "")
+        found.update(dict.fromkeys(_language(variant) for variant in element.children("tuv")))
+    given = [code for code in named if code is not None]
+    absent = [code for code in given if not any(same_language(code, other) for other in found)]
+    if absent:
+        raise _languages_error(source, list(found), f"holds nothing in '{absent[0]}'")
+    languages = distinct_languages(found)
+    others = [code for code in languages if not any(same_language(code, other) for other in given)]
+    if len(given) < 2 and len(given) + len(others) != 2:
+        raise _languages_error(source, languages, f"holds {len(languages)} languages, not two")
+    left, right = named
+    if left is None and right is None:
+        left = next((code for code in others if same_language(code, original)), others[0])
+        others.remove(left)
+    return left or others[0], right or others[0]
 
 
-def _same(code: str, other: str) -> bool:
-    return code.replace("_", "-").split("-")[0] == other.replace("_", "-").split("-")[0]
+def _languages_error(source: Source, found: list[str], what: str) -> DataError:
+    return DataError(
+        f"{what} (languages: {', '.join(found[:20]) or 'none'}).",
+        where=str(source),
+        remedy="Name two of them: --set task.source_language=en --set task.target_language=de.",
+    )
 
 
-def _side(sides: dict[str, str], language: str) -> str | None:
-    if language in sides:
-        return sides[language]
-    return next((text for code, text in sides.items() if _same(code, language)), None)
+def _language(variant: XmlElement) -> str:
+    return variant.attributes.get("xml:lang") or variant.attributes.get("lang") or ""
+
+
+def _of_language(variants: list[tuple[str, XmlElement]], language: str, other: str) -> list[XmlElement]:
+    """The segments of one language, those of exactly its code first; never those of exactly the other's."""
+    spelled = [(code.lower().replace("_", "-"), segment) for code, segment in variants]
+    exact, elsewhere = (code.lower().replace("_", "-") for code in (language, other))
+    fitting = [(code, segment) for code, segment in spelled if same_language(code, language) and code != elsewhere]
+    return [segment for _, segment in sorted(fitting, key=lambda entry: entry[0] != exact)]
 
 
 def read_xliff(source: Source, wanted: Wanted) -> Iterator[Entry]:
     """Units of XLIFF 1.2 and segments of 2.x; untranslated, fuzzy and plural ones are left out.
 
+    An inline code is kept as its `equiv-text` (2.x: `equiv`), where it has one, else dropped and counted.
+
     Raises:
-        DataError: broken XML or entity declarations, or no units at all.
+        DataError: broken XML or entities, no units, or files of several languages in one.
     """
-    codes = count = 0
-    for element, line in _elements(source, ("trans-unit", "segment")):
-        count += 1
-        sides = {_name(child): child for child in element if _name(child) in ("source", "target")}
-        reason = "plural" if element.get(IN_PLURAL) else _xliff_reason(element, sides)
-        if reason is not None:
-            yield LeftOut(reason, str(source), line)
-            continue
-        (ours, some), (theirs, more) = _inline(sides["source"]), _inline(sides["target"])
-        codes += some + more
-        if not ours.strip() or not theirs.strip():
-            yield LeftOut("untranslated", str(source), line)
-        else:
-            yield _row(ours, theirs, source, line, wanted)
-    if not count:
+    codes = 0
+    directions: dict[tuple[str, str], None] = {}
+    for unit in xml_elements(source, {"trans-unit", "unit"}, root="xliff", encoding=wanted.encoding):
+        directions.setdefault(_direction(unit))
+        if len(directions) > 1:
+            told = " and ".join(f"{left or '?'} to {right or '?'}" for left, right in directions)
+            raise DataError(
+                f"holds translations from {told}.", where=f"{source}:{unit.line}", remedy="Give one file for each."
+            )
+        for segment in [unit] if unit.name == "trans-unit" else unit.children("segment"):
+            ours, theirs = (
+                next((_inline(side, XLIFF_CODES) for side in segment.children(name)), ("", 0))
+                for name in ("source", "target")
+            )
+            reason = _xliff_reason(unit, segment, ours[0], theirs[0])
+            if reason is not None:
+                yield LeftOut(reason, str(source), segment.line)
+            else:
+                codes += ours[1] + theirs[1]
+                yield _row(ours[0], theirs[0], source, segment.line, wanted)
+    if not directions:
         raise DataError("holds no translation units.", where=str(source), remedy="Give XLIFF 1.2 or 2.0.")
-    if codes:
-        yield Note(f"{codes} inline codes were dropped from segments.")
+    yield from _dropped(codes, source)
 
 
-def _xliff_reason(element: Element, sides: dict[str, Element]) -> str | None:
-    target = sides.get("target")
-    if target is None or "source" not in sides or element.get("translate") == "no":
+def _direction(unit: XmlElement) -> tuple[str, str]:
+    """Of the file element in 1.2, of the root in 2.x."""
+    given = [element.attributes for element in unit.around]
+    ours = [values.get("source-language") or values.get("srcLang") or "" for values in given]
+    theirs = [values.get("target-language") or values.get("trgLang") or "" for values in given]
+    return "".join(ours).lower(), "".join(theirs).lower()
+
+
+def _xliff_reason(unit: XmlElement, segment: XmlElement, ours: str, theirs: str) -> str | None:
+    path = [*unit.around, unit]
+    if any(element.attributes.get("restype") == "x-gettext-plurals" for element in path):
+        return "plural"
+    translate = [element.attributes["translate"] for element in path if "translate" in element.attributes]
+    states = [target.attributes.get("state", "") for target in segment.children("target")]
+    states.append(segment.attributes.get("state", ""))
+    unfinished = any(state in UNTRANSLATED_STATES or state.startswith("needs-") for state in states)
+    if translate[-1:] == ["no"] or not theirs.strip():
         return "untranslated"
-    state = target.get("state") or element.get("state") or ""
-    if state in UNFINISHED:
+    if unit.attributes.get("approved") == "no":
+        return "fuzzy"
+    if unfinished:
         return "untranslated"
-    return "fuzzy" if state in FUZZY or element.get("approved") == "no" else None
+    return None if ours.strip() else "a source is missing"
 
 
-def _inline(segment: Element) -> tuple[str, int]:
-    """The segment's text and how many inline codes were dropped from it; `equiv-text` stands in for a code that has one."""
-    parts, dropped = [segment.text or ""], 0
-    for child in segment:
-        name = _name(child)
-        if name in NATIVE_CODE and name not in KEPT_TEXT:
-            equivalent = child.get("equiv-text") or child.get("equiv")
+def _inline(segment: XmlElement, codes: tuple[str, ...]) -> tuple[str, int]:
+    """The segment's text and how many inline codes were dropped from it; any other element is its content."""
+    parts, dropped = [], 0
+    for part in segment.content:
+        if isinstance(part, str):
+            parts.append(part)
+        elif part.name in codes:
+            equivalent = part.attributes.get("equiv-text", part.attributes.get("equiv"))
             parts.append(equivalent or "")
             dropped += equivalent is None
         else:
-            text, inner = _inline(child)
+            text, inner = _inline(part, codes)
             parts.append(text)
             dropped += inner
-        parts.append(child.tail or "")
     return "".join(parts), dropped
 
 
-def _name(element: Element) -> str:
-    return str(element.tag).rpartition("}")[2]
+def _dropped(codes: int, source: Source) -> Iterator[Note]:
+    if codes:
+        yield Note(f"{codes} inline codes were dropped from the texts of {source}.")
 
 
-def _elements(source: Source, names: tuple[str, ...]) -> Iterator[tuple[Element, int]]:
-    """Elements of these names with the line they begin on, each cleared once the next one comes."""
-    from defusedxml.common import DefusedXmlException
-    from defusedxml.ElementTree import DefusedXMLParser
-
-    parser = DefusedXMLParser(target=_Collector(names), forbid_dtd=False)
-    collector: _Collector = parser.target
-    collector.line_of = lambda: int(parser.parser.CurrentLineNumber)
-    try:
-        with source.open() as stream:
-            while block := stream.read(1 << 16):
-                parser.feed(block)
-                yield from collector.take()
-            parser.close()
-            yield from collector.take()
-    except ParseError as error:
-        line = getattr(error, "position", (1, 0))[0]
-        raise DataError(f"not valid XML ({error}).", where=f"{source}:{line}", remedy="Mend the file.") from None
-    except DefusedXmlException:
-        raise DataError(
-            "declares XML entities, which can unpack to more than a machine holds.",
-            where=str(source),
-            remedy="Write the text itself in their place.",
-        ) from None
-
-
-class _Collector:
-    """Builds the elements of some names alone; the tree round them is never kept."""
-
-    def __init__(self, names: tuple[str, ...]) -> None:
-        self.names = names
-        self.line_of: Callable[[], int] = lambda: 0
-        self.path: list[Element] = []
-        self.plural = 0  # open elements since, and with, a group of plural forms
-        self.lines: list[int] = []
-        self.done: list[tuple[Element, int]] = []
-
-    def start(self, tag: str, attributes: dict[str, str]) -> None:
-        element = Element(tag, attributes)
-        self.plural += bool(self.plural or "plural" in (attributes.get("restype") or ""))
-        if self.path or _name(element) in self.names:
-            if self.plural:
-                element.set(IN_PLURAL, "yes")
-            if self.path:
-                self.path[-1].append(element)
-            self.path.append(element)
-            self.lines.append(self.line_of())
-
-    def end(self, tag: str) -> None:
-        self.plural = max(self.plural - 1, 0)
-        if self.path:
-            element, line = self.path.pop(), self.lines.pop()
-            if not self.path:
-                self.done.append((element, line))
-
-    def data(self, text: str) -> None:
-        if self.path:
-            last = self.path[-1]
-            if len(last):
-                last[-1].tail = (last[-1].tail or "") + text
-            else:
-                last.text = (last.text or "") + text
-
-    def close(self) -> None:
-        return None
-
-    def take(self) -> list[tuple[Element, int]]:
-        done, self.done = self.done, []
-        return done
+def _lines(stream: TextIO) -> Iterator[str]:
+    """Lines without their ends. Iterating the stream would end them at a lone carriage return too, and misalign all that follow."""
+    rest = ""
+    while block := stream.read(1 << 16):
+        *lines, rest = (rest + block).split("\n")
+        yield from (line.removesuffix("\r") for line in lines)
+    if rest:
+        yield rest.removesuffix("\r")
 
 
 def _row(source_text: str, target_text: str, source: Source, line: int, wanted: Wanted) -> Row:

@@ -1,68 +1,180 @@
-"""Conversations -> prompt and completion: OpenAI messages, ShareGPT, Alpaca. How a model wants them written is the task's business."""
+"""Chats as people have them -> rows with one list of messages {"role", "content"}. Nothing about templates or tokens here."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from domaintune.data.rows import Entry, LeftOut, Row, Wanted
+from domaintune.data.rows import Entry, LeftOut, Note, Row, Wanted
 from domaintune.errors import DataError
 
 ROLES = {
     "system": "system", "developer": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant",
     "bot": "assistant", "model": "assistant", "tool": "tool", "function": "tool",
 }  # fmt: skip
+"""What files call a role, in lower case -> OpenAI's name of it."""
+SHAREGPT = "conversations"
+SYSTEM = "system"
+ALPACA = ("instruction", "input", "output")
+CALLS = ("tool_calls", "function_call")
+USED = {"role", "content", "from", "value", *CALLS}
+
+Message = dict[str, str]
 
 
 def has_chat(row: Row, wanted: Wanted) -> bool:
-    """Whether the row is a conversation in one of the shapes that `chat_rows` reads."""
-    values = row.values
-    named = isinstance(values.get(wanted.column("messages")), list) or isinstance(values.get("conversations"), list)
-    return named or {"instruction", "output"} <= set(values)
+    """Whether the row's columns are those of a chat: OpenAI's "messages", ShareGPT's "conversations", or Alpaca's "instruction".
+
+    A row with both a prompt and a completion is a pair, whatever else it holds.
+    """
+    return _column(row, wanted) is not None
 
 
 def chat_rows(rows: Iterable[Row], wanted: Wanted) -> Iterator[Entry]:
-    """Rows whose messages column is [{"role", "content"}, ...] with the roles system, user, assistant and tool, the user's other
-    columns kept. Where targets are wanted, conversations that do not end with an answer are left out.
+    """Each row with its messages in the column `wanted.column("messages")`; the user's other columns stay. A column "system"
+    beside the messages is the first of them where none is.
+
+    Left out are chats without messages, without an answer at the end or with nothing before it, and those that call tools. Where
+    no targets are wanted, the last message may be anyone's, and Alpaca's output may be missing.
 
     Raises:
-        DataError: an unknown role or shape, naming file and line.
+        DataError: a row of another shape, an unknown role, content that is no text.
     """
+    unused: set[str] = set()
     for row in rows:
-        messages = _messages(row, wanted)
-        if not messages:
-            yield LeftOut("no messages", row.file, row.line)
-        elif wanted.targets and messages[-1]["role"] != "assistant":
-            yield LeftOut("the last message is not the assistant's", row.file, row.line)
-        elif wanted.targets and not messages[-1]["content"].strip():
-            yield LeftOut("the answer is empty", row.file, row.line)
+        column = _column(row, wanted)
+        if column is None:
+            raise DataError(
+                f"no chat (columns: {', '.join(map(str, row.values)) or 'none'}).",
+                where=row.where,
+                remedy=f"A chat has '{wanted.column('messages')}', '{SHAREGPT}', or '{ALPACA[0]}' and '{ALPACA[2]}'.",
+            )
+        if column == ALPACA[0]:
+            taken: tuple[str, ...] = ALPACA
+            messages = _alpaca(row, labelled=wanted.targets)
         else:
-            yield Row({**row.values, wanted.column("messages"): messages}, row.file, row.line)
+            taken = (column,)
+            if _calls_tools(row.values[column]):
+                yield LeftOut("chats that call tools", row.file, row.line)
+                continue
+            messages = messages_of(row, column)
+            unused |= {key for message in row.values[column] for key in message} - USED
+        told = row.values.get(SYSTEM)
+        if isinstance(told, str) and told.strip() and messages and messages[0]["role"] != SYSTEM:
+            messages, taken = [{"role": SYSTEM, "content": told}, *messages], (*taken, SYSTEM)
+        reason = _reason(messages, labelled=wanted.targets)
+        if reason is not None:
+            yield LeftOut(reason, row.file, row.line)
+            continue
+        others = {name: value for name, value in row.values.items() if name not in taken}
+        yield Row({**others, wanted.column("messages"): messages}, row.file, row.line)
+    if unused:
+        yield Note(f"of a chat's messages only role and content are used, not {', '.join(sorted(map(str, unused)))}.")
 
 
-def _messages(row: Row, wanted: Wanted) -> list[dict[str, str]]:
-    values = row.values
-    given = values.get(wanted.column("messages"), values.get("conversations"))
-    if isinstance(given, list):
-        made = [_message(entry, number, row) for number, entry in enumerate(given, start=1)]
-        system = values.get("system")
-        return [{"role": "system", "content": system}, *made] if isinstance(system, str) and system.strip() else made
-    prompt = "\n\n".join(part for part in (row.text("instruction"), values.get("input") or "") if part)
-    return [{"role": "user", "content": prompt}, {"role": "assistant", "content": row.text("output")}]
+def messages_of(row: Row, column: str) -> list[Message]:
+    """The messages of OpenAI's or ShareGPT's shape with canonical roles (system, user, assistant, tool) and plain text.
+
+    Raises:
+        DataError: no list of such messages; one that calls tools.
+    """
+    value = row.values[column]
+    if not isinstance(value, list | tuple):
+        raise DataError(
+            f"'{column}' must be a list of messages, got {type(value).__name__}.",
+            where=row.where,
+            remedy='Write [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}].',
+        )
+    if _calls_tools(value):
+        raise DataError("the chat calls tools.", where=row.where, remedy="Drop the row; calls are no text to learn.")
+    return [_message(entry, number, row.where) for number, entry in enumerate(value, start=1)]
 
 
-def _message(entry: Any, number: int, row: Row) -> dict[str, str]:
-    if isinstance(entry, Mapping):
-        role = ROLES.get(str(entry.get("role", entry.get("from"))).lower())
-        content = entry.get("content", entry.get("value"))
-        if isinstance(content, list) and all(
-            isinstance(p, Mapping) and isinstance(p.get("text"), str) for p in content
-        ):
-            content = "".join(part["text"] for part in content)
-        if role is not None and isinstance(content, str):
-            return {"role": role, "content": content}
+def _column(row: Row, wanted: Wanted) -> str | None:
+    names = row.values
+    if wanted.column("prompt") in names and wanted.column("completion") in names:
+        return None
+    if wanted.column("messages") in names:
+        return wanted.column("messages")
+    if isinstance(names.get(SHAREGPT), list | tuple):
+        return SHAREGPT
+    return ALPACA[0] if ALPACA[0] in names and wanted.column("prompt") not in names else None
+
+
+def _message(entry: Any, number: int, where: str) -> Message:
+    if isinstance(entry, Mapping) and "role" in entry and "content" in entry:
+        role, content = entry["role"], entry["content"]
+    elif isinstance(entry, Mapping) and "from" in entry and "value" in entry:
+        role, content = entry["from"], entry["value"]
+    else:
+        got = ", ".join(map(str, entry)) if isinstance(entry, Mapping) else type(entry).__name__
+        raise DataError(
+            f"message {number} has no role and content (got: {got or 'nothing'}).",
+            where=where,
+            remedy='A message is {"role": ..., "content": ...} or {"from": ..., "value": ...}.',
+        )
+    if not isinstance(role, str) or role.lower() not in ROLES:
+        raise DataError(
+            f"message {number} has the unknown role {role!r:.40}.",
+            where=where,
+            remedy=f"Allowed are {', '.join(ROLES)}.",
+        )
+    return {"role": ROLES[role.lower()], "content": _content(content, number, where)}
+
+
+def _content(content: Any, number: int, where: str) -> str:
+    """Text, or the joined text of OpenAI's parts {"type": "text", "text": ...}."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list | tuple):
+        texts = [
+            part["text"]
+            for part in content
+            if isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str)
+        ]
+        if len(texts) == len(content):
+            return "".join(texts)
+        raise DataError(
+            f"message {number} holds parts that are not text.",
+            where=where,
+            remedy='Parts are {"type": "text", "text": "..."}; drop rows with pictures or sound.',
+        )
     raise DataError(
-        f"message {number} cannot be read (got {entry!r:.80}).",
-        where=row.where,
-        remedy='Write {"role": "user", "content": "..."}; roles are system, user, assistant and tool.',
+        f"the content of message {number} must be text, got {type(content).__name__}.",
+        where=where,
+        remedy="Write the text, or drop the row.",
     )
+
+
+def _alpaca(row: Row, *, labelled: bool) -> list[Message]:
+    """One question, its input below it after a blank line, and the answer."""
+    instruction, extra, output = ALPACA
+    asked = [row.text(instruction)]
+    if row.values.get(extra) is not None:
+        asked.append(row.text(extra))
+    question = {"role": "user", "content": "\n\n".join(part for part in asked if part.strip())}
+    if not question["content"]:
+        return []
+    if not labelled and row.values.get(output) is None:
+        return [question]
+    return [question, {"role": "assistant", "content": row.text(output)}]
+
+
+def _calls_tools(value: Any) -> bool:
+    entries = value if isinstance(value, list | tuple) else ()
+    return any(isinstance(entry, Mapping) and any(entry.get(key) for key in CALLS) for entry in entries)
+
+
+def _reason(messages: list[Message], *, labelled: bool) -> str | None:
+    if not messages:
+        return "empty chats"
+    answered = messages[-1]["role"] == "assistant"
+    if not labelled:
+        return "chats with nothing before the answer" if answered and len(messages) == 1 else None
+    if all(message["role"] != "assistant" for message in messages):
+        return "chats without an assistant message"
+    if not answered:
+        return "chats whose last message is not the assistant's"
+    if not messages[-1]["content"].strip():
+        return "chats whose last answer is empty"
+    return "chats with nothing before the answer" if len(messages) == 1 else None

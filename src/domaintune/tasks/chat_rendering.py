@@ -1,69 +1,98 @@
-"""Conversations as the text that a model was trained on: by its tokenizer's own chat template, else in plain lines."""
+"""Texts and chats -> token ids: the tokenizer's own chat template where it has one, else lines "role: content". No rows here."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jinja2.exceptions import TemplateError
+from jinja2 import TemplateError
 
 from domaintune.bases.base import Base
-from domaintune.data.rows import Row
 from domaintune.errors import DataError
 
-Messages = tuple[tuple[str, str], ...]
-"""(role, content) in order."""
-ASSISTANT = "assistant"
+Messages = Sequence[Mapping[str, str]]
+ANSWER = "assistant"
+MARK = "\ue000answer\ue000"
+"""Stands for an answer to find its place in a rendered chat: the answer itself may occur elsewhere, even in the template."""
 
 
-def messages_of(row: Row, column: str) -> Messages:
-    """
-    Raises:
-        DataError: the column holds no list of messages.
-    """
-    value = row.values.get(column)
-    entries = value if isinstance(value, list) else []
-    made = tuple((e.get("role"), e.get("content")) for e in entries if isinstance(e, Mapping))
-    if not made or len(made) != len(entries) or not all(isinstance(r, str) and isinstance(c, str) for r, c in made):
-        raise DataError(
-            f"'{column}' is no list of messages.", where=row.where, remedy='Write [{"role": "user", "content": "..."}].'
-        )
-    return made  # type: ignore[return-value]
+def plain_ids(base: Base, text: str) -> list[int]:
+    """Ids of the text alone, without special tokens."""
+    ids: list[int] = base.processor(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def front_ids(tokenizer: Any) -> tuple[int, ...]:
+    """The special tokens that the tokenizer puts before a text."""
+    whole, bare = tokenizer("a")["input_ids"], tokenizer("a", add_special_tokens=False)["input_ids"]
+    start = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
+    return tuple(whole[:start])
 
 
 def has_template(base: Base) -> bool:
-    return bool(getattr(base.processor, "chat_template", None))
+    return bool(base.processor.chat_template)
 
 
-def rendered(base: Base, messages: Messages, *, where: str) -> tuple[str, str | None]:
-    """(prompt, completion): everything before the last assistant message, and that message with what the template puts after it;
-    no completion where the last message is somebody else's. Without a template, lines "role: content".
+def as_lines(messages: Messages) -> str:
+    """The plain form: a line "role: content" for each message and "assistant:", which the answer follows after a space."""
+    return "".join(f"{message['role']}: {message['content']}\n" for message in messages) + f"{ANSWER}:"
+
+
+def template_ids(
+    base: Base, messages: Messages, answer: str | None, *, end_id: int, where: str
+) -> tuple[list[int], list[int]]:
+    """Ids of the prompt, as the tokenizer's chat template renders `messages` with its beginning of an answer, and of the
+    answer with what the template puts after it up to the token that ends the turn (`end_id` where it puts none); empty
+    without an answer.
+
+    Together they are the ids of the whole chat up to the end of the turn, wherever the tokenizer keeps prompt and answer apart.
 
     Raises:
-        DataError: the template refuses the conversation (such as two user messages in a row).
+        DataError: the template refuses the messages, or leaves the answer out.
     """
-    answered = messages[-1][0] == ASSISTANT
-    before = messages[:-1] if answered else messages
-    if not has_template(base):
-        prompt = "".join(f"{role}: {content}\n" for role, content in before) + f"{ASSISTANT}:"
-        return prompt, f" {messages[-1][1]}" if answered else None
-    prompt = _templated(base, before, where, answer_follows=True)
-    if not answered:
-        return prompt, None
-    whole = _templated(base, messages, where, answer_follows=False)
-    # Templates that strip or add something before an answer: then the content itself follows the prompt.
-    completion = whole[len(prompt) :] if whole.startswith(prompt) else messages[-1][1]
-    return prompt, completion.rstrip("\n")
-
-
-def _templated(base: Base, messages: Sequence[tuple[str, str]], where: str, *, answer_follows: bool) -> str:
-    given: list[dict[str, Any]] = [{"role": role, "content": content} for role, content in messages]
-    try:
-        text = base.processor.apply_chat_template(given, tokenize=False, add_generation_prompt=answer_follows)
-    except (TemplateError, ValueError, TypeError, KeyError) as error:
+    prompt = _rendered(base, messages, where, begin_answer=True)
+    ids = plain_ids(base, prompt)
+    if answer is None:
+        return ids, []
+    chat = _rendered(base, [*messages, {"role": ANSWER, "content": answer}], where, begin_answer=False)
+    marked = _rendered(base, [*messages, {"role": ANSWER, "content": MARK}], where, begin_answer=False)
+    before, mark, behind = marked.partition(MARK)
+    after = len(chat) - len(behind)
+    if not (mark and chat.startswith(before) and chat.endswith(behind) and answer.strip() in chat[len(before) : after]):
         raise DataError(
-            f"the base's chat template refuses the conversation ({error!s:.100}).",
+            f"the chat template of '{base.name}' leaves the last answer out, or changes it.",
             where=where,
-            remedy="Mend the order of roles: system first, then user and assistant in turn.",
+            remedy="Mend the answer.",
+        )
+    # A template may begin the answer of a prompt otherwise than that of a whole chat.
+    start = len(prompt) if chat.startswith(prompt) else len(before)
+    end = _turn_end(base, chat, after)
+    stop = after + len(chat[after:].rstrip()) if end is None else end
+    whole = plain_ids(base, chat[:stop])
+    joined = chat.startswith(prompt) and whole[: len(ids)] == ids
+    completion = whole[len(ids) :] if joined else plain_ids(base, chat[start:stop])
+    return ids, completion if end is not None else [*completion, end_id]
+
+
+def _rendered(base: Base, messages: Messages, where: str, *, begin_answer: bool) -> str:
+    try:
+        text: str = base.processor.apply_chat_template(
+            [dict(message) for message in messages], tokenize=False, add_generation_prompt=begin_answer
+        )
+    except (TemplateError, TypeError, ValueError, LookupError) as error:
+        roles = ", ".join(message["role"] for message in messages)
+        raise DataError(
+            f"the chat template of '{base.name}' refuses the roles {roles} ({str(error).rstrip('.')}).",
+            where=where,
+            remedy="Put the messages into the order that it wants, or drop the row.",
         ) from None
-    return str(text)
+    return text
+
+
+def _turn_end(base: Base, chat: str, start: int) -> int | None:
+    """Where the first special token at or after `start` ends; None where there is none."""
+    tokenizer = base.processor
+    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    special |= set(tokenizer.all_special_tokens)
+    found = [(place, -len(token)) for token in special if token and (place := chat.find(token, start)) >= 0]
+    return min(found)[0] - min(found)[1] if found else None

@@ -24,6 +24,8 @@ class Decoding:
     temperature: float = 1.0
     top_p: float = 1.0
     stop: tuple[str, ...] = ()
+    end_ids: tuple[int, ...] = ()
+    """Tokens that end an output beside the tokenizer's and the model's own."""
     decoder_start_token_id: int | None = None
     forced_bos_token_id: int | None = None
     seed: int = 0
@@ -72,7 +74,7 @@ def generation_config(model: nn.Module, tokenizer: Any, decoding: Decoding) -> A
         do_sample=False,
         use_cache=decoding.use_cache,
         pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=end_token_ids(own, tokenizer),
+        eos_token_id=list(dict.fromkeys([*end_token_ids(own, tokenizer), *decoding.end_ids])),
         bos_token_id=own.bos_token_id,
         decoder_start_token_id=own.decoder_start_token_id if start is None else start,
         forced_bos_token_id=decoding.forced_bos_token_id,

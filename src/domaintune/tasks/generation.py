@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
 from typing import Any, ClassVar
 
@@ -19,7 +19,6 @@ from domaintune.errors import BaseError, DataError, RecipeError
 from domaintune.recipe import GenerationSettings
 from domaintune.tasks.base import (
     Batch,
-    Example,
     Finding,
     Item,
     Keys,
@@ -30,8 +29,18 @@ from domaintune.tasks.base import (
     Record,
     Task,
 )
-from domaintune.tasks.chat_rendering import ASSISTANT, Messages, has_template, messages_of, rendered
+from domaintune.tasks.chat_rendering import as_lines, front_ids, has_template, plain_ids, template_ids
 from domaintune.tasks.decoding import Decoding, decode
+from domaintune.tasks.generation_examples import (
+    PromptExample,
+    TextExample,
+    chat_example,
+    has_answer,
+    is_chat,
+    is_plain,
+    pieces,
+    with_breaks,
+)
 from domaintune.tasks.text_scores import one_space, reduce_text, text_record
 from domaintune.tasks.token_losses import IGNORED, causal_divergences, causal_losses, pad_rows, row_sums
 
@@ -42,29 +51,14 @@ FILL = 0.95
 SAMPLE_CHARACTERS = 200_000
 
 
-@dataclass(frozen=True, kw_only=True)
-class PromptExample(Example):
-    prompt: str
-    completion: str | None
-    """None for a row without a target."""
-    messages: Messages = ()
-    """The conversation, where the row is one; `prompt` and `completion` are then its contents."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextExample(Example):
-    """A block of running text; `line` is where it starts."""
-
-    text: str
-
-
 GenerationExample = PromptExample | TextExample
 
 
 class Generation(Task):
-    """Continuation of a text. Rows are a prompt with its completion (the loss is on the completion and the end token alone), or
-    plain text, whose consecutive rows are packed into blocks of about `max_length` tokens. Scored by the cross-entropy of the
-    given tokens, and for completions by the exact match of what is generated."""
+    """Continuation of a text. Rows are a prompt with its completion, a chat (the completion is its last answer, in the tokenizer's
+    chat template or as lines "role: content"), or plain text, whose consecutive rows are packed into blocks of about `max_length`
+    tokens. The loss of the first two is on the completion and the end token alone. Scored by the cross-entropy of the given
+    tokens, and for completions by the exact match of what is generated."""
 
     name: ClassVar[str] = "generation"
     auto_class: ClassVar[str] = "AutoModelForCausalLM"
@@ -83,6 +77,10 @@ class Generation(Task):
     start_id: int
     """Stands before the first token where nothing else does."""
     end_id: int
+    chats_as_lines: bool = False
+    """There are chats, and the tokenizer has no template for them."""
+    turn_end_ids: tuple[int, ...] = ()
+    """What ends an answer in the tokenizer's chat template."""
 
     @classmethod
     def build(cls, rows: Sequence[Row], base: Base, settings: GenerationSettings) -> Generation:
@@ -99,6 +97,7 @@ class Generation(Task):
             raise BaseError("its tokenizer has no end token, so that no completion could end.", where=base.name)
         limit = token_limit(base)
         start = tokenizer.bos_token_id
+        chat = next((row for row in rows if is_chat(row, settings)), None)
         return cls(
             contiguous=all(is_plain(row, settings) for row in rows),
             settings=settings,
@@ -108,21 +107,21 @@ class Generation(Task):
             front_ids=front_ids(tokenizer),
             start_id=tokenizer.eos_token_id if start is None else start,
             end_id=tokenizer.eos_token_id,
+            chats_as_lines=chat is not None and not has_template(base),
+            turn_end_ids=() if chat is None or not has_template(base) else _turn_end_ids(base, chat, settings),
         )
 
     def read(self, rows: Iterable[Row], *, labelled: bool = True) -> Iterator[GenerationExample]:
-        chats = self.settings.messages_column
-        kinds = groupby(rows, key=lambda row: (is_plain(row, self.settings), row.file, chats in row.values))
-        for (plain, _, chat), run in kinds:
-            if chat:
-                yield from (self._chat(row, labelled=labelled) for row in run)
-            elif plain and labelled:
+        for (plain, _), run in groupby(rows, key=lambda row: (is_plain(row, self.settings), row.file)):
+            if plain and labelled:
                 yield from self._blocks(run)
             else:
                 column = self.settings.text_column if plain else self.settings.prompt_column
                 yield from (self._pair(row, column, labelled=labelled) for row in run)
 
     def _pair(self, row: Row, column: str, *, labelled: bool) -> PromptExample:
+        if is_chat(row, self.settings):
+            return chat_example(row, self.settings, labelled=labelled)
         prompt = row.text(column)
         completion = row.text(self.settings.completion_column) if labelled else None
         if completion is not None and not completion.strip():
@@ -130,20 +129,6 @@ class Generation(Task):
                 f"'{self.settings.completion_column}' is empty.", where=row.where, remedy="Write it, or drop the row."
             )
         return PromptExample(file=row.file, line=row.line, prompt=prompt, completion=completion)
-
-    def _chat(self, row: Row, *, labelled: bool) -> PromptExample:
-        messages = messages_of(row, self.settings.messages_column)
-        answered = messages[-1][0] == ASSISTANT
-        if labelled and not answered:
-            raise DataError("the last message is no answer.", where=row.where, remedy="Add it, or drop the row.")
-        before = messages[:-1] if answered else messages
-        return PromptExample(
-            file=row.file,
-            line=row.line,
-            prompt="\n".join(content for _, content in before),
-            completion=messages[-1][1] if answered and labelled else None,
-            messages=messages if labelled else before,
-        )
 
     def _blocks(self, rows: Iterable[Row]) -> Iterator[TextExample]:
         """Consecutive rows of one file as blocks; put together they are the text that `with_breaks` gives."""
@@ -163,8 +148,8 @@ class Generation(Task):
         return {self.settings.prompt_column: value}
 
     def has_target(self, row: Row) -> bool:
-        if self.settings.messages_column in row.values:
-            return messages_of(row, self.settings.messages_column)[-1][0] == ASSISTANT
+        if is_chat(row, self.settings):
+            return has_answer(row, self.settings)
         return is_plain(row, self.settings) or self.settings.completion_column in row.values
 
     def head(self) -> HeadSpec:
@@ -179,6 +164,15 @@ class Generation(Task):
         if rows := tuple(e.where for e in pairs if e.completion and one_space(e.prompt) == one_space(e.completion)):
             message = f"{len(rows)} rows have a completion equal to the prompt."
             yield Finding("echo", "warning", message, rows, "Write the answer, or drop the row.")
+        if self.chats_as_lines and (rows := tuple(e.where for e in pairs if e.messages is not None)):
+            message = f'The tokenizer has no chat template: {len(rows)} chats are written as lines "role: content".'
+            yield Finding(
+                "no-chat-template",
+                "note",
+                message,
+                rows[:1],
+                "Choose a base that was trained on chats if there is one.",
+            )
         size = self.max_length * self.characters_per_token
         if rows := tuple(e.where for e in pairs if len(e.prompt) + len(e.completion or "") > size):
             message = (
@@ -213,18 +207,10 @@ class Generation(Task):
                 )
                 for part, window in enumerate(windows)
             )
-        pair = example.prompt, example.completion
-        text, answer = rendered(base, example.messages, where=example.where) if example.messages else pair
-        prompt = plain_ids(base, text)
-        front = list(self.front_ids) if prompt or self.front_ids else [self.start_id]
-        if example.messages and has_template(base):
-            front = front[:0] if prompt else front  # the template writes its own beginning
+        front, prompt, completion = self._tokens(base, example)
         to_decode = front + prompt[max(0, len(prompt) - (self.prompt_limit - len(front))) :]
-        if answer is None:
+        if example.completion is None:
             return (Item(_inputs(to_decode, to_decode, len(front) + len(prompt), plain=False), {}),)
-        completion = plain_ids(base, answer)
-        if not completion or completion[-1] != self.end_id:  # templates may write it themselves
-            completion.append(self.end_id)
         # The prompt gives way first; of a completion that is too long by itself the end is cut, and one prompt token stays.
         kept = completion[: self.max_length - len(front) - min(len(prompt), 1)]
         room = self.max_length - len(front) - len(kept)
@@ -235,6 +221,21 @@ class Generation(Task):
             plain=False,
         )
         return (Item(inputs, {"completion_ids": kept}),)
+
+    def _tokens(self, base: Base, example: PromptExample) -> tuple[list[int], list[int], list[int]]:
+        """What stands before the prompt and is never cut, the prompt, and the completion with its end."""
+        if example.messages is not None and has_template(base):
+            ids, completion = template_ids(
+                base, example.messages, example.completion, end_id=self.end_id, where=example.where
+            )
+            kept = 1 if ids[:1] == [self.start_id] else 0
+            return ids[:kept], ids[kept:], completion
+        prompt = plain_ids(base, example.prompt if example.messages is None else as_lines(example.messages))
+        front = list(self.front_ids) if prompt or self.front_ids else [self.start_id]
+        if example.completion is None:
+            return front, prompt, []
+        space = "" if example.messages is None else " "
+        return front, prompt, [*plain_ids(base, space + example.completion), self.end_id]
 
     @property
     def prompt_limit(self) -> int:
@@ -308,6 +309,7 @@ class Generation(Task):
             temperature=self.settings.temperature,
             top_p=self.settings.top_p,
             stop=self.settings.stop,
+            end_ids=self.turn_end_ids,
         )
 
     def join(self, example: GenerationExample, raw: Sequence[RawPrediction]) -> Prediction:
@@ -339,45 +341,6 @@ class Generation(Task):
         return divergences.sum(), float(len(divergences))
 
 
-def is_plain(row: Row, settings: GenerationSettings) -> bool:
-    """Plain text: the row has the text column, and neither a prompt nor messages."""
-    others = (settings.prompt_column, settings.messages_column)
-    return settings.text_column in row.values and not any(column in row.values for column in others)
-
-
-def with_breaks(rows: Iterable[Row], column: str) -> Iterator[tuple[Row, str]]:
-    """Each row with its text and a line break after it; and with one before it where lines were left out in between, which is
-    where a reader dropped blank lines and paragraphs part."""
-    following = None
-    for row in rows:
-        text = row.text(column)
-        gap = following is not None and row.line > following
-        following = row.line + text.count("\n") + 1
-        yield row, ("\n" if gap else "") + text + "\n"
-
-
-def plain_ids(base: Base, text: str) -> list[int]:
-    """Ids of the text alone, without special tokens."""
-    ids: list[int] = base.processor(text, add_special_tokens=False)["input_ids"]
-    return ids
-
-
-def front_ids(tokenizer: Any) -> tuple[int, ...]:
-    """The special tokens that the tokenizer puts before a text."""
-    whole, bare = tokenizer("a")["input_ids"], tokenizer("a", add_special_tokens=False)["input_ids"]
-    start = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
-    return tuple(whole[:start])
-
-
-def pieces(text: str, limit: int) -> Iterator[str]:
-    """The text in parts of at most `limit` characters, cut after white space where there is some."""
-    while len(text) > limit:
-        end = max(text.rfind(space, 0, limit) for space in " \n\t") + 1 or limit
-        yield text[:end]
-        text = text[end:]
-    yield text
-
-
 def _inputs(prompt: list[int], to_decode: list[int], length: int, *, plain: bool) -> dict[str, Any]:
     return {"prompt_ids": prompt, "decode_ids": to_decode, "untruncated_length": length, "plain": plain}
 
@@ -388,13 +351,20 @@ def _characters_per_token(base: Base, rows: Sequence[Row], settings: GenerationS
     for row in rows:
         pair = (settings.prompt_column, settings.completion_column)
         columns = (settings.text_column,) if is_plain(row, settings) else pair
-        chat = settings.messages_column in row.values
-        contents = (
-            [c for _, c in messages_of(row, settings.messages_column)] if chat else [row.text(c) for c in columns]
-        )
-        text = "\n".join(contents) + "\n"
+        if is_chat(row, settings):
+            example = chat_example(row, settings, labelled=True)
+            text = f"{example.prompt}\n{example.completion}\n"
+        else:
+            text = "\n".join(row.text(column) for column in columns) + "\n"
         characters += len(text)
         tokens += len(plain_ids(base, text))
         if characters > SAMPLE_CHARACTERS:
             break
     return characters / max(tokens, 1)
+
+
+def _turn_end_ids(base: Base, row: Row, settings: GenerationSettings) -> tuple[int, ...]:
+    example = chat_example(row, settings, labelled=True)
+    end = base.processor.eos_token_id
+    ids = template_ids(base, example.messages or (), example.completion, end_id=end, where=row.where)[1]
+    return tuple(ids[-1:])

@@ -1,0 +1,87 @@
+"""Rows -> examples of generation: prompts, chats and running text. No tokens here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from domaintune.data.chats import messages_of
+from domaintune.data.rows import Row
+from domaintune.errors import DataError
+from domaintune.recipe import GenerationSettings
+from domaintune.tasks.base import Example
+from domaintune.tasks.chat_rendering import ANSWER
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptExample(Example):
+    prompt: str
+    completion: str | None
+    """None for a row without a target."""
+    messages: tuple[Mapping[str, str], ...] | None = None
+    """Of a chat: all before the completion. `prompt` is then their contents; the model sees what the tokenizer's template makes of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextExample(Example):
+    """A block of running text; `line` is where it starts."""
+
+    text: str
+
+
+def is_plain(row: Row, settings: GenerationSettings) -> bool:
+    """Plain text: the row has the text column, no prompt and no messages."""
+    others = {settings.prompt_column, settings.messages_column}
+    return settings.text_column in row.values and others.isdisjoint(row.values)
+
+
+def is_chat(row: Row, settings: GenerationSettings) -> bool:
+    """A chat: the row has messages, and is no pair of prompt and completion."""
+    pair = {settings.prompt_column, settings.completion_column}
+    return settings.messages_column in row.values and not pair <= set(row.values)
+
+
+def has_answer(row: Row, settings: GenerationSettings) -> bool:
+    """Whether a chat ends with an answer."""
+    messages = messages_of(row, settings.messages_column)
+    return bool(messages) and messages[-1]["role"] == ANSWER
+
+
+def chat_example(row: Row, settings: GenerationSettings, *, labelled: bool) -> PromptExample:
+    """The last answer as the completion, all before it as the prompt.
+
+    Raises:
+        DataError: no such answer in a labelled row, or nothing before it.
+    """
+    messages = messages_of(row, settings.messages_column)
+    answer = messages.pop()["content"] if messages and messages[-1]["role"] == ANSWER else ""
+    if not messages or (labelled and not answer.strip()):
+        what = "has no answer at its end" if messages else "has nothing before an answer"
+        raise DataError(f"the chat {what}.", where=row.where, remedy="Write it, or drop the row.")
+    return PromptExample(
+        file=row.file,
+        line=row.line,
+        prompt="\n".join(message["content"] for message in messages),
+        completion=answer if labelled else None,
+        messages=tuple(messages),
+    )
+
+
+def with_breaks(rows: Iterable[Row], column: str) -> Iterator[tuple[Row, str]]:
+    """Each row with its text and a line break after it; and with one before it where lines were left out in between, which is
+    where a reader dropped blank lines and paragraphs part."""
+    following = None
+    for row in rows:
+        text = row.text(column)
+        gap = following is not None and row.line > following
+        following = row.line + text.count("\n") + 1
+        yield row, ("\n" if gap else "") + text + "\n"
+
+
+def pieces(text: str, limit: int) -> Iterator[str]:
+    """The text in parts of at most `limit` characters, cut after white space where there is some."""
+    while len(text) > limit:
+        end = max(text.rfind(space, 0, limit) for space in " \n\t") + 1 or limit
+        yield text[:end]
+        text = text[end:]
+    yield text
