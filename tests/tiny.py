@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import transformers
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from domaintune.bases.base import Base
 
@@ -30,9 +30,15 @@ def tokenizer(kind: str = "bert") -> Any:
     made.normalizer = normalizers.BertNormalizer(lowercase=False)
     made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "</s>", "<s>"]
-    made.train_from_iterator(
-        TEXT * 3, trainers.WordPieceTrainer(vocab_size=VOCAB, special_tokens=special, show_progress=False)
-    )
+    # Not trained: the trainer breaks ties otherwise in each process.
+    words = {
+        word for text in TEXT for word, _ in made.pre_tokenizer.pre_tokenize_str(made.normalizer.normalize_str(text))
+    }
+    letters = {letter for word in words for letter in word}
+    pieces = [*special, *sorted(letters), *sorted(f"##{letter}" for letter in letters), *sorted(words - letters)]
+    assert len(pieces) <= VOCAB
+    made.model = models.WordPiece({piece: place for place, piece in enumerate(pieces)}, unk_token="[UNK]")
+    made.add_special_tokens(special)
     ids = {token: made.token_to_id(token) for token in special}
     if kind == "bert":
         made.post_processor = processors.TemplateProcessing(
