@@ -2,62 +2,19 @@
 
 from __future__ import annotations
 
-import random
-import time
-from itertools import combinations
-
 from rich.console import Console
 
 from domaintune.checks.shared import Part, label_findings, repeats, shared_findings, shared_rows
 from domaintune.checks.table import findings_table, plain
-from domaintune.checks.texts import has_mojibake, pair_findings, script_of, text_findings
-from domaintune.data.near_duplicates import near_duplicates
+from domaintune.checks.texts import has_mojibake, text_findings
 from domaintune.tasks.base import Finding, Keys
-
-WORDS = [f"{a}{b}{c}" for a in "bdfgk" for b in "aeiou" for c in "lmnrst"]
+from domaintune.tasks.bitexts import Pair, bitext_findings
 
 
 def part(name: str, *rows: tuple[str, str]) -> Part:
     return Part(
         name, [Keys(text, label, label) for text, label in rows], [f"{name}.csv:{i}" for i in range(1, len(rows) + 1)]
     )
-
-
-def similarity(left: str, right: str) -> float:
-    sets = [{text[i : i + 5] for i in range(max(len(text) - 4, 1))} for text in (left, right)]
-    return len(sets[0] & sets[1]) / len(sets[0] | sets[1])
-
-
-def test_near_duplicates_are_those_of_brute_force() -> None:
-    generator = random.Random(2)
-    texts = [" ".join(generator.choices(WORDS, k=generator.randrange(8, 25))) for _ in range(250)]
-    for text in texts[:150]:
-        words = text.split()
-        for _ in range(generator.randrange(1, 3)):
-            words[generator.randrange(len(words))] = generator.choice(WORDS)
-        texts.append(" ".join(words))
-    found = set(near_duplicates(texts))
-    exact = {(i, j): similarity(texts[i], texts[j]) for i, j in combinations(range(len(texts)), 2)}
-    wanted = {pair for pair, value in exact.items() if value >= 0.8 and texts[pair[0]] != texts[pair[1]]}
-    assert found <= wanted  # verified exactly
-    assert len(found) >= 0.98 * len(wanted) > 20
-
-
-def test_near_duplicates_of_odd_inputs() -> None:
-    assert near_duplicates([]) == []
-    assert near_duplicates(["", "", "a", "ab", "a"]) == []
-    chinese = "这家酒店的服务非常好，房间也很干净，早餐丰富，下次还会再来住，推荐给大家"
-    assert near_duplicates([chinese, "x" * 10, chinese + "！"]) == [(0, 2)]
-    assert near_duplicates(["word " * 100_000, "word " * 100_000 + "x"]) == [(0, 1)]
-    assert near_duplicates(["same text as the others"] * 500) == []
-
-
-def test_twenty_thousand_texts_take_seconds() -> None:
-    generator = random.Random(1)
-    texts = [" ".join(generator.choices(WORDS, k=20)) for _ in range(20_000)]
-    began = time.process_time()
-    near_duplicates(texts)
-    assert time.process_time() - began < 60  # about 4 on one core; the bound only catches a quadratic search
 
 
 def test_repeats_conflicts_and_leaks_are_counted_with_their_rows() -> None:
@@ -111,17 +68,21 @@ def test_broken_characters() -> None:
 
 
 def test_pairs_of_texts() -> None:
-    pairs = [(f"sentence number {i} of the set", f"Satz Nummer {i} der Menge") for i in range(60)]
-    where = [f"a:{i}" for i in range(1, 63)]
-    assert list(pair_findings("train", pairs, where[:60])) == []
-    odd = [*pairs, ("short", "sehr lange " * 40), (pairs[0][0], "Ein anderer Satz als der")]
-    names = {finding.name: finding.rows for finding in pair_findings("train", odd, where)}
-    assert names == {"many-targets": ("a:1", "a:62"), "length-ratio": ("a:61",)}
-    (script,) = pair_findings(
-        "train", [*pairs, ("a sentence like others", "这句话没有翻译成德语，而是中文的句子")], where[:61]
-    )
-    assert (script.name, script.rows) == ("wrong-script", ("a:61",))
-    assert (script_of("Привет"), script_of("你好"), script_of("12")) == ("CYRILLIC", "CJK", None)
+    pairs = [Pair(f"a:{i}", f"sentence number {i} of the set", f"Satz Nummer {i} der Menge") for i in range(60)]
+    assert list(bitext_findings(pairs)) == []
+    odd = [
+        Pair("b:1", "a short line", "sehr lange " * 60),
+        Pair("b:2", "a sentence like the others", "这句话没有翻译成德语，而是中文的句子"),
+        Pair("b:3", "Open %s now, please", "Jetzt bitte öffnen, ja"),
+        Pair("b:4", "see :meth:`~x.run` there", "siehe dort bei run nach"),
+        Pair("b:5", "left as it was here", "left as it was here"),
+    ]
+    found = {finding.name: finding.rows for finding in bitext_findings([*pairs, *odd])}
+    assert found["length-ratio"] == ("b:1",)
+    assert found["wrong-script"] == ("b:2",)
+    assert found["lost-placeholder"] == ("b:3",)
+    assert ("b:4",) in found.values()
+    assert found["untranslated"] == ("b:5",)
 
 
 def test_findings_fit_a_terminal_and_a_program() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from domaintune.checks.pictures import picture_findings
 from domaintune.checks.shared import Part, shared_findings
-from domaintune.checks.texts import pair_findings, text_findings
+from domaintune.checks.texts import text_findings
 from domaintune.tasks.base import Finding, Task
 
 ORDER = {"error": 0, "warning": 1, "note": 2}
@@ -22,8 +22,6 @@ def report_of(task: Task, parts: Mapping[str, Sequence[Any]]) -> list[Finding]:
     found = list(shared_findings(seen, near=has_text, strata_are_labels=labelled))
     for name, rows in texts.items():
         found += text_findings(name, rows, seen[name].where)
-        if task.pairs_texts:
-            found += pair_findings(name, [(row[0], row[1]) for row in rows if len(row) == 2], seen[name].where)
     files = {name: [(task.picture(e), e.where) for e in rows] for name, rows in parts.items()}
     found += picture_findings({n: [(path, at) for path, at in f if path is not None] for n, f in files.items()})
     domain = [example for name in ("train", "dev", "test") for example in parts.get(name, ())]

@@ -110,7 +110,7 @@ def near_findings(parts: Mapping[str, Part]) -> Iterator[Finding]:
     found: dict[tuple[str, str], list[int]] = defaultdict(list)
     for left, right in near_duplicates([text for _, _, text in rows], threshold=NEAR):
         one, other = rows[left], rows[right]
-        if one[0] == "train":
+        if one[0] == "train" and one[2] != other[2]:
             found[one[0], other[0]].append(other[1])
     for (one_name, name), places in found.items():
         places = sorted(set(places))

@@ -137,8 +137,6 @@ class Task(BaseModel, ABC):
     long_inputs: ClassVar[str] = "taken in windows"
     # A row's stratum is its one label.
     one_label: ClassVar[bool] = False
-    # `texts` gives a source and a target that should say the same.
-    pairs_texts: ClassVar[bool] = False
     # With few rows and no dev part: 5 folds. Off where decoding or detection makes that too slow.
     cross_validates: ClassVar[bool] = True
 

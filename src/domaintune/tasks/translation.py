@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -30,13 +29,13 @@ from domaintune.tasks.base import (
     Record,
     Task,
 )
+from domaintune.tasks.bitexts import Pair, bitext_findings
 from domaintune.tasks.decoding import Decoding, decode
 from domaintune.tasks.text_scores import bleu_tokenizer_for, one_space, reduce_text, text_record
 from domaintune.tasks.token_losses import IGNORED, pad_rows, row_sums, seq2seq_logits, token_divergences, token_losses
 
 DECODED = frozenset({"chrf", "bleu", "exact_match", "output"})
 SCORED = frozenset({"cross_entropy", "perplexity"})
-PLACEHOLDER = re.compile(r"%(?:\(\w+\)|\d+\$)?[-+0-9.]*[sdifgux]|\{[^{}\s]*\}")
 SAMPLE = 500
 """Rows that lengths in characters per token are measured on."""
 
@@ -53,7 +52,6 @@ class Translation(Task):
     exact match of the decoded text and by the plain cross-entropy of the given target."""
 
     name: ClassVar[str] = "translation"
-    pairs_texts: ClassVar[bool] = True
     auto_class: ClassVar[str] = "AutoModelForSeq2SeqLM"
     primary: ClassVar[Primary] = Primary("chrf")
     long_inputs: ClassVar[str] = "cut at the limit"
@@ -118,20 +116,8 @@ class Translation(Task):
         return HeadSpec(auto_class=self.auto_class)
 
     def check(self, examples: Sequence[TranslationExample]) -> Iterator[Finding]:
-        def where(chosen: Iterable[TranslationExample]) -> tuple[str, ...]:
-            return tuple(example.where for example in chosen)
-
-        if rows := where(e for e in examples if not e.source.strip()):
-            yield Finding("empty-source", "warning", f"{len(rows)} rows have no source text.", rows, "Drop them.")
-        if rows := where(e for e in examples if e.target and one_space(e.source) == one_space(e.target)):
-            message = f"{len(rows)} rows have a target equal to the source."
-            yield Finding("untranslated", "warning", message, rows, "Drop those that should have been translated.")
-        if rows := where(e for e in examples if e.target and _placeholders(e.source) != _placeholders(e.target)):
-            message = (
-                f"{len(rows)} rows have other placeholders (such as %s or {{name}}) in the target than in the source."
-            )
-            yield Finding("lost-placeholder", "warning", message, rows, "Mend the targets.")
-        if rows := where(e for e in examples if self._is_long(e)):
+        yield from bitext_findings([Pair(e.where, e.source, e.target) for e in examples])
+        if rows := tuple(e.where for e in examples if self._is_long(e)):
             limits = f"{self.max_source_length} source or {self.max_target_length} target tokens"
             message = f"{len(rows)} rows seem longer than {limits} and would be cut."
             yield Finding(
@@ -307,7 +293,3 @@ def decoder_inputs(base: Base, labels: Tensor) -> Tensor:
 def _characters_per_token(base: Base, texts: Sequence[str], settings: TranslationSettings, *, target: bool) -> float:
     tokens = sum(len(encode(base, text, settings, target=target)) for text in texts)
     return max(sum(map(len, texts)), 1) / max(tokens, 1)
-
-
-def _placeholders(text: str) -> list[str]:
-    return sorted(PLACEHOLDER.findall(text))
