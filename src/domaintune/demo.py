@@ -15,7 +15,7 @@ from domaintune.terminal import ProgressBar, comparison_table
 
 METHODS = ("freeze", "p-tuning", "lora")
 # Few enough for the whole demonstration to take minutes on two cores; a run of one's own trains longer by default.
-BASE_EPOCHS, EPOCHS = 4, 8
+BASE_EPOCHS, EPOCHS, PATIENCE = 4, 8, 3
 
 
 def recipes(output: Path) -> dict[str, Recipe]:
@@ -44,7 +44,7 @@ def recipes(output: Path) -> dict[str, Recipe]:
                 "test": str(samples / "hotels_test.csv"),
                 "general": str(samples / "general_test.csv"),
                 "output": str(output / method),
-                "training": {"epochs": EPOCHS},
+                "training": {"epochs": EPOCHS, "patience": PATIENCE},
             }
         )
     return made
