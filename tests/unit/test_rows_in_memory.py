@@ -88,3 +88,5 @@ def test_near_duplicates_stay_in_one_part() -> None:
 
     texts = ["the room was very clean and quiet", "the room was very clean and quiet!!", "another text of other words"]
     assert inseparable(Texts(), texts) == [0, 0, 2]  # type: ignore[arg-type]
+    pattern = [f"the room with number {i} was very clean and quiet and bright" for i in range(30)]
+    assert inseparable(Texts(), pattern) == list(range(30))  # type: ignore[arg-type]

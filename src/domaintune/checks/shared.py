@@ -19,6 +19,7 @@ SHIFT = 0.2
 SHIFT_ROWS = 50
 IMBALANCE = 20
 NEAR = 0.8
+MOST_IN_CHAIN = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +35,19 @@ class Part:
 
 
 def inseparable(task: Task, examples: Sequence[Any]) -> list[int]:
-    """A number for each example, equal for those that have to stay in one part: duplicates, near duplicates, and one group."""
+    """A number for each example, equal for those that have to stay in one part: duplicates, near duplicates, and one group.
+
+    Near duplicates link into chains. Where one chain holds more than a tenth of the rows, they are all made from one pattern, and
+    to keep them together would leave nothing to part: then only equal inputs stay together. The check names near duplicates.
+    """
     keys = [task.keys(example) for example in examples]
-    near = any(task.texts(example) for example in examples[:1])
-    links = near_duplicates([key.input for key in keys], threshold=NEAR) if near else []
-    return together([key.input for key in keys], [key.group for key in keys], links)
+    inputs, groups = [key.input for key in keys], [key.group for key in keys]
+    if not any(task.texts(example) for example in examples[:1]):
+        return together(inputs, groups)
+    links = near_duplicates(inputs, threshold=NEAR)
+    chains = Counter(together(inputs, [None] * len(inputs), links))
+    pattern = max(chains.values()) > max(2, len(examples) // MOST_IN_CHAIN)
+    return together(inputs, groups, [] if pattern else links)
 
 
 def shared_findings(parts: Mapping[str, Part], *, near: bool, strata_are_labels: bool) -> Iterator[Finding]:

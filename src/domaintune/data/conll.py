@@ -1,65 +1,133 @@
-"""Entities in columns: one word a line with its tag in the last column, a blank line between sentences."""
+"""CoNLL files: one word a line with its tag in the last column, a blank line between sentences."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 from domaintune.data.rows import Entry, Row, Wanted
 from domaintune.data.sources import Source
-from domaintune.data.tag_schemes import normalised_tags
+from domaintune.data.tag_schemes import Conversion, recognised_scheme
 from domaintune.errors import DataError
 
-MOST_COLUMNS = 4
+FEWEST_COLUMNS, MOST_COLUMNS = 2, 4
+DOCUMENT_START = "-DOCSTART-"
+TAG = re.compile(r"O|[A-Z]-.+")
+
+
+@dataclass(slots=True)
+class _Sentence:
+    line: int
+    tokens: list[str] = field(default_factory=list)
+    tags: list[str] = field(default_factory=list)
+
+    @property
+    def numbered(self) -> bool:
+        """Whether the words are 1, 2, 3, ..."""
+        return self.tokens == [str(number) for number in range(1, len(self.tokens) + 1)]
 
 
 def read_conll(source: Source, wanted: Wanted) -> Iterator[Entry]:
-    """One row a sentence, tags in BIO whatever the file's scheme; a row's line is the one that its sentence begins on.
+    """One row of tokens and BIO tags for each sentence; a note where the file's tags were of another scheme.
 
-    2 to 4 columns, between tabs or other white space; the first is the word, the last its tag. `-DOCSTART-` lines and comments
-    (`# text`, of one or more than 4 columns, where no sentence is under way) are passed over.
+    Two to four columns, as many in each line: the word first, its tag last, those between not read. Tabs part the columns where the
+    first word's line holds one, spaces and tabs otherwise. -DOCSTART- lines are passed over, and so are comments ("# ...", before a
+    sentence's first word) unless the line's last column is a tag. The file is read twice: the scheme is a property of all of it.
 
     Raises:
-        DataError: a line with another number of columns than the first one, or no sentence.
+        DataError: no sentence, a line with too few, too many or other columns than the ones before, an empty word or tag, a first
+            column that numbers the words.
     """
-    return normalised_tags(_sentences(source, wanted), wanted)
+    conversion = Conversion(recognised_scheme(_all_tags(source, wanted)))
+    for sentence in _sentences(source, wanted):
+        values = {
+            wanted.column("tokens"): sentence.tokens,
+            wanted.column("tags"): conversion.converted_(sentence.tags),
+        }
+        yield Row(values, str(source), sentence.line)
+    yield from conversion.notes(str(source))
 
 
-def _sentences(source: Source, wanted: Wanted) -> Iterator[Row]:
-    tokens: list[str] = []
-    tags: list[str] = []
-    start = columns = 0
-    empty = True
+def _all_tags(source: Source, wanted: Wanted) -> Iterator[list[str]]:
+    """The tags of every sentence, the file checked on the way."""
+    first = 0
+    numbered = True
+    longest = 0
+    for sentence in _sentences(source, wanted):
+        first = first or sentence.line
+        numbered = numbered and sentence.numbered
+        longest = max(longest, len(sentence.tokens))
+        yield sentence.tags
+    if not first:
+        raise DataError("the file holds no sentence.", where=str(source), remedy="Give one word and its tag a line.")
+    if numbered and longest > 1:
+        raise DataError(
+            "the first column numbers the words.",
+            where=f"{source}:{first}",
+            remedy="Drop it: the word stands first and its tag last.",
+        )
+
+
+def _sentences(source: Source, wanted: Wanted) -> Iterator[_Sentence]:
+    columns = _Columns(str(source))
+    sentence: _Sentence | None = None
     with source.text(wanted.encoding) as stream:
-        for number, line in enumerate(stream, start=1):
-            cells = _cells(line)
-            if not cells or cells[0] == "-DOCSTART-":
-                if tokens:
-                    yield _row(tokens, tags, source, start, wanted)
-                    tokens, tags, empty = [], [], False
+        for number, raw in enumerate(stream, start=1):
+            line = raw.rstrip("\r\n")
+            ends = not line.strip(" \t") or line.split(maxsplit=1)[:1] == [DOCUMENT_START]
+            if ends or (sentence is None and columns.is_comment(line)):
+                if sentence is not None:
+                    yield sentence
+                    sentence = None
                 continue
-            if not tokens and cells[0].startswith("#") and len(cells) != (columns or 2):
-                continue
-            columns = columns or len(cells)
-            if len(cells) != columns or not 2 <= columns <= MOST_COLUMNS:
-                raise DataError(
-                    f"{len(cells)} columns where {columns if columns >= 2 else '2 to 4'} were expected.",
-                    where=f"{source}:{number}",
-                    remedy="Write one word a line: the word, then its tag (up to 4 columns), a blank line between sentences.",
-                )
-            start = start if tokens else number
-            tokens.append(cells[0])
-            tags.append(cells[-1])
-    if tokens:
-        yield _row(tokens, tags, source, start, wanted)
-    elif empty:
-        raise DataError("the file is empty.", where=str(source), remedy="Give at least one sentence.")
+            token, tag = columns.token_and_tag_(line, number)
+            sentence = sentence or _Sentence(number)
+            sentence.tokens.append(token)
+            sentence.tags.append(tag)
+    if sentence is not None:
+        yield sentence
 
 
-def _cells(line: str) -> list[str]:
-    line = line.rstrip("\r\n")
-    cells = [cell.strip() for cell in line.split("\t")] if "\t" in line else line.split()
-    return cells if any(cells) else []
+@dataclass(slots=True)
+class _Columns:
+    """How the file's lines are parted: set by its first word's line."""
 
+    file: str
+    count: int = 0
+    line: int = 0
+    tabs: bool = False
 
-def _row(tokens: list[str], tags: list[str], source: Source, line: int, wanted: Wanted) -> Row:
-    return Row({wanted.column("tokens"): tokens, wanted.column("tags"): tags}, str(source), line)
+    def is_comment(self, line: str) -> bool:
+        """A "#" of its own at the beginning, and no tag where the tag must stand."""
+        if not line.startswith("#") or line[1:2] not in ("", " ", "\t"):
+            return False
+        cells = self._cells(line)
+        fits = len(cells) == self.count if self.count else FEWEST_COLUMNS <= len(cells) <= MOST_COLUMNS
+        return not (fits and TAG.fullmatch(cells[-1].strip()))
+
+    def token_and_tag_(self, line: str, number: int) -> tuple[str, str]:
+        if not self.count:
+            self.tabs = "\t" in line
+        cells = self._cells(line)
+        where = f"{self.file}:{number}"
+        if not FEWEST_COLUMNS <= len(cells) <= MOST_COLUMNS or len(cells) != (self.count or len(cells)):
+            expected = f"line {self.line} has {self.count}" if self.count else "two to four are allowed"
+            raise DataError(
+                f"{len(cells)} column{'s' * (len(cells) != 1)}, but {expected}.",
+                where=where,
+                remedy=f"Write the word, {'a tab' if self.tabs else 'a space or tab'} and its tag; leave a line blank "
+                "between sentences.",
+            )
+        if not self.count:
+            self.count, self.line = len(cells), number
+        token, tag = cells[0], cells[-1].strip()
+        if not token or not tag:
+            raise DataError(f"the {'tag' if token else 'word'} is empty.", where=where, remedy="Mend or drop the line.")
+        return token, tag
+
+    def _cells(self, line: str) -> list[str]:
+        # Not str.split(): a word of Chinese text can be U+3000, which is white space too.
+        if self.tabs or (not self.count and "\t" in line):
+            return line.split("\t")
+        return re.split(r"[ \t]+", line.strip(" \t"))

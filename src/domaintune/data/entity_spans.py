@@ -1,193 +1,153 @@
-"""Text with marked stretches of characters -> words and BIO tags: plain spans, doccano, Label Studio, Prodigy."""
+"""Texts with entities as character spans -> words and BIO tags. Which tool wrote them is `span_shapes`' business."""
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
 
 from domaintune.data.rows import Entry, LeftOut, Note, Row, Wanted
-from domaintune.data.words import word_spans
+from domaintune.data.span_shapes import Annotated, Span, annotated, shape_of
+from domaintune.data.words import WORD
 from domaintune.errors import DataError
 
-LISTS = ("entities", "spans", "label", "labels")
-STARTS, ENDS = ("start", "start_offset", "start_char"), ("end", "end_offset", "end_char")
-KINDS = ("label", "labels", "type", "entity", "category")
 OUTSIDE = "O"
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
-    """Characters `start` to `end` (exclusive) are an entity of this type."""
-
-    start: int
-    end: int
-    kind: str
-
-
 def has_spans(row: Row, wanted: Wanted) -> bool:
-    """Whether the row is text with marked stretches, in one of the shapes that `span_rows` reads."""
-    values = row.values
-    if "annotations" in values and isinstance(values.get("data"), Mapping):
-        return True
-    return _text_of(values, wanted) is not None and any(isinstance(_decoded(values.get(n)), list) for n in LISTS)
+    """Whether the row's columns are a text with spans in one of the shapes that `span_rows` reads."""
+    return shape_of(row, wanted) is not None
 
 
 def span_rows(rows: Iterable[Row], wanted: Wanted) -> Iterator[Entry]:
-    """Rows of words and BIO tags, the user's other columns kept. Words are the row's own `tokens` with offsets (Prodigy), else
-    words and single punctuation marks, cut at every edge of a span so that none is lost.
+    """Rows of tokens and BIO tags, the user's other columns kept; at the end a note for each file in which spans were dropped or
+    changed, with counts by kind and the first place of each.
 
-    Of nested and overlapping spans the longest stays, of equal ones the first; they are named and counted in a note. Rows that
-    their annotator rejected, skipped or has not seen are left out.
+    White space at a span's ends is trimmed. Of spans that share characters the longest is kept, of equally long ones the first. Words
+    are the tool's own or those of `WORD`, and end at every end of a kept span: each one is whole words.
 
     Raises:
-        DataError: no text, a span outside of it, empty, of white space alone, or without a type; names file and line.
+        DataError: a row of no known shape; a span outside its text, empty, of white space alone, of unknown keys.
     """
-    counts: Counter[str] = Counter()
-    first: dict[str, str] = {}
+    peculiar: dict[str, _Counts] = {}
     for row in rows:
-        reason = _unused(row.values)
-        if reason is not None:
-            yield LeftOut(reason, row.file, row.line)
+        found = annotated(row, wanted)
+        if isinstance(found, LeftOut):
+            yield found
             continue
-        text, found = _parsed(row, wanted)
-        spans, faults = _disjoint(_trimmed(text, found, row))
-        for fault in faults:
-            counts[fault] += 1
-            first.setdefault(fault, row.where)
-        edges = [edge for span in spans for edge in (span.start, span.end)]
-        words = _own_words(row) or word_spans(text, edges)
-        tokens, tags = _tagged(text, words, spans, row)
-        if not tokens:
-            yield LeftOut("no words", row.file, row.line)
-            continue
-        kept = {key: value for key, value in row.values.items() if key not in (*LISTS, "annotations")}
-        yield Row({**kept, wanted.column("tokens"): tokens, wanted.column("tags"): tags}, row.file, row.line)
-    for fault, count in counts.items():
-        yield Note(f"{count} {fault} spans were dropped, the longer one kept (first: {first[fault]}).")
+        counts = peculiar.setdefault(row.file, _Counts())
+        values = _values(row, found, wanted, counts)
+        yield Row(values, row.file, row.line) if values else LeftOut("no words", row.file, row.line)
+    for file, counts in peculiar.items():
+        if counts.number:
+            yield Note(f"{file}: {counts.summary()}.")
 
 
-def _decoded(value: Any) -> Any:
-    """A list that stands in a cell of text, such as in a CSV of Label Studio."""
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        import json
-
-        try:
-            return json.loads(value)
-        except ValueError:
-            return value
-    return value
-
-
-def _text_of(values: Mapping[str, Any], wanted: Wanted) -> str | None:
-    inner = values.get("data")
-    places = [values, *([inner] if isinstance(inner, Mapping) else [])]
-    for place in places:
-        for name in (wanted.column("text"), "text", "data"):
-            if isinstance(place.get(name), str):
-                return str(place[name])
-    return None
-
-
-def _unused(values: Mapping[str, Any]) -> str | None:
-    if values.get("answer") in ("reject", "ignore"):
-        return f"answered '{values['answer']}'"
-    if "annotations" in values and isinstance(values.get("data"), Mapping):
-        annotations = values["annotations"]
-        live = [a for a in annotations or [] if isinstance(a, Mapping) and not a.get("was_cancelled")]
-        return None if live else "not annotated"
-    return None
-
-
-def _parsed(row: Row, wanted: Wanted) -> tuple[str, list[Span]]:
-    text = _text_of(row.values, wanted)
-    if text is None:
-        raise DataError("the row has no text.", where=row.where, remedy=f'Write "{wanted.column("text")}": "...".')
-    if "annotations" in row.values:
-        live = next(a for a in row.values["annotations"] if isinstance(a, Mapping) and not a.get("was_cancelled"))
-        results = live.get("result", [])
-        entries = [r.get("value") for r in results if isinstance(r, Mapping) and r.get("type", "labels") == "labels"]
-    else:
-        entries = next((v for v in (_decoded(row.values.get(name)) for name in LISTS) if isinstance(v, list)), [])
-    return text, [_span(entry, number, text, row) for number, entry in enumerate(entries, start=1)]
-
-
-def _span(entry: Any, number: int, text: str, row: Row) -> Span:
-    if isinstance(entry, Mapping):
-        start = next((entry[name] for name in STARTS if name in entry), None)
-        end = next((entry[name] for name in ENDS if name in entry), None)
-        kind = next((entry[name] for name in KINDS if name in entry), None)
-        kind = kind[0] if isinstance(kind, list) and kind else kind
-    elif isinstance(entry, Sequence) and not isinstance(entry, str) and len(entry) == 3:
-        start, end, kind = entry
-    else:
-        start = end = kind = None
-    whole = isinstance(start, int) and isinstance(end, int) and not isinstance(start, bool)
-    if not whole or not isinstance(kind, str) or not kind.strip():
+def _values(row: Row, found: Annotated, wanted: Wanted, counts: _Counts) -> dict[str, object]:
+    """The row's columns; none where the text holds no words."""
+    for kind, number in found.passed_over.items():
+        counts.add_(kind, row.where, number)
+    spans = [trimmed(found.text, span) for span in found.spans]
+    counts.add_("spans trimmed of white space", row.where, sum(a != b for a, b in zip(spans, found.spans, strict=True)))
+    kept, dropped = without_overlaps(spans)
+    for kind in dropped:
+        counts.add_(kind, row.where, 1)
+    words = cut_words(found.text, kept) if found.words is None else cut_at_edges(found.words, kept)
+    if not words:
+        return {}
+    if found.words is not None:
+        counts.add_("words cut at a span's end", row.where, len(words) - len(found.words))
+    columns = {
+        wanted.column("tokens"): [found.text[start:end] for start, end in words],
+        wanted.column("tags"): span_tags(words, kept, where=row.where),
+    }
+    taken = next((name for name in columns if name in found.rest), None)
+    if taken is not None:
         raise DataError(
-            f"span {number} cannot be read (got {entry!r:.80}).",
+            f"the row has spans and a column '{taken}' as well.",
             where=row.where,
-            remedy='Write [start, end, "TYPE"] or {"start": ..., "end": ..., "label": "TYPE"}, in characters from 0.',
+            remedy="Drop or rename the column.",
         )
-    if not 0 <= start < end <= len(text):  # type: ignore[operator]
-        raise DataError(
-            f"span {number} ({start} to {end}, {kind}) does not lie in the text of {len(text)} characters.",
-            where=row.where,
-            remedy="Offsets count characters from 0, the end exclusive.",
-        )
-    return Span(start, end, kind.strip())  # type: ignore[arg-type]
+    return {**found.rest, **columns}
 
 
-def _trimmed(text: str, spans: Sequence[Span], row: Row) -> list[Span]:
-    made = []
-    for span in spans:
-        inside = text[span.start : span.end]
-        if not inside.strip():
-            raise DataError(f"the {span.kind} span at {span.start} is white space.", where=row.where, remedy="Drop it.")
-        left = len(inside) - len(inside.lstrip())
-        made.append(Span(span.start + left, span.start + left + len(inside.strip()), span.kind))
-    return made
+@dataclass(slots=True)
+class _Counts:
+    """How often each kind of thing was met, and where first."""
+
+    number: Counter[str] = field(default_factory=Counter)
+    first: dict[str, str] = field(default_factory=dict)
+
+    def add_(self, kind: str, where: str, number: int) -> None:
+        if number:
+            self.number[kind] += number
+            self.first.setdefault(kind, where)
+
+    def summary(self) -> str:
+        return "; ".join(f"{number} {kind} (first: {self.first[kind]})" for kind, number in self.number.items())
 
 
-def _disjoint(spans: Sequence[Span]) -> tuple[list[Span], list[str]]:
-    """Spans that share no character, in order; and for each dropped one what it was: repeated, nested or overlapping."""
+def trimmed(text: str, span: Span) -> Span:
+    """Without white space at its ends."""
+    covered = text[span.start : span.end]
+    start = span.end - len(covered.lstrip())
+    return Span(start, start + len(covered.strip()), span.label)
+
+
+def without_overlaps(spans: Sequence[Span]) -> tuple[list[Span], list[str]]:
+    """Spans that share no character, by place: the longest first, of equally long ones the leftmost, of equal places the first; and
+    what was wrong with each of the others."""
+    order = sorted(range(len(spans)), key=lambda i: (spans[i].start - spans[i].end, spans[i].start, i))
     kept: list[Span] = []
-    faults = []
-    for span in sorted(spans, key=lambda s: (s.start - s.end, s.start)):
-        met = next((other for other in kept if span.start < other.end and other.start < span.end), None)
-        if met is None:
+    dropped = []
+    for span in (spans[index] for index in order):
+        rivals = [other for other in kept if span.start < other.end and other.start < span.end]
+        if not rivals:
             kept.append(span)
-        elif span == met:
-            faults.append("repeated")
+        elif span in rivals:
+            dropped.append("duplicate spans dropped")
+        elif any(span[:2] == other[:2] for other in rivals):
+            dropped.append("spans dropped for another label on the same text")
+        elif any(other.start <= span.start and span.end <= other.end for other in rivals):
+            dropped.append("nested spans dropped, the longer kept")
         else:
-            faults.append("nested" if met.start <= span.start and span.end <= met.end else "overlapping")
-    return sorted(kept, key=lambda s: s.start), faults
+            dropped.append("overlapping spans dropped, the longer kept")
+    return sorted(kept), dropped
 
 
-def _own_words(row: Row) -> list[tuple[int, int]] | None:
-    tokens = row.values.get("tokens")
-    if not isinstance(tokens, list) or not all(isinstance(t, Mapping) and "start" in t and "end" in t for t in tokens):
-        return None
-    return [(int(token["start"]), int(token["end"])) for token in tokens if token["end"] > token["start"]]
+def cut_words(text: str, spans: Sequence[Span]) -> list[tuple[int, int]]:
+    """Start and end of the text's words (`WORD`), no word crossing an end of a span."""
+    edges = sorted({0, len(text), *(span.start for span in spans), *(span.end for span in spans)})
+    return [match.span() for start, end in pairwise(edges) for match in WORD.finditer(text, start, end)]
 
 
-def _tagged(
-    text: str, words: Sequence[tuple[int, int]], spans: Sequence[Span], row: Row
-) -> tuple[list[str], list[str]]:
-    tokens, tags, met = [], [], set()
+def cut_at_edges(words: Sequence[tuple[int, int]], spans: Sequence[Span]) -> list[tuple[int, int]]:
+    """Given words, cut at every end of a span that lies inside one."""
+    edges = sorted({span.start for span in spans} | {span.end for span in spans})
+    pieces: list[tuple[int, int]] = []
     for start, end in words:
-        token = text[start:end]
-        if not token.strip():
-            continue
-        span = next((s for s in spans if s.start < end and start < s.end), None)
-        tokens.append(token)
-        tags.append(OUTSIDE if span is None else f"{'I' if span in met else 'B'}-{span.kind}")
-        if span is not None:
-            met.add(span)
-    lost = next((span for span in spans if span not in met), None)
-    if lost is not None:
-        raise DataError(
-            f"the {lost.kind} span at {lost.start} covers none of the row's tokens.", where=row.where, remedy="Mend it."
-        )
-    return tokens, tags
+        inner = edges[bisect_right(edges, start) : bisect_left(edges, end)]
+        pieces.extend(pairwise([start, *inner, end]))
+    return pieces
+
+
+def span_tags(words: Sequence[tuple[int, int]], spans: Sequence[Span], *, where: str) -> list[str]:
+    """One BIO tag a word. The spans share no character, and no word crosses an end of one.
+
+    Raises:
+        DataError: a span begins or ends where no word does, which only given words can bring about.
+    """
+    tags = [OUTSIDE] * len(words)
+    starts, ends = [start for start, _ in words], [end for _, end in words]
+    for span in spans:
+        first, after = bisect_left(starts, span.start), bisect_right(ends, span.end)
+        if first >= after or starts[first] != span.start or ends[after - 1] != span.end:
+            raise DataError(
+                f"no words make up the span {span.start} to {span.end} ({span.label}).",
+                where=where,
+                remedy="Give words that cover it, or none.",
+            )
+        tags[first:after] = [f"B-{span.label}", *[f"I-{span.label}"] * (after - first - 1)]
+    return tags

@@ -1,83 +1,134 @@
-"""Schemes of entity tags: which one a file uses, and every one of them as BIO. Pure functions over tags, and over rows of them."""
+"""Schemes that mark entities with one tag a word, recognised over a whole file and converted to BIO. Tags only: what a broken BIO
+sequence means is the task's business."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, TypeGuard
 
 from domaintune.data.rows import Entry, Note, Row, Wanted
 
-Scheme = Literal["BIO", "IO", "IOB1", "BIOES", "BILOU"]
 OUTSIDE = "O"
-SINGLE, LAST = frozenset("SU"), frozenset("EL")
+Scheme = Literal["BIO", "IO", "IOB1", "BIOES", "BILOU", "BMES"]
+ENDED_SCHEMES: dict[Scheme, str] = {"BIOES": "BIES", "BILOU": "BILU", "BMES": "BMES"}
+"""Schemes that also mark where an entity ends, and their prefixes: begin, inside, last, single word."""
 
 
-def parted(tag: str) -> tuple[str, str]:
-    """Prefix and type: ("B", "PER") of "B-PER", ("O", "") of "O"; ("", tag) of a tag without a prefix."""
-    if tag == OUTSIDE:
-        return OUTSIDE, ""
-    head, dash, kind = tag.partition("-")
-    return (head, kind) if dash and len(head) == 1 and head in "BIESLU" else ("", tag)
+def recognised_scheme(sequences: Iterable[Sequence[str]]) -> Scheme | None:
+    """The scheme that all tags of a file follow; None for tags of no known one.
 
+    IO: no B- at all. IOB1: some entities begin with I-, and B- stands only directly behind an entity of the same type. BIOES, BILOU
+    and BMES: by their prefixes. BIO otherwise, also where I- continues nothing though B- begins entities elsewhere: that is broken
+    BIO, and no conversion mends it. A file without entities is BIO.
 
-def recognised_scheme(sequences: Iterable[Sequence[str]]) -> Scheme:
-    """The scheme of a whole file. E- or S- (L-, U-) mark BIOES (BILOU); no B- at all, or types without prefixes, is IO; entities
-    that begin with I-, and B- only right after an entity of the same type, is IOB1; else BIO, broken or not."""
-    begins = bare = inside_begins = proper = 0
+    Source: seqeval, `scheme.auto_detect`.
+    Differs: tells IO and IOB1 apart by where the tags stand.
+    """
+    prefixes: set[str] = set()
+    beginnings: Counter[str] = Counter()
     for tags in sequences:
-        before = (OUTSIDE, "")
+        before = OUTSIDE
         for tag in tags:
-            prefix, kind = parted(tag)
-            if prefix in ("E", "S"):
-                return "BIOES"
-            if prefix in ("L", "U"):
-                return "BILOU"
-            bare += prefix == ""
-            touching = before[1] == kind and before[0] != OUTSIDE
-            begins += prefix == "B"
-            proper += prefix == "B" and not touching
-            inside_begins += prefix == "I" and not touching
-            before = (prefix, kind)
-    if bare or (inside_begins and not begins):
-        return "IO"
-    return "IOB1" if begins and inside_begins and not proper else "BIO"
+            if tag != OUTSIDE:
+                if tag[1:2] != "-" or len(tag) < 3:
+                    return None
+                prefixes.add(tag[0])
+                beginnings[tag[0]] += before[2:] != tag[2:]
+            before = tag
+    if prefixes <= {"B", "I"}:
+        if prefixes == {"I"}:
+            return "IO"
+        return "IOB1" if beginnings["I"] and not beginnings["B"] else "BIO"
+    for scheme, letters in ENDED_SCHEMES.items():
+        last = letters[2]
+        if prefixes <= set(letters) and (last not in prefixes or "B" in prefixes):
+            return scheme
+    return None
 
 
 def to_bio(tags: Sequence[str], scheme: Scheme) -> list[str]:
-    """The tags of one sentence in BIO. In IO, neighbours of one type are one entity: what marks their border is lost there."""
-    if scheme == "BIO":
-        return list(tags)
-    made: list[str] = []
-    open_kind = ""  # of the entity that the word before is inside of, and that has not ended
-    for tag in tags:
-        prefix, kind = parted(tag)
-        if prefix == OUTSIDE:
-            made.append(OUTSIDE)
-            open_kind = ""
-            continue
-        starts = prefix == "B" or prefix in SINGLE or kind != open_kind
-        made.append(f"{'B' if starts else 'I'}-{kind}")
-        open_kind = "" if prefix in SINGLE or prefix in LAST else kind
-    return made
+    """The tags of one sequence of `scheme` as BIO.
+
+    BIOES and its like: a tag that goes on with an entity which has ended begins one of its own, so that the ended one keeps its end;
+    one that continues nothing becomes I-, which is as broken in BIO.
+    """
+    return [_bio_tag(before, tag, scheme) for before, tag in zip((OUTSIDE, *tags), tags, strict=False)]
 
 
-def normalised_tags(entries: Iterable[Entry], wanted: Wanted) -> Iterator[Entry]:
-    """Rows of tokens and tags with tags in BIO; a note where another scheme was converted. Rows without tags pass."""
-    held = list(entries)
+def _bio_tag(before: str, tag: str, scheme: Scheme) -> str:
+    if tag == OUTSIDE or scheme == "BIO":
+        return tag
+    if scheme in ENDED_SCHEMES:
+        begins = tag[0] in "BSU" or _goes_on_after_end(before, tag)
+    else:
+        begins = tag[0] == "B" or before[2:] != tag[2:]
+    return ("B-" if begins else "I-") + tag[2:]
+
+
+def _goes_on_after_end(before: str, tag: str) -> bool:
+    return tag[0] not in "BSU" and before[0] in "ESLU" and before[2:] == tag[2:]
+
+
+@dataclass(slots=True)
+class Conversion:
+    """Converts the sequences of one file and counts what it changed."""
+
+    scheme: Scheme | None
+    tags: int = 0
+    changed: int = 0
+    reopened: int = 0
+
+    @property
+    def needed(self) -> bool:
+        return self.scheme not in (None, "BIO")
+
+    def converted_(self, tags: Sequence[str]) -> list[str]:
+        if self.scheme is None or self.scheme == "BIO":
+            return list(tags)
+        made = to_bio(tags, self.scheme)
+        self.tags += len(tags)
+        self.changed += sum(old != new for old, new in zip(tags, made, strict=True))
+        if self.scheme in ENDED_SCHEMES:
+            pairs = zip((OUTSIDE, *tags), tags, strict=False)
+            self.reopened += sum(_goes_on_after_end(before, tag) for before, tag in pairs if tag != OUTSIDE)
+        return made
+
+    def notes(self, file: str) -> Iterator[Note]:
+        """One note where a conversion was needed."""
+        if not self.needed:
+            return
+        message = f"{file}: the tags are {self.scheme}; {self.changed} of {self.tags} changed to make them BIO."
+        if self.scheme == "IO":
+            message += " Neighbouring entities of one type cannot be told apart in IO: they are one."
+        if self.reopened:
+            message += f" {self.reopened} went on with an entity that had ended and begin one of their own."
+        yield Note(message)
+
+
+def normalised_tags(rows: Iterable[Entry], wanted: Wanted) -> Iterator[Entry]:
+    """Rows with tokens and tags, the tags as BIO, the scheme recognised file by file; a note for each file whose tags were converted.
+
+    Rows whose tags are missing or no list of texts pass as they are: the task tells what is wrong with them. Reads all rows before
+    the first comes out.
+    """
     column = wanted.column("tags")
-    tagged = [entry.values[column] for entry in held if isinstance(entry, Row) and _is_tags(entry.values.get(column))]
-    scheme = recognised_scheme(tagged)
-    changed = 0
-    for entry in held:
-        if scheme == "BIO" or not isinstance(entry, Row) or not _is_tags(entry.values.get(column)):
+    entries = list(rows)
+    sequences: dict[str, list[list[str]]] = {}
+    for entry in entries:
+        if isinstance(entry, Row) and _are_tags(entry.values.get(column)):
+            sequences.setdefault(entry.file, []).append(entry.values[column])
+    conversions = {file: Conversion(recognised_scheme(found)) for file, found in sequences.items()}
+    for entry in entries:
+        if isinstance(entry, Row) and _are_tags(entry.values.get(column)) and conversions[entry.file].needed:
+            made = conversions[entry.file].converted_(entry.values[column])
+            yield Row({**entry.values, column: made}, entry.file, entry.line)
+        else:
             yield entry
-            continue
-        made = to_bio(entry.values[column], scheme)
-        changed += sum(a != b for a, b in zip(made, entry.values[column], strict=True))
-        yield Row({**entry.values, column: made}, entry.file, entry.line)
-    if changed:
-        yield Note(f"the tags are {scheme}; {changed} of them were rewritten as BIO.")
+    for file, conversion in conversions.items():
+        yield from conversion.notes(file)
 
 
-def _is_tags(value: Any) -> bool:
+def _are_tags(value: Any) -> TypeGuard[list[str]]:
     return isinstance(value, list) and all(isinstance(tag, str) for tag in value)
