@@ -324,6 +324,12 @@ def test_orientation_is_applied_and_broken_exif_passed_over(tmp_path: Path) -> N
         np.testing.assert_array_equal(np.asarray(open_picture(str(path))), np.asarray(expected))
         facts = examine_picture(str(path))
         assert (facts.width, facts.height) == expected.size
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    upright.save(tmp_path / "turned.tif", exif=exif)  # Pillow turns these itself
+    turned = upright.rotate(-90, expand=True)
+    np.testing.assert_array_equal(np.asarray(open_picture(str(tmp_path / "turned.tif"))), np.asarray(turned))
+    assert examine_picture(str(tmp_path / "turned.tif")).width == turned.width
     path = tmp_path / "broken.jpg"
     upright.save(path, exif=b"Exif\0\0" + b"MM\0*\xff\xff\xff\xff")
     assert open_picture(str(path)).size == (3, 2)

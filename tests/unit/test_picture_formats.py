@@ -174,6 +174,12 @@ def test_faults_of_boxes_name_file_and_line(tmp_path: Path) -> None:
     bomb.write_text('<!DOCTYPE x [<!ENTITY a "b">]><annotation>&a;</annotation>')
     with pytest.raises(DataError, match="XML entities"):
         read_part(str(tmp_path / "voc"), BOXES)
+    bomb.write_text('<?xml version="1.0" encoding="nobody-9"?><annotation/>')
+    with pytest.raises(DataError, match="not valid XML"):
+        read_part(str(tmp_path / "voc"), BOXES)
+    (folder / "data.yaml").write_text("names: cat\ntrain: train/images\n")
+    with pytest.raises(DataError, match="has no 'names'"):
+        read_part(str(folder), BOXES)
 
 
 def test_tables_name_pictures_or_hold_them(tmp_path: Path) -> None:

@@ -148,6 +148,8 @@ def _xml(path: Path) -> Element:
         raise DataError(f"not valid XML ({error}).", where=f"{path}:{line}", remedy="Mend the file.") from None
     except DefusedXmlException:
         raise DataError("declares XML entities.", where=str(path), remedy="Write plain values.") from None
+    except (LookupError, ValueError) as error:  # an encoding that nobody knows
+        raise DataError(f"not valid XML ({error}).", where=str(path), remedy="Save it as UTF-8.") from None
 
 
 def _voc(path: Path, folder: Path) -> _Picture:
@@ -199,6 +201,8 @@ def _yolo(path: Path, part: str) -> Iterator[_Picture | str]:
         names = {int(key): str(value) for key, value in names.items() if str(key).isdigit()}
     elif isinstance(names, list):
         names = dict(enumerate(map(str, names)))
+    else:
+        names = None
     if not names:
         raise DataError("has no 'names'.", where=str(path), remedy="Write names: [first, second, ...].")
     given = next((content[name] for name in SPLITS.get(part, ("test",)) if content.get(name)), None)

@@ -145,6 +145,9 @@ def _load_(image: Image.Image, path: str, where: str) -> None:
 
 
 def _orientation(image: Image.Image) -> int:
+    """What is left to be done: Pillow's TIFF reader gives the size as shown and turns the pixels itself."""
+    if image.format == "TIFF":
+        return 1
     try:
         value = image.getexif().get(ORIENTATION_TAG, 1)
     except Exception:  # noqa: BLE001  broken EXIF says nothing about the picture
