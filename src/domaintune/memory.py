@@ -42,7 +42,7 @@ def _store(given: Any, name: str, folder: Path) -> str:
         raise DataError("no rows.", where=name, remedy="Give at least one.")
     content = "".join(f"{line}\n" for line in lines).encode("utf-8")
     path = folder / f"{name}-{hashlib.sha256(content).hexdigest()[:16]}.jsonl"
-    _write(path, content)
+    write_once(path, content)
     return str(path)
 
 
@@ -94,11 +94,12 @@ def _plain(value: Any, folder: Path) -> Any:
 
 def _picture(data: bytes, folder: Path) -> str:
     path = folder / "pictures" / f"{hashlib.sha256(data).hexdigest()[:32]}.png"
-    _write(path, data)
+    write_once(path, data)
     return str(path.resolve())
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_once(path: Path, content: bytes) -> None:
+    """Write a file that is named by its content: whole or not at all, and not again."""
     if path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -6,11 +6,11 @@ import codecs
 import re
 from collections.abc import Iterator
 from itertools import zip_longest
-from typing import Any, TextIO
+from typing import Any
 
 from domaintune.data.languages import distinct_languages, same_language
 from domaintune.data.rows import Entry, LeftOut, Note, Row, Wanted
-from domaintune.data.sources import SNIFFED_BYTES, Source
+from domaintune.data.sources import SNIFFED_BYTES, Source, lines_of
 from domaintune.data.xml_elements import XmlElement, xml_elements
 from domaintune.errors import DataError
 
@@ -35,7 +35,7 @@ def read_aligned(source: Source, target: Source, wanted: Wanted) -> Iterator[Ent
     """
     counts = [0, 0]
     with source.text(wanted.encoding) as ours, target.text(wanted.encoding) as theirs:
-        for number, pair in enumerate(zip_longest(_lines(ours), _lines(theirs)), start=1):
+        for number, pair in enumerate(zip_longest(lines_of(ours), lines_of(theirs)), start=1):
             for side, text in enumerate(pair):
                 counts[side] += text is not None
             if None in pair:
@@ -283,16 +283,6 @@ def _inline(segment: XmlElement, codes: tuple[str, ...]) -> tuple[str, int]:
 def _dropped(codes: int, source: Source) -> Iterator[Note]:
     if codes:
         yield Note(f"{codes} inline codes were dropped from the texts of {source}.")
-
-
-def _lines(stream: TextIO) -> Iterator[str]:
-    """Lines without their ends. Iterating the stream would end them at a lone carriage return too, and misalign all that follow."""
-    rest = ""
-    while block := stream.read(1 << 16):
-        *lines, rest = (rest + block).split("\n")
-        yield from (line.removesuffix("\r") for line in lines)
-    if rest:
-        yield rest.removesuffix("\r")
 
 
 def _row(source_text: str, target_text: str, source: Source, line: int, wanted: Wanted) -> Row:

@@ -13,7 +13,7 @@ from xml.etree.ElementTree import Element, ParseError
 import yaml
 
 from domaintune.data.folders import read_coco
-from domaintune.data.pictures import PICTURE_SUFFIXES, examine_picture
+from domaintune.data.pictures import PICTURE_SUFFIXES, examine_picture, find_picture
 from domaintune.data.rows import Entry, Note, Row, Wanted
 from domaintune.data.sources import Source
 from domaintune.data.tables import parse_json, read_csv
@@ -112,18 +112,6 @@ def _finished(pictures: Iterable[_Picture | str]) -> Iterator[Entry]:
         yield Note(f"{count} {what}{f' (first: {first[what]})' if what in first else ''}.")
 
 
-def _found(name: str, places: Iterable[Path], where: str) -> Path:
-    places = list(places)
-    for folder in places:
-        try:
-            if (folder / name).is_file():
-                return folder / name
-        except (OSError, ValueError):  # a name that no file can have
-            break
-    looked = ", ".join(f"'{folder}'" for folder in places)
-    raise DataError(f"the picture '{name:.100}' is not there.", where=where, remedy=f"Looked in {looked}.")
-
-
 def _number(value: Any, where: str, what: str) -> float:
     try:
         number = float(value)
@@ -158,7 +146,7 @@ def _voc(path: Path, folder: Path) -> _Picture:
     name = root.findtext("filename") or f"{path.stem}.jpg"
     places = [path.parent, *(folder / inner for inner in PICTURE_FOLDERS), path.parent.parent / "JPEGImages"]
     size = [int(_number(root.findtext(f"size/{side}", "0"), where, side)) for side in ("width", "height")]
-    picture = _Picture(_found(Path(name).name, places, where), str(path), 1, (size[0], size[1]))
+    picture = _Picture(find_picture(Path(name).name, places, where=where), str(path), 1, (size[0], size[1]))
     for thing in root.iter("object"):
         x0, y0, x1, y1 = (
             _number(thing.findtext(f"bndbox/{edge}"), where, edge) for edge in ("xmin", "ymin", "xmax", "ymax")
@@ -177,7 +165,7 @@ def _cvat(path: Path) -> Iterator[_Picture | str]:
         name = image.get("name") or ""
         places = [path.parent / inner for inner in PICTURE_FOLDERS]
         size = [int(_number(image.get(side), where, side)) for side in ("width", "height")]
-        picture = _Picture(_found(name, places, where), str(path), number, (size[0], size[1]))
+        picture = _Picture(find_picture(name, places, where=where), str(path), number, (size[0], size[1]))
         for shape in image:
             if shape.tag != "box":
                 yield f"{shape.tag} shapes, which are no boxes, passed over"
@@ -279,7 +267,7 @@ def _table(path: Path, wanted: Wanted) -> Iterator[_Picture]:
             )  # fmt: skip
         if name not in pictures:
             places = [path.parent / inner for inner in PICTURE_FOLDERS]
-            pictures[name] = _Picture(_found(name, places, row.where), row.file, row.line)
+            pictures[name] = _Picture(find_picture(name, places, where=row.where), row.file, row.line)
         if corners:
             x0, y0, x1, y1 = (_number(columns[edge], row.where, edge) for edge in ("xmin", "ymin", "xmax", "ymax"))
             box = [x0, y0, x1 - x0, y1 - y0]
@@ -314,7 +302,9 @@ def _label_studio(path: Path) -> Iterator[_Picture | str]:
         name = unquote(parse_qs(address.query).get("d", [address.path])[0])
         places = [path.parent / inner for inner in ("", "images", "upload")]
         tried = [place / Path(name).name for place in places] + [path.parent / name.lstrip("/")]
-        file = next((place for place in tried if place.is_file()), None) or _found(Path(name).name, places, where)
+        file = next((place for place in tried if place.is_file()), None) or find_picture(
+            Path(name).name, places, where=where
+        )
         picture = _Picture(file, str(path), number)
         for result in live[0].get("result", []):
             value = result.get("value") or {}

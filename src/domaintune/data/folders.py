@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from domaintune.data.pictures import PICTURE_SUFFIXES, examine_picture
+from domaintune.data.pictures import PICTURE_SUFFIXES, examine_picture, find_picture
 from domaintune.data.rows import Row
 from domaintune.data.sources import Source
 from domaintune.data.tables import parse_json
@@ -150,7 +150,7 @@ def _images(path: Path, entries: Sequence[Any]) -> dict[int | str, _CocoImage]:
         name = entry.get("file_name")
         if not isinstance(name, str) or not name:
             raise DataError(f"image {number} (id {key}) has no 'file_name'.", where=where, remedy="Name its file.")
-        file = _find(path, name, where)
+        file = find_picture(name, (path.with_suffix(""), path.parent, path.parent / "images"), where=where)
         width, height = entry.get("width"), entry.get("height")
         if not (_is_size(width) and _is_size(height)):
             facts = examine_picture(str(file), where=where)
@@ -161,18 +161,6 @@ def _images(path: Path, entries: Sequence[Any]) -> dict[int | str, _CocoImage]:
 
 def _is_size(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-def _find(path: Path, name: str, where: str) -> Path:
-    folders = (path.with_suffix(""), path.parent, path.parent / "images")
-    for folder in folders:
-        try:
-            if (folder / name).is_file():
-                return folder / name
-        except (OSError, ValueError):  # a name that no file can have
-            break
-    places = ", ".join(f"'{folder}'" for folder in folders)
-    raise DataError(f"the picture '{name:.100}' is not there.", where=where, remedy=f"Looked in {places}.")
 
 
 def _add_(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from domaintune.data.archives import cache_folder
 from domaintune.data.rows import Entry, LeftOut, Row, Wanted
 from domaintune.errors import DataError
+from domaintune.memory import write_once
 
 LABEL = "label"
 
@@ -74,9 +74,5 @@ def _path(value: Any, row: Row, folder: Path) -> str:
 
 def _stored(data: bytes) -> Path:
     path = cache_folder() / "pictures" / f"{hashlib.sha256(data).hexdigest()[:32]}.img"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_bytes(data)
-        temporary.replace(path)
+    write_once(path, data)
     return path

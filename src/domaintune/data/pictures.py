@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,6 +68,23 @@ def like_pictures(hashes: Sequence[int], *, most_bits: int = 2) -> list[tuple[in
             distance = np.bitwise_count(values[place + 1 :] ^ values[place])
             pairs += [(place, place + 1 + int(other)) for other in np.flatnonzero(distance <= most_bits)]
     return pairs
+
+
+def find_picture(name: str, folders: Iterable[Path], *, where: str) -> Path:
+    """The file of this name in the first of the folders that holds it.
+
+    Raises:
+        DataError: in none of them; they are named.
+    """
+    folders = list(folders)
+    for folder in folders:
+        try:
+            if (folder / name).is_file():
+                return folder / name
+        except (OSError, ValueError):  # a name that no file can have
+            break
+    places = ", ".join(f"'{folder}'" for folder in folders)
+    raise DataError(f"the picture '{name:.100}' is not there.", where=where, remedy=f"Looked in {places}.")
 
 
 def open_picture(path: str, *, where: str = "") -> Image.Image:

@@ -179,3 +179,14 @@ def _reads_as_chinese(text: str) -> bool:
     ]
     runs = sum(ord(a) > 127 and ord(b) > 127 for a, b in pairwise(text))
     return len(wide) >= 2 and len(common) >= 0.8 * len(wide) and runs >= 0.5 * len(wide)
+
+
+def lines_of(stream: TextIO) -> Iterator[str]:
+    """Lines without their ends, cut at line feeds alone: JSON text may hold U+2028, and a lone carriage return in one of two
+    aligned files would misalign all that follow."""
+    rest = ""
+    while block := stream.read(1 << 20):
+        *whole, rest = (rest + block).split("\n")
+        yield from (line.removesuffix("\r") for line in whole)
+    if rest:
+        yield rest.removesuffix("\r")

@@ -6,10 +6,11 @@ import csv
 import json
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from domaintune.data.rows import Entry, Row, Wanted
-from domaintune.data.sources import Source
+from domaintune.data.sources import Source, lines_of
 from domaintune.errors import DataError
 
 WHITE = re.compile(r"[ \t\n\r]*")
@@ -121,43 +122,28 @@ def read_plain_text(source: Source, wanted: Wanted) -> Iterator[Entry]:
 
 
 def _lines(source: Source, wanted: Wanted) -> Iterator[tuple[int, str]]:
-    """Lines cut at line feeds alone (JSON text may hold U+2028), their number from 1, line ends taken off."""
+    """Lines with their number from 1."""
     with source.text(wanted.encoding) as stream:
-        for number, line in enumerate(_cut(stream.read, "\n"), start=1):
-            yield number, line.removesuffix("\r")
+        yield from enumerate(lines_of(stream), start=1)
 
 
-def _cut(read: Any, end: str) -> Iterator[str]:
-    rest = ""
-    while block := read(1 << 20):
-        *whole, rest = (rest + block).split(end)
-        yield from whole
-    if rest:
-        yield rest
-
-
-class _json_faults:
+@contextmanager
+def _json_faults(where: str) -> Iterator[None]:
     """Turns what json raises into errors with a place."""
-
-    def __init__(self, where: str) -> None:
-        self.where = where
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, json.JSONDecodeError):
-            place = f"line {error.lineno} column {error.colno}" if error.lineno > 1 else f"column {error.colno}"
-            raise DataError(f"not valid JSON ({error.msg}, {place}).", where=self.where, remedy="Mend it.") from None
-        if isinstance(error, RecursionError):
-            raise DataError("the JSON is nested too deeply.", where=self.where, remedy="Write flat values.") from None
-        if isinstance(error, UnicodeEncodeError):
-            raise DataError(
-                "the JSON holds half of a surrogate pair.", where=self.where, remedy="Write the whole character."
-            ) from None
-        if isinstance(error, ValueError):  # NaN, integers of thousands of digits
-            what = str(error).split(";")[0]
-            raise DataError(f"not valid JSON ({what}).", where=self.where, remedy="Mend the value.") from None
+    try:
+        yield
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno} column {error.colno}" if error.lineno > 1 else f"column {error.colno}"
+        raise DataError(f"not valid JSON ({error.msg}, {place}).", where=where, remedy="Mend it.") from None
+    except RecursionError:
+        raise DataError("the JSON is nested too deeply.", where=where, remedy="Write flat values.") from None
+    except UnicodeEncodeError:
+        raise DataError(
+            "the JSON holds half of a surrogate pair.", where=where, remedy="Write the whole character."
+        ) from None
+    except ValueError as error:  # NaN, integers of thousands of digits
+        what = str(error).split(";")[0]
+        raise DataError(f"not valid JSON ({what}).", where=where, remedy="Mend the value.") from None
 
 
 def parse_json(text: str, *, where: str) -> Any:
