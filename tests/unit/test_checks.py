@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from rich.console import Console
 
+from domaintune.checks.report import report_of
 from domaintune.checks.shared import Part, label_findings, repeats, shared_findings, shared_rows
 from domaintune.checks.table import findings_table, plain
 from domaintune.checks.texts import has_mojibake, text_findings
 from domaintune.tasks.base import Finding, Keys
 from domaintune.tasks.bitexts import Pair, bitext_findings
+from domaintune.tasks.text_classification import TextClassification, TextExample
 
 
 def part(name: str, *rows: tuple[str, str]) -> Part:
@@ -40,6 +42,20 @@ def test_labels_that_are_missing_rare_or_spread_otherwise() -> None:
     assert [f.name for f in label_findings({"train": part("train", *[(t, "x") for t, _ in rows])})] == ["one-class"]
     rare = part("train", *[(t, "x") for t, _ in rows], ("q", "y"))
     assert [f.name for f in label_findings({"train": rare})] == ["imbalance"]
+
+
+def test_combinations_of_several_labels_are_no_labels() -> None:
+    task = TextClassification(
+        labels=("a", "b"), multi_label=True, max_length=64, text_column="text", label_column="label", label_separator="|",
+        weights=None,
+    )  # fmt: skip
+    parts = {
+        name: [TextExample(file=name, line=n, text=f"{name} {n} is a text", labels=labels) for n in range(6)]
+        for name, labels in (("train", (0,)), ("dev", (1,)), ("test", (0, 1)))
+    }
+    assert "unseen-labels" not in {finding.name for finding in report_of(task, parts)}
+    single = task.model_copy(update={"multi_label": False})
+    assert "one-class" in {finding.name for finding in report_of(single, parts)}
 
 
 def test_broken_characters() -> None:

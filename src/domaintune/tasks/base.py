@@ -135,8 +135,6 @@ class Task(BaseModel, ABC):
     # Rows follow each other as running text does: parts are cut in one piece each. A field of the task where it depends on data.
     contiguous: bool = False
     long_inputs: ClassVar[str] = "taken in windows"
-    # A row's stratum is its one label.
-    one_label: ClassVar[bool] = False
     # With few rows and no dev part: 5 folds. Off where decoding or detection makes that too slow.
     cross_validates: ClassVar[bool] = True
 
@@ -179,6 +177,11 @@ class Task(BaseModel, ABC):
     def weighted(self, train: Sequence[Any]) -> Self:
         """This task with the class weights of the training examples alone, where it has any; `build` saw the other parts too."""
         return self
+
+    @property
+    def one_label(self) -> bool:
+        """Whether every row has one label, which is its stratum."""
+        return False
 
     def scoring(self, labels: Sequence[str]) -> Self:
         """This task where only these labels count in scores; what is predicted or given of others is passed over. The same task

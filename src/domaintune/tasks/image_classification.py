@@ -67,7 +67,6 @@ class ImageClassification(Task):
     the processor's rescaling and normalisation follow in each batch, after the augmentation."""
 
     name: ClassVar[str] = "image-classification"
-    one_label: ClassVar[bool] = True
     auto_class: ClassVar[str] = "AutoModelForImageClassification"
     primary: ClassVar[Primary] = Primary("accuracy", binary=True)
     scores: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1", "mcc", "log_loss")
@@ -130,6 +129,10 @@ class ImageClassification(Task):
     def keys(self, example: ImageExample) -> Keys:
         target = "".join(self.labels[index] for index in example.labels)
         return Keys(example.sha256, target, target, example.group, example.domain)
+
+    @property
+    def one_label(self) -> bool:
+        return True
 
     def picture(self, example: ImageExample) -> str:
         return example.image

@@ -60,7 +60,6 @@ class TextClassification(Task):
     window carries the text's label with its share of one row's weight."""
 
     name: ClassVar[str] = "text-classification"
-    one_label: ClassVar[bool] = True
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
     primary: ClassVar[Primary] = Primary("accuracy", binary=True)
 
@@ -154,6 +153,10 @@ class TextClassification(Task):
     def keys(self, example: TextExample) -> Keys:
         target = self.label_separator.join(self.labels[index] for index in example.labels)
         return Keys(normal_form(example.text), target, target, example.group, example.domain)
+
+    @property
+    def one_label(self) -> bool:
+        return not self.multi_label
 
     def texts(self, example: TextExample) -> tuple[str, ...]:
         return (example.text,)
