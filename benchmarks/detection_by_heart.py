@@ -25,7 +25,7 @@ from domaintune.data.formats import read_rows
 from domaintune.evaluation.score import point_scores, predict, records_of
 from domaintune.methods import method_from
 from domaintune.methods.base import Attached
-from domaintune.recipe import FullSettings, LoRASettings, ObjectDetectionSettings
+from domaintune.settings import FullSettings, LoRASettings, ObjectDetectionSettings
 from domaintune.tasks.base import Dataset, dataset
 from domaintune.tasks.object_detection import ObjectDetection
 

@@ -27,7 +27,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 
 from domaintune.bases.base import Base
 from domaintune.data.formats import read_rows
-from domaintune.recipe import GenerationSettings, TranslationSettings
+from domaintune.settings import GenerationSettings, TranslationSettings
 from domaintune.tasks.base import Dataset, Task, dataset
 from domaintune.tasks.generation import Generation
 from domaintune.tasks.translation import Translation

@@ -24,7 +24,8 @@ from domaintune.errors import RecipeError
 from domaintune.evaluation.score import default_budget, primary_score
 from domaintune.methods import method_from
 from domaintune.methods.base import Attached, Form
-from domaintune.recipe import DEFAULT_LEARNING_RATES, FreezeSettings, Recipe, TrainingSettings
+from domaintune.recipe import DEFAULT_LEARNING_RATES, Recipe, TrainingSettings
+from domaintune.settings import FreezeSettings
 from domaintune.tasks.base import Dataset, Task, dataset
 
 OUTPUT_LAYER, DOMAIN_PROBE = "the base's output layer", "a head fitted on the domain's train part"

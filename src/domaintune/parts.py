@@ -19,8 +19,9 @@ from domaintune.data.labels import only, renamed
 from domaintune.data.rows import Row
 from domaintune.data.splits import contiguous_cut, cut, leaks
 from domaintune.errors import DataError, RecipeError
-from domaintune.recipe import DataSettings, Recipe, TextClassificationSettings
+from domaintune.recipe import DataSettings, Recipe
 from domaintune.run import data_checksum
+from domaintune.settings import TextClassificationSettings
 from domaintune.tasks import TASKS
 from domaintune.tasks.base import Finding, Task
 

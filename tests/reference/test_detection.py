@@ -21,7 +21,7 @@ from domaintune.bases.base import Base, HeadSpec
 from domaintune.data.rows import Row
 from domaintune.errors import BaseError, DataError, RecipeError
 from domaintune.methods.base import mend_batch_norm_, train_mode_
-from domaintune.recipe import ObjectDetectionSettings
+from domaintune.settings import ObjectDetectionSettings
 from domaintune.tasks.base import Batch, Keys
 from domaintune.tasks.detection_loss import detection_loss, detection_units, family_of
 from domaintune.tasks.object_detection import ObjectDetection

@@ -20,7 +20,7 @@ from domaintune.methods import METHODS, method_from
 from domaintune.methods.base import mend_batch_norm_, train_mode_
 from domaintune.methods.full import layer_exponent
 from domaintune.methods.weights import canonical_names
-from domaintune.recipe import FreezeSettings, FullSettings, LoRASettings, PTuningSettings
+from domaintune.settings import FreezeSettings, FullSettings, LoRASettings, PTuningSettings
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from torch.nn import functional
 from domaintune.bases.base import Base
 from domaintune.data.rows import Row
 from domaintune.errors import DataError, RecipeError
-from domaintune.recipe import GenerationSettings
+from domaintune.settings import GenerationSettings
 from domaintune.tasks.base import Item
 from domaintune.tasks.decoding import Decoding, decode
 from domaintune.tasks.generation import Generation, PromptExample, TextExample, pieces

@@ -19,7 +19,7 @@ from domaintune.methods import method_from
 from domaintune.methods.lora import LoRAAttached
 from domaintune.methods.lora_layers import LoRALayer, low_rank_layer, weight_at, weight_rows
 from domaintune.methods.weights import canonical_names
-from domaintune.recipe import LoRASettings
+from domaintune.settings import LoRASettings
 
 LAYERS = {
     "linear": (lambda: nn.Linear(6, 5), (3, 4, 6)),

@@ -19,7 +19,7 @@ from domaintune.errors import MethodError
 from domaintune.methods.base import train_mode_
 from domaintune.methods.p_tuning import PTuned, PTuning
 from domaintune.methods.prompt_stream import STREAM, PromptStream
-from domaintune.recipe import PTuningSettings
+from domaintune.settings import PTuningSettings
 
 TEXT, TOKENS, TRANSLATION, GENERATION, PICTURES, DETECTION = (
     "text-classification", "token-classification", "translation", "generation", "image-classification", "object-detection",

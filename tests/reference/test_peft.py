@@ -25,7 +25,7 @@ from domaintune.methods.base import train_mode_
 from domaintune.methods.lora import LoRAAttached
 from domaintune.methods.lora_layers import low_rank_layer
 from domaintune.methods.peft_format import target_modules
-from domaintune.recipe import LoRASettings
+from domaintune.settings import LoRASettings
 
 pytestmark = [
     # PEFT calls a method that transformers has renamed.

@@ -18,7 +18,7 @@ from torch.nn import functional
 from domaintune.bases.base import Base
 from domaintune.data.rows import Row
 from domaintune.errors import DataError, RecipeError
-from domaintune.recipe import TranslationSettings
+from domaintune.settings import TranslationSettings
 from domaintune.tasks.base import Item
 from domaintune.tasks.translation import Translation, TranslationExample
 

@@ -16,7 +16,7 @@ from domaintune.data.chats import chat_rows, has_chat, messages_of
 from domaintune.data.formats import read_part
 from domaintune.data.rows import LeftOut, Note, Row, Wanted
 from domaintune.errors import DataError
-from domaintune.recipe import GenerationSettings
+from domaintune.settings import GenerationSettings
 from domaintune.tasks.base import Item
 from domaintune.tasks.decoding import generation_config
 from domaintune.tasks.generation import Generation, PromptExample

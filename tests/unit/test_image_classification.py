@@ -19,7 +19,7 @@ from domaintune.data.pictures import open_picture
 from domaintune.data.rows import Row
 from domaintune.errors import BaseError, DataError
 from domaintune.evaluation.score import point_scores, predict, records_of
-from domaintune.recipe import ImageClassificationSettings
+from domaintune.settings import ImageClassificationSettings
 from domaintune.tasks.base import Item, dataset
 from domaintune.tasks.image_classification import ImageClassification
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from domaintune.errors import RecipeError
-from domaintune.recipe import LoRASettings, PTuningSettings, Recipe
+from domaintune.recipe import Recipe
+from domaintune.settings import LoRASettings, PTuningSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 LEAST = {"task": "text-classification", "base": "minilm", "train": "t.csv", "output": "runs/x"}

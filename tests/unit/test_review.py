@@ -21,8 +21,8 @@ from domaintune.errors import BaseError, DataError, RecipeError, RunError
 from domaintune.evaluation.intervals import bootstrap_weights, gain_estimate
 from domaintune.parts import assemble
 from domaintune.predict import open_base, torch_device
-from domaintune.recipe import TextClassificationSettings
 from domaintune.run import RunFolder
+from domaintune.settings import TextClassificationSettings
 from domaintune.tasks.base import Dataset, Primary
 from domaintune.tasks.classification import label_map
 from domaintune.tasks.text_classification import TextClassification

@@ -15,7 +15,7 @@ from typing import NamedTuple, get_args
 
 import pytest
 
-from domaintune.recipe import MethodSettings, TaskSettings
+from domaintune.settings import MethodSettings, TaskSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src" / "domaintune"
@@ -23,7 +23,7 @@ SOURCE = ROOT / "src" / "domaintune"
 ORDER = (
     "cli > options > demo > pipeline | terminal > report | serve | export > search | labels > confirm > fit > parts > checks > predict > "
     "balance > engine | evaluation > "
-    "methods | tasks > bases > data > run > recipe > memory | validation > errors"
+    "methods | tasks > bases > data > run > recipe > settings | memory | validation > errors"
 )
 ENTRIES = {"__init__", "__main__"}
 """Modules above the whole order: they may import anything, nothing may import them."""

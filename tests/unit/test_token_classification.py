@@ -21,7 +21,7 @@ from domaintune.data.formats import read_rows
 from domaintune.data.rows import Row
 from domaintune.errors import BaseError, DataError, RecipeError
 from domaintune.evaluation.score import point_scores, predict, records_of
-from domaintune.recipe import TokenClassificationSettings
+from domaintune.settings import TokenClassificationSettings
 from domaintune.tasks.base import dataset
 from domaintune.tasks.tag_sequences import OUTSIDE
 from domaintune.tasks.token_classification import TokenClassification, TokenExample, joined

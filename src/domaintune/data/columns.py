@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from domaintune.data.rows import Row, Wanted
 from domaintune.errors import DataError
-from domaintune.recipe import Recipe, TranslationSettings
+from domaintune.recipe import Recipe
+from domaintune.settings import TranslationSettings
 
 INPUTS: Mapping[str, Sequence[str]] = {
     "text-classification": ("text",),

@@ -19,7 +19,7 @@ from domaintune.methods.weights import (
     split_by_decay,
     trained_fork,
 )
-from domaintune.recipe import FreezeSettings
+from domaintune.settings import FreezeSettings
 
 # Freeze's default learning rate is 2e-4; a fresh linear layer wants several times that.
 HEAD_SCALE = 4.0

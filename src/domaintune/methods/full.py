@@ -18,7 +18,7 @@ from domaintune.methods.weights import (
     split_by_decay,
     trained_fork,
 )
-from domaintune.recipe import FullSettings
+from domaintune.settings import FullSettings
 
 # Under full tuning's default learning rate of 5e-5 the head learns at 2e-4, nearer to what a linear layer alone wants.
 HEAD_SCALE = 4.0

@@ -26,7 +26,7 @@ from domaintune.methods.weights import (
     split_by_decay,
     trained_fork,
 )
-from domaintune.recipe import LoRASettings
+from domaintune.settings import LoRASettings
 
 
 @dataclass(frozen=True)

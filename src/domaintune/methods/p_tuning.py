@@ -48,7 +48,7 @@ from domaintune.methods.weights import (
     split_by_decay,
     trained_fork,
 )
-from domaintune.recipe import PTuningSettings
+from domaintune.settings import PTuningSettings
 
 WEIGHTS_FILE = "p_tuning.safetensors"
 CONFIG_FILE = "config.json"

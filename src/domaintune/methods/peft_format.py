@@ -25,7 +25,7 @@ from domaintune.bases.pooled import PooledClassifier
 from domaintune.errors import MethodError
 from domaintune.methods.lora_layers import LoRAConv1D, LoRAConv1d, LoRAConv2d, LoRALayer, weight_rows
 from domaintune.methods.weights import ChangedTensors, read_tensors
-from domaintune.recipe import LoRASettings
+from domaintune.settings import LoRASettings
 
 PREFIX = "base_model.model."
 ADAPTER_FILE = "adapter_model.safetensors"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from domaintune.data.chats import messages_of
 from domaintune.data.rows import Row
 from domaintune.errors import DataError
-from domaintune.recipe import GenerationSettings
+from domaintune.settings import GenerationSettings
 from domaintune.tasks.base import Example
 from domaintune.tasks.chat_rendering import ANSWER
 

@@ -16,7 +16,7 @@ from domaintune.bases.base import Base, HeadSpec
 from domaintune.data.pictures import examine_picture, open_picture
 from domaintune.data.rows import Row
 from domaintune.errors import BaseError, DataError
-from domaintune.recipe import ImageClassificationSettings
+from domaintune.settings import ImageClassificationSettings
 from domaintune.tasks.base import (
     Batch,
     Example,

@@ -17,7 +17,7 @@ from domaintune.bases.base import Base, HeadSpec
 from domaintune.data.pictures import open_picture
 from domaintune.data.rows import Row
 from domaintune.errors import DataError, RecipeError
-from domaintune.recipe import ObjectDetectionSettings
+from domaintune.settings import ObjectDetectionSettings
 from domaintune.tasks.base import Batch, Finding, Item, Keys, Mode, Prediction, Primary, RawPrediction, Record, Task
 from domaintune.tasks.detection_examples import DetectionExample, box_labels, read_example, to_pixels, to_shares
 from domaintune.tasks.detection_loss import detection_loss, detection_units, family_of, query_count

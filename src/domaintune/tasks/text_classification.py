@@ -15,7 +15,7 @@ from domaintune.bases.limits import token_limit
 from domaintune.data.rows import Row
 from domaintune.data.splits import normal_form
 from domaintune.errors import DataError
-from domaintune.recipe import TextClassificationSettings
+from domaintune.settings import TextClassificationSettings
 from domaintune.tasks.base import (
     Batch,
     Example,

@@ -20,7 +20,7 @@ from domaintune.data.rows import Row
 from domaintune.data.splits import normal_form
 from domaintune.data.words import CJK, word_spans
 from domaintune.errors import DataError, RecipeError
-from domaintune.recipe import TokenClassificationSettings
+from domaintune.settings import TokenClassificationSettings
 from domaintune.tasks.base import (
     Batch,
     Example,

@@ -15,7 +15,7 @@ from domaintune.bases.limits import token_limit
 from domaintune.data.rows import Row
 from domaintune.data.splits import normal_form
 from domaintune.errors import BaseError, DataError, RecipeError
-from domaintune.recipe import TranslationSettings
+from domaintune.settings import TranslationSettings
 from domaintune.tasks.base import (
     Batch,
     Example,

@@ -1,0 +1,155 @@
+"""Settings of the tasks and methods: frozen models, one for each. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+# --- tasks
+
+
+class TextClassificationSettings(Settings):
+    name: Literal["text-classification"] = "text-classification"
+    text_column: str = "text"
+    label_column: str = "label"
+    labels: tuple[str, ...] | None = None
+    """The label set and its order; by default derived from the data."""
+    multi_label: bool = False
+    label_separator: str = "|"
+    """Between the labels of one row, where `multi_label`."""
+    class_weights: Literal["none", "balanced"] = "none"
+    max_length: int | None = Field(default=None, ge=4)
+    """Tokens, special ones included; by default the model's limit, at most 512. Longer texts become windows, their scores averaged."""
+
+
+class TokenClassificationSettings(Settings):
+    name: Literal["token-classification"] = "token-classification"
+    tokens_column: str = "tokens"
+    tags_column: str = "tags"
+    labels: tuple[str, ...] | None = None
+    """Entity types (without B-, I-); by default derived from the data."""
+    class_weights: Literal["none", "balanced"] = "none"
+    max_length: int | None = Field(default=None, ge=8)
+    stride: int = Field(default=64, ge=0)
+    """Tokens that neighbouring windows share."""
+
+
+class TranslationSettings(Settings):
+    name: Literal["translation"] = "translation"
+    source_column: str = "source"
+    target_column: str = "target"
+    source_language: str | None = None
+    """Language code as the tokenizer knows it; only for multilingual bases."""
+    target_language: str | None = None
+    max_source_length: int = Field(default=256, ge=4)
+    max_target_length: int = Field(default=256, ge=4)
+    num_beams: int = Field(default=4, ge=1)
+    length_penalty: float = 1.0
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+
+
+class GenerationSettings(Settings):
+    name: Literal["generation"] = "generation"
+    prompt_column: str = "prompt"
+    completion_column: str = "completion"
+    text_column: str = "text"
+    messages_column: str = "messages"
+    """Chats: a list of messages with role and content."""
+    max_length: int | None = Field(default=None, ge=8)
+    """Tokens of prompt and completion together; by default the model's limit, at most 1024."""
+    max_new_tokens: int = Field(default=128, ge=1)
+    num_beams: int = Field(default=1, ge=1)
+    sample: bool = False
+    temperature: float = Field(default=1.0, gt=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    stop: tuple[str, ...] = ()
+    """Strings that end the output; they are not part of it."""
+
+
+class ImageClassificationSettings(Settings):
+    name: Literal["image-classification"] = "image-classification"
+    image_column: str = "image"
+    """In tables of pictures: the path, relative to the table."""
+    label_column: str = "label"
+    labels: tuple[str, ...] | None = None
+    class_weights: Literal["none", "balanced"] = "none"
+    flip: bool = True
+    """Augmentation: mirror pictures left to right, half of the time."""
+    crop: float = Field(default=0.8, gt=0, le=1)
+    """Augmentation: smallest share of a picture's area that a random crop keeps; 1 = none."""
+
+
+class ObjectDetectionSettings(Settings):
+    name: Literal["object-detection"] = "object-detection"
+    labels: tuple[str, ...] | None = None
+    flip: bool = True
+    image_size: int | None = Field(default=None, ge=32)
+    """Side of the square that pictures are resized to; by default the image processor's own size."""
+    threshold: float = Field(default=0.5, ge=0, le=1)
+    """Smallest confidence of a box in what the user sees; scores use all boxes."""
+    max_detections: int = Field(default=100, ge=1)
+    denoising: bool = True
+    """RT-DETR family: train with denoising queries."""
+
+
+TaskSettings = Annotated[
+    TextClassificationSettings
+    | TokenClassificationSettings
+    | TranslationSettings
+    | GenerationSettings
+    | ImageClassificationSettings
+    | ObjectDetectionSettings,
+    Field(discriminator="name"),
+]
+
+
+# --- methods
+
+
+class FullSettings(Settings):
+    name: Literal["full"] = "full"
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    """Learning-rate factor per block, from the top down."""
+
+
+class FreezeSettings(Settings):
+    name: Literal["freeze"] = "freeze"
+    train: tuple[str, ...] = ("top:2",)
+    """What is trained beside the head: `top:K` (top blocks of the chain nearest the output), `CHAIN.top:K` (encoder, decoder,
+    backbone), `attention`, `layer-norm`, `bias`, `head` (alone)."""
+
+
+class LoRASettings(Settings):
+    name: Literal["lora"] = "lora"
+    rank: int = Field(default=8, ge=1)
+    alpha: float = Field(default=16.0, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    rank_stabilised: bool = False
+    """Scale alpha / sqrt(rank) instead of alpha / rank."""
+    dora: bool = False
+    targets: tuple[str, ...] = ("all-linear",)
+    """By anatomy: `attention`, `mlp`, `convolution`, `all-linear` (every linear and, in convnets, convolution site of the blocks);
+    `CHAIN.` before a name restricts it to one chain."""
+
+
+class PTuningSettings(Settings):
+    name: Literal["p-tuning"] = "p-tuning"
+    version: Literal[1, 2] = 2
+    num_virtual_tokens: int = Field(default=16, ge=1)
+    gated: bool = False
+    """v2: a second attention to the learned keys and values alone, added through a zero-initialised gate."""
+    initialise: Literal["text", "random"] = "text"
+    """v2: learned keys and values start from those of real inputs, or from noise."""
+    prompt_encoder: Literal["lstm", "mlp"] = "mlp"
+    """v1: the network that makes the virtual tokens."""
+    hidden_size: int | None = Field(default=None, ge=1)
+    """v1: width of the prompt encoder; by default the base's."""
+
+
+MethodSettings = Annotated[FullSettings | FreezeSettings | LoRASettings | PTuningSettings, Field(discriminator="name")]
