@@ -37,6 +37,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "freeze": {"name": "freeze", "train": ["top:1"]},
     "lora": {"name": "lora", "rank": 4},
     "dora": {"name": "lora", "rank": 4, "dora": True, "rank_stabilised": True},
+    "pissa": {"name": "lora", "rank": 4, "initialise": "pissa"},
     "p-tuning-2": {"name": "p-tuning", "num_virtual_tokens": 4},
     "p-tuning-2-gated": {"name": "p-tuning", "num_virtual_tokens": 4, "gated": True},
     "p-tuning-1": {"name": "p-tuning", "version": 1, "num_virtual_tokens": 4},

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from domaintune.balance.frontier import Side, with_reference
+import numpy as np
+
+from domaintune.balance.frontier import Side, divergence_at, predict_at, with_reference
 from domaintune.evaluation.intervals import (
     Estimate,
     bootstrap_weights,
@@ -14,7 +16,7 @@ from domaintune.evaluation.intervals import (
     retention_estimate,
     score_estimates,
 )
-from domaintune.evaluation.score import mean_divergence, point_scores, predict, records_of
+from domaintune.evaluation.score import point_scores, records_of
 from domaintune.evaluation.verdict import Confirmed, Verdict, judge
 from domaintune.fit import Fitted, form_of, keep_of
 from domaintune.parts import GeneralParts, Parts
@@ -35,6 +37,8 @@ class SideScores:
     scores: dict[float, dict[str, Estimate]]
     change: dict[float, Estimate]
     divergence: dict[float, float]
+    domains: dict[str, dict[str, Any]]
+    """Domain -> its rows, primary score by strength, and gains, where rows name domains."""
     predictions: dict[float, list[Prediction]]
 
     def plain(self) -> dict[str, Any]:
@@ -45,6 +49,7 @@ class SideScores:
             "scores": {f"{s:g}": {k: e.plain() for k, e in v.items()} for s, v in self.scores.items()},
             "change": {f"{s:g}": e.plain() for s, e in self.change.items()},
             "mean_divergence": {f"{s:g}": value for s, value in self.divergence.items()},
+            "domains": self.domains,
         }
 
 
@@ -125,13 +130,13 @@ def _side(
     records: dict[float, list[Record]] = {}
     predictions: dict[float, list[Prediction]] = {}
     divergence: dict[float, float] = {}
-    base_view = fitted.attached.view(0.0, head=side.head, form=form)
     for strength in strengths:
-        view = base_view if strength == 0 else fitted.attached.view(strength, head=side.head, form=form)
-        predictions[strength] = predict(task, fitted.base, view, side.data, wanted=wanted, budget=budget)
+        predictions[strength] = predict_at(
+            fitted.attached, fitted.base, side, strength, form=form, wanted=wanted, budget=budget
+        )
         records[strength] = records_of(task, side.data, predictions[strength])
         if strength > 0 and drift:
-            divergence[strength] = mean_divergence(task, fitted.base, view, base_view, side.data, budget=budget)
+            divergence[strength] = divergence_at(fitted.attached, fitted.base, side, strength, form=form, budget=budget)
     scores = {s: score_estimates(task, records[s], weights) for s in strengths}
     if name == "test":
         change, kind = {s: gain_estimate(task, records[s], records[0.0], weights) for s in strengths}, "gain"
@@ -141,7 +146,27 @@ def _side(
         made = {s: retention_estimate(task, records[s], records[0.0], weights) for s in strengths}
         change = {s: estimate for s, (estimate, _) in made.items()}
         kind = "agreement" if side.agreement else f"retention ({made[0.0][1]})"
-    return SideScores(len(examples), name, kind, scores, change, divergence, predictions)
+    domains = domain_scores(task, examples, records, weights)
+    return SideScores(len(examples), name, kind, scores, change, divergence, domains, predictions)
+
+
+def domain_scores(
+    task: Task, examples: Sequence[Any], records: Mapping[float, list[Record]], weights: np.ndarray
+) -> dict[str, dict[str, Any]]:
+    """The breakdown by domain: `rows`, `scores` and `gain` by strength, from the same resamples as the whole."""
+    made: dict[str, dict[str, Any]] = {}
+    for name in sorted({example.domain for example in examples if example.domain is not None}):
+        inside = [i for i, example in enumerate(examples) if example.domain == name]
+        held = {s: [every[i] for i in inside] for s, every in records.items()}
+        own = weights[:, inside]
+        own = own[own.sum(1) > 0]
+        primary = task.primary.name
+        made[name] = {
+            "rows": len(inside),
+            "scores": {f"{s:g}": score_estimates(task, r, own)[primary].plain() for s, r in held.items()},
+            "gain": {f"{s:g}": gain_estimate(task, r, held[0.0], own).plain() for s, r in held.items()},
+        }
+    return made
 
 
 def majority_score(task: Task, train: Sequence[Any], test: Sequence[Any]) -> float | None:

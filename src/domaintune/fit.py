@@ -7,21 +7,36 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from domaintune.balance.frontier import Point, Records, Side, choose, points, side_records, with_reference
+from domaintune.balance.frontier import (
+    Point,
+    Records,
+    Side,
+    choose,
+    domain_points,
+    points,
+    side_records,
+    with_reference,
+)
 from domaintune.bases.base import Base
 from domaintune.checks.shared import inseparable
 from domaintune.data.splits import folds
 from domaintune.engine.starting_head import linear_head, probe_head
 from domaintune.engine.train import Progress, Training, train
 from domaintune.errors import RecipeError
-from domaintune.evaluation.score import default_budget, primary_score
+from domaintune.evaluation.score import (
+    default_budget,
+    point_scores,
+    predict_by_domain,
+    primary_score,
+    records_of,
+)
 from domaintune.methods import method_from
 from domaintune.methods.base import Attached, Form
 from domaintune.recipe import DEFAULT_LEARNING_RATES, Recipe, TrainingSettings
@@ -64,6 +79,8 @@ class Fitted:
     domain_probe: float | None
     """Dev score of a head fitted on the domain's train part, body frozen."""
     folds: list[dict[str, Any]]
+    domain_frontier: dict[str, list[Any]] = field(default_factory=dict)
+    """Domain -> [strength, primary score on the choosing part], where rows name domains."""
 
 
 def form_of(recipe: Recipe, base: Base) -> Form:
@@ -164,8 +181,19 @@ def validator(task: Task, base: Base, attached: Attached, dev: Dataset, budget: 
     """Dev score of the model in training, higher is better."""
     sign = 1.0 if task.primary.higher_is_better else -1.0
 
+    name = task.primary.name
+
     def validate() -> float:
-        return sign * primary_score(task, base, attached.model, dev, budget=budget)[0]
+        made = predict_by_domain(
+            task,
+            base,
+            attached.in_domain,
+            dev,
+            domains=attached.domain_weights(),
+            wanted=frozenset({name}),
+            budget=budget,
+        )
+        return sign * point_scores(task, records_of(task, dev, made))[name]
 
     return validate
 
@@ -199,7 +227,8 @@ def fit(
     domain, general_records, general_side = _frontier_records(recipe, started, attached, side, general)
     frontier = points(task, domain, general_side, general_records)
     chosen = choose(frontier, keep=keep_of(recipe, general), primary=task.primary)
-    return Fitted(started, attached, training, frontier, chosen, start, probe, [])
+    by_domain = domain_points(task, side.data.examples, domain)
+    return Fitted(started, attached, training, frontier, chosen, start, probe, [], by_domain)
 
 
 def _train(
@@ -215,7 +244,10 @@ def _train(
     epochs_of_schedule: int | None = None,
     keep_epochs: bool = False,
 ) -> tuple[Attached, Training]:
-    attached = method_from(recipe.method).attach(base, generator=torch.Generator().manual_seed(recipe.seed))
+    names = sorted({example.domain for example in data.examples if example.domain is not None})
+    attached = method_from(recipe.method).attach(
+        base, generator=torch.Generator().manual_seed(recipe.seed), domains=names
+    )
     settings = training_settings(recipe, task, rows=len(data.examples))
     assert settings.learning_rate is not None
     budget = recipe.evaluation.batch_budget or default_budget(task)
@@ -309,7 +341,9 @@ def _fit_over_folds(
     ]
     probe_scores = [probe for probe in probes if probe is not None]
     probe = float(np.mean(probe_scores)) if probe_scores else None
-    return Fitted(started, attached, training, frontier, chosen, start, probe, report_folds)
+    held_out = [example for _, _, _, dev in kept for example in dev.examples]
+    by_domain = domain_points(task, held_out, domain)
+    return Fitted(started, attached, training, frontier, chosen, start, probe, report_folds, by_domain)
 
 
 def general_base(recipe: Recipe, base: Base, general: General | None) -> Base:

@@ -191,7 +191,10 @@ def write_run(
     write_json(path / "tasks.json", tasks)
     write_json(path / "resolved.json", resolved(recipe, base, parts).plain())
     write_json(path / "seen.json", sorted({*parts.seen(), *seen_by(recipe.base)}))
-    write_json(path / "strength.json", {"chosen": fitted.chosen, "form": form_of(recipe, base)})
+    write_json(
+        path / "strength.json",
+        {"chosen": fitted.chosen, "form": form_of(recipe, base), "domains": fitted.attached.domain_weights()},
+    )
     scores = {
         "primary": parts.task.primary.name,
         "start": fitted.start,
@@ -200,6 +203,8 @@ def write_run(
         "trainable_parameters": sum(p.numel() for g in fitted.attached.parameter_groups() for p in g.parameters),
         "frontier": [point.plain() for point in fitted.frontier],
         "chosen_strength": fitted.chosen,
+        "domain_weights": fitted.attached.domain_weights(),
+        "domain_frontier": fitted.domain_frontier,
         "epochs": [epoch.plain() for epoch in fitted.training.epochs],
         "folds": fitted.folds,
         "notes": parts.notes,

@@ -8,6 +8,7 @@ import json
 import os
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from domaintune.bases.base import Base, Head, fork
 from domaintune.bases.load import load_base
 from domaintune.data.rows import Row
 from domaintune.errors import BaseError, DataError, MethodError, RecipeError, RunError
-from domaintune.evaluation.score import predict
+from domaintune.evaluation.score import predict_by_domain
 from domaintune.methods import method_from
 from domaintune.methods.base import Attached, Form
 from domaintune.recipe import Recipe
@@ -31,7 +32,8 @@ from domaintune.tasks import TASKS
 from domaintune.tasks.base import Task, dataset
 
 HEADS = "heads.safetensors"
-KEPT_VIEWS = 4
+KEPT_VIEWS = 8
+Strength = float | Mapping[str, float]
 
 
 def torch_device(name: str) -> torch.device:
@@ -90,6 +92,12 @@ def run_as_base(
             "is a P-tuning run, whose learned vectors cannot be merged into weights, so it cannot be a base.",
             where=path,
             remedy="Use a run of lora, freeze or full as the base.",
+        )
+    if run.domains:
+        raise MethodError(
+            "has a strength per domain, which one set of merged weights cannot have, so it cannot be a base.",
+            where=path,
+            remedy="Use a run without domain weights (--set method.domain_weights=false) as the base.",
         )
     model = run.attached.merged(chosen).eval().requires_grad_(False)
     spec = run.task.head()
@@ -165,6 +173,8 @@ class Run:
     attached: Attached
     strength: float
     form: Form
+    domains: Mapping[str, float] = field(default_factory=dict)
+    """Learned weight of each domain that has one; it multiplies the strength of rows that name it."""
     _views: dict[tuple[float, str], nn.Module] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _local: threading.local = field(default_factory=threading.local)
@@ -194,12 +204,29 @@ class Run:
         base: Base = self._local.base
         return base
 
+    def strengths(self, strength: Strength | None = None) -> dict[str, float]:
+        """The strength of each domain that has one of its own, by learned weight or by name in `strength`; "" is all others'.
+
+        Raises:
+            RunError: a name that the run does not know.
+        """
+        given = dict(strength) if isinstance(strength, Mapping) else {} if strength is None else {"": strength}
+        whole = given.get("", self.strength)
+        if unknown := set(given) - {"", *self.domains}:
+            raise RunError(
+                f"the run has learned no weight for '{min(unknown)}'; it has: {', '.join(self.domains) or 'none'}.",
+                where="--strength",
+                remedy="Give one number, or NAME=NUMBER for a domain that it knows.",
+            )
+        return {"": whole, **{name: given.get(name, whole * weight) for name, weight in self.domains.items()}}
+
     def predict(
-        self, inputs: Sequence[str | Mapping[str, Any]], *, strength: float | None = None
+        self, inputs: Sequence[str | Mapping[str, Any]], *, strength: Strength | None = None
     ) -> list[dict[str, Any]]:
         """One plain dictionary an input (a text, a path, or a row as in the training file), in order.
 
-        Where the general set had other labels, the general head's answer stands beside under "base_..." names.
+        `strength`: one number, or one for each domain by name ("": the others); rows name theirs in the recipe's domain column,
+        unknown ones have weight 1. Where the general set had other labels, the general head's answer stands beside under "base_..." names.
 
         Raises:
             DataError: a bad input, with its number; or one text where a list is wanted.
@@ -212,20 +239,40 @@ class Run:
         ]
         return self.predict_rows(rows, strength=strength)
 
-    def predict_rows(self, rows: Sequence[Row], *, strength: float | None = None) -> list[dict[str, Any]]:
+    def predict_rows(self, rows: Sequence[Row], *, strength: Strength | None = None) -> list[dict[str, Any]]:
         """As `predict`, for rows read from a file."""
-        made = self._rendered(self.task, rows, self.view(strength))
+        at = self.strengths(strength)
+        made = self._rendered(self.task, rows, at, head="domain")
         if self.general_task is not None and "general" in self.base.heads:
-            others = self._rendered(self.general_task, rows, self.view(strength, head="general"))
+            others = self._rendered(self.general_task, rows, at, head="general")
             for own, other in zip(made, others, strict=True):
                 own.update({f"base_{key}": value for key, value in other.items()})
         return made
 
-    def _rendered(self, task: Task, rows: Sequence[Row], view: nn.Module) -> list[dict[str, Any]]:
+    def _rendered(self, task: Task, rows: Sequence[Row], at: Mapping[str, float], *, head: str) -> list[dict[str, Any]]:
         base = self._own_base()
-        data = dataset(task, base, list(task.read(rows, labelled=False)))
-        made = predict(task, base, view, data, wanted=frozenset({"output"}), mode="predict")
+        examples = list(task.read(rows, labelled=False))
+        column = self.recipe.data.domain_column
+        if self.domains and column is not None and len(examples) == len(rows):
+            named = [str(row.values.get(column)) for row in rows]
+            examples = [replace(e, domain=name) for e, name in zip(examples, named, strict=True)]
+        made = predict_by_domain(
+            task,
+            base,
+            lambda name: nullcontext(self.view(at[name or ""], head=head)),
+            dataset(task, base, examples),
+            domains=self.domains,
+            wanted=frozenset({"output"}),
+            mode="predict",
+        )
         return [task.render(prediction) for prediction in made]
+
+    def unknown_domains(self, rows: Sequence[Row]) -> int:
+        """How many rows name no domain that has a weight of its own, where the run has learned such weights: theirs is 1."""
+        column = self.recipe.data.domain_column
+        if not self.domains or column is None:
+            return 0
+        return sum(str(row.values.get(column)) not in self.domains for row in rows)
 
 
 def load(path: str | Path) -> Run:
@@ -259,7 +306,10 @@ def _load(folder: RunFolder) -> Run:
     attached.model.eval()
     strength = folder.read("strength.json")
     form: Form = strength["form"]
-    return Run(folder.path, recipe, tasks["domain"], tasks.get("general"), base, attached, strength["chosen"], form)
+    return Run(
+        folder.path, recipe, tasks["domain"], tasks.get("general"), base, attached, strength["chosen"], form,
+        strength.get("domains", {}),
+    )  # fmt: skip
 
 
 def _origin(recipe: Recipe, origin: Mapping[str, Any]) -> Base:

@@ -133,6 +133,10 @@ class LoRASettings(Settings):
     rank_stabilised: bool = False
     """Scale alpha / sqrt(rank) instead of alpha / rank."""
     dora: bool = False
+    initialise: Literal["zero", "pissa"] = "zero"
+    """B starts at zero, or A and B at the weight's principal components (PiSSA), saved as an ordinary update of twice the rank."""
+    domain_weights: bool = True
+    """Where `data.domain_column` names several domains, each learns a weight in [0, 1] for the shared update; the largest is 1."""
     targets: tuple[str, ...] = ("all-linear",)
     """By anatomy: `attention`, `mlp`, `convolution`, `all-linear` (every linear and, in convnets, convolution site of the blocks);
     `CHAIN.` before a name restricts it to one chain."""

@@ -77,7 +77,16 @@ def test_layers_equal_peft_in_outputs_and_gradients(kind: str, dora: bool) -> No
         torch.testing.assert_close(ours.low_rank.magnitude.grad, magnitude.grad.flatten(), rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("settings", [{}, {"dora": True, "rank_stabilised": True}], ids=["lora", "dora"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"dora": True, "rank_stabilised": True},
+        {"initialise": "pissa"},
+        {"initialise": "pissa", "rank_stabilised": True},
+    ],
+    ids=["lora", "dora", "pissa", "pissa-rs"],
+)
 @pytest.mark.parametrize(
     "family", ["bert", "roberta", "distilbert", "gpt2", "qwen3", "marian", "vit", "resnet", "yolos"]
 )

@@ -36,7 +36,7 @@ def gradient_of(model: nn.Module, data: Dataset, parts: list[list[int]], **more:
     step = StepGradient(
         more.pop("task", Regression()),
         None,
-        model,
+        Trained(model),
         data,
         seed=7,
         pulls=more.pop("pulls", ()),

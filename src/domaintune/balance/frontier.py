@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from domaintune.bases.base import Base
 from domaintune.evaluation.intervals import retention_estimate
-from domaintune.evaluation.score import point_scores, predict, records_of
+from domaintune.evaluation.score import (
+    by_domain,
+    divergence,
+    point_scores,
+    predict_by_domain,
+    records_of,
+    subset,
+)
 from domaintune.methods.base import Attached, Form
-from domaintune.tasks.base import Dataset, Primary, Record, Task, dataset
+from domaintune.tasks.base import Dataset, Mode, Prediction, Primary, Record, Task, dataset
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +54,50 @@ class Point:
 Records = dict[float, list[Record]]
 
 
+def predict_at(
+    attached: Attached,
+    base: Base,
+    side: Side,
+    strength: float,
+    *,
+    form: Form,
+    wanted: frozenset[str],
+    mode: Mode = "score",
+    budget: int | None = None,
+) -> list[Prediction]:
+    """Predictions of a side at a strength: each example from a view at strength x weight of its domain (1 where it has none)."""
+    weights = attached.domain_weights()
+
+    def models(name: str | None) -> AbstractContextManager[nn.Module]:
+        at = strength * weights.get(name or "", 1.0)
+        return nullcontext(attached.view(at, head=side.head, form=form))
+
+    return predict_by_domain(
+        side.task, base, models, side.data, domains=weights, wanted=wanted, mode=mode, budget=budget
+    )
+
+
 def with_reference(side: Side, base: Base, *, form: Form, attached: Attached, budget: int | None) -> Side:
     """An agreement side whose targets are the base's own predictions; other sides unchanged."""
     if not side.agreement:
         return side
-    view = attached.view(0.0, head=side.head, form=form)
-    made = predict(side.task, base, view, side.data, wanted=frozenset({"output"}), mode="predict", budget=budget)
+    made = predict_at(attached, base, side, 0.0, form=form, wanted=frozenset({"output"}), mode="predict", budget=budget)
     examples = [side.task.as_reference(p, e) for p, e in zip(made, side.data.examples, strict=True)]
     return replace(side, data=dataset(side.task, base, examples))
+
+
+def divergence_at(
+    attached: Attached, base: Base, side: Side, strength: float, *, form: Form, budget: int | None = None
+) -> float:
+    """Mean over units of KL(base || tuned) of the outputs, in nats; every example at strength x weight of its domain."""
+    weights = attached.domain_weights()
+    base_view = attached.view(0.0, head=side.head, form=form)
+    total, units = 0.0, 0.0
+    for name, positions in by_domain(side.data, weights).items():
+        view = attached.view(strength * weights.get(name or "", 1.0), head=side.head, form=form)
+        part, count = divergence(side.task, base, view, base_view, subset(side.data, positions), budget=budget)
+        total, units = total + part, units + count
+    return total / max(units, 1.0)
 
 
 def side_records(
@@ -69,8 +114,7 @@ def side_records(
     """Records of a side at each strength, each from a view of its own."""
     made: Records = {}
     for strength in strengths:
-        view = attached.view(strength, head=side.head, form=form)
-        predictions = predict(side.task, base, view, side.data, wanted=wanted, budget=budget)
+        predictions = predict_at(attached, base, side, strength, form=form, wanted=wanted, budget=budget)
         made[strength] = records_of(side.task, side.data, predictions)
         if on_step is not None:
             on_step()
@@ -92,6 +136,21 @@ def points(domain_task: Task, domain: Records, general_side: Side | None, genera
                 one = np.ones((1, len(general[strength])))
                 kept = retention_estimate(task, general[strength], general[0.0], one)[0].value
         made.append(Point(strength, point_scores(domain_task, domain[strength])[name], score, kept))
+    return made
+
+
+def domain_points(
+    task: Task, examples: Sequence[Any], records: Mapping[float, Sequence[Record]]
+) -> dict[str, list[Any]]:
+    """Domain -> its own primary score at every strength, as [strength, score]; empty where rows name no domain."""
+    names = sorted({example.domain for example in examples if example.domain is not None})
+    made: dict[str, list[Any]] = {}
+    for name in names:
+        inside = [i for i, example in enumerate(examples) if example.domain == name]
+        made[name] = [
+            [strength, point_scores(task, [held[i] for i in inside])[task.primary.name]]
+            for strength, held in sorted(records.items())
+        ]
     return made
 
 

@@ -5,7 +5,7 @@ A plan is a list of steps, a step a list of micro-batches, a micro-batch a list 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 
@@ -14,12 +14,21 @@ import numpy as np
 WINDOW_BATCHES = 50
 
 
-def plan(costs: Sequence[int], *, batch_size: int, budget: int | None, seed: int, epoch: int) -> list[list[list[int]]]:
+def plan(
+    costs: Sequence[int],
+    *,
+    batch_size: int,
+    budget: int | None,
+    seed: int,
+    epoch: int,
+    groups: Sequence[Hashable] | None = None,
+) -> list[list[list[int]]]:
     """The steps of one epoch: every item exactly once, `batch_size` items a step (the remainder in one smaller step).
 
     Items are shuffled, sorted by cost within windows of 50 batches, cut into steps, and the steps shuffled. Each step is split
     into micro-batches of at most `budget` (largest cost x count, which is what padding makes of it); an item above the budget
-    stands alone; without a budget a step is one micro-batch. Costs are tokens or pixels.
+    stands alone; without a budget a step is one micro-batch. Costs are tokens or pixels. With `groups`, one an item, a
+    micro-batch holds items of one group.
     """
     generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch])))
     cost = np.asarray(costs, dtype=np.int64)
@@ -31,7 +40,20 @@ def plan(costs: Sequence[int], *, batch_size: int, budget: int | None, seed: int
         # Dearest first, as `within_budget` needs; stable, so that equal costs stay in shuffled order.
         inside = inside[np.argsort(-cost[inside], kind="stable")]
         steps += [inside[first : first + batch_size].tolist() for first in range(0, len(inside), batch_size)]
-    return [within_budget(steps[number], cost, budget=budget) for number in generator.permutation(len(steps))]
+    chosen = [steps[number] for number in generator.permutation(len(steps))]
+    return [
+        [part for same in _by_group(step, groups) for part in within_budget(same, cost, budget=budget)]
+        for step in chosen
+    ]
+
+
+def _by_group(items: Sequence[int], groups: Sequence[Hashable] | None) -> list[list[int]]:
+    if groups is None:
+        return [list(items)]
+    parts: dict[Hashable, list[int]] = {}
+    for item in items:
+        parts.setdefault(groups[item], []).append(item)
+    return list(parts.values())
 
 
 def steps_in_epoch(count: int, *, batch_size: int) -> int:

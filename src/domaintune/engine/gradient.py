@@ -5,6 +5,7 @@ Everything random comes from (seed, step, micro-batch) or (seed, epoch, item), s
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -15,7 +16,8 @@ from torch import Tensor, nn
 
 from domaintune.bases.base import Base
 from domaintune.errors import TrainingError
-from domaintune.tasks.base import Batch, Dataset, Item, Task
+from domaintune.methods.base import Attached
+from domaintune.tasks.base import Batch, Dataset, Item, Task, item_domains
 
 STREAMS = {"step": 0, "augment": 1, "pull": 2}
 
@@ -62,12 +64,13 @@ def accelerator() -> Any:
 @dataclass(frozen=True)
 class StepGradient:
     """Leaves in the parameters' `.grad` the gradient of the sum over terms of S / U, S the loss sums and U the units of the whole
-    step, known before the first backward. With `sixteen_bits` the forward runs in bf16 by autocast, weights stay as they are.
+    step, known before the first backward. With `sixteen_bits` the forward runs in bf16 by autocast, weights stay as they are. Where
+    domains have weights of their own, a micro-batch holds items of one domain.
     """
 
     task: Task
     base: Base
-    model: nn.Module
+    attached: Attached
     data: Dataset
     seed: int
     pulls: Sequence[Pull]
@@ -79,19 +82,28 @@ class StepGradient:
         loss of the step (detached scalars, on the model's device)."""
         batches = [self.collate(positions, epoch=epoch) for positions in micro_batches]
         units = total_units([self.task.units(batch) for batch in batches])
-        device = next(self.model.parameters()).device
+        device = next(self.attached.model.parameters()).device
         losses = []
-        for number, batch in enumerate(batches):
+        for number, (positions, batch) in enumerate(zip(micro_batches, batches, strict=True)):
             torch.manual_seed(seed_of("step", self.seed, step, number))
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.sixteen_bits):
-                sums = self.task.loss(self.model, batch.to(device))
-            losses.append(self._backward({key: (value, units[key]) for key, value in sums.items()}))
+            with self.attached.in_domain(self._domain(positions[0])) as model:
+                with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.sixteen_bits):
+                    sums = self.task.loss(model, batch.to(device))
+                losses.append(self._backward({key: (value, units[key]) for key, value in sums.items()}))
         for number, pull in enumerate(self.pulls):
             torch.manual_seed(seed_of("pull", self.seed, step, number))
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.sixteen_bits):
-                terms = pull.terms(self.model, step)
+                terms = pull.terms(self.attached.model, step)
             losses.append(self._backward(terms))
         return losses
+
+    @functools.cached_property
+    def domains(self) -> list[str | None] | None:
+        """Each item's domain, where domains have weights of their own."""
+        return item_domains(self.data) if self.attached.domain_weights() else None
+
+    def _domain(self, position: int) -> str | None:
+        return None if self.domains is None else self.domains[position]
 
     def collate(self, positions: Sequence[int], *, epoch: int) -> Batch:
         """The micro-batch of these items, augmented by (seed, epoch, item)."""

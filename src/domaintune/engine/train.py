@@ -110,7 +110,7 @@ def train(
     device = next(attached.model.parameters()).device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), Interrupts() as interrupts:
         gradient = StepGradient(
-            task, base, attached.model, data, seed=seed, pulls=tuple(pulls),
+            task, base, attached, data, seed=seed, pulls=tuple(pulls),
             sixteen_bits=settings.precision == "bf16", accelerator=accelerator(),
         )  # fmt: skip
         loop = _Loop(
@@ -225,7 +225,7 @@ class _Loop:
         """The rest of the epoch under way; returns early, at its start, after a rollback."""
         steps = plan(
             self.costs, batch_size=self.settings.batch_size, budget=self.settings.micro_batch_budget, seed=self.seed,
-            epoch=self.state.epoch,
+            epoch=self.state.epoch, groups=self.gradient.domains,
         )  # fmt: skip
         self.attached.train_(train_batch_norm=self.settings.train_batch_norm)
         while self.state.position < len(steps):
@@ -331,6 +331,7 @@ class _Loop:
             "validation": self.validate is not None,
             "items": len(self.costs),
             "costs": hashlib.sha256(repr(self.costs).encode()).hexdigest(),
+            "domains": hashlib.sha256(repr(self.gradient.domains).encode()).hexdigest(),
             "parameters": self.optimizer.layout(),
             "caller": self.caller,
         }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 
 from domaintune.bases.base import Base
 from domaintune.data.batches import scoring_plan
-from domaintune.tasks.base import Dataset, Mode, Prediction, RawPrediction, Record, Task
+from domaintune.tasks.base import Dataset, Item, Mode, Prediction, RawPrediction, Record, Task
 
 TOKEN_BUDGET = 16_384
 PIXEL_BUDGET = 8_000_000
@@ -54,6 +55,51 @@ def predict(
     ]
 
 
+Models = Callable[[str | None], AbstractContextManager[nn.Module]]
+"""The model of a domain, for as long as the context lasts."""
+
+
+def by_domain(data: Dataset, names: Collection[str]) -> dict[str | None, list[int]]:
+    """Positions of the examples of each domain in `names`; None: all others."""
+    groups: dict[str | None, list[int]] = {}
+    for position, example in enumerate(data.examples):
+        groups.setdefault(example.domain if example.domain in names else None, []).append(position)
+    return groups
+
+
+def subset(data: Dataset, positions: Sequence[int]) -> Dataset:
+    """The examples at these positions with their items."""
+    items: list[Item] = []
+    spans: list[range] = []
+    for position in positions:
+        span = data.spans[position]
+        spans.append(range(len(items), len(items) + len(span)))
+        items += [data.items[i] for i in span]
+    return Dataset([data.examples[position] for position in positions], items, spans)
+
+
+def predict_by_domain(
+    task: Task,
+    base: Base,
+    models: Models,
+    data: Dataset,
+    *,
+    domains: Collection[str],
+    wanted: frozenset[str],
+    mode: Mode = "score",
+    budget: int | None = None,
+) -> list[Prediction]:
+    """As `predict`, where each of `domains` has a model of its own; the others share that of None."""
+    made: list[Prediction | None] = [None] * len(data.examples)
+    for name, positions in by_domain(data, domains).items():
+        part = data if len(positions) == len(data.examples) else subset(data, positions)
+        with models(name) as model:
+            predictions = predict(task, base, model, part, wanted=wanted, mode=mode, budget=budget)
+        for position, prediction in zip(positions, predictions, strict=True):
+            made[position] = prediction
+    return [prediction for prediction in made if prediction is not None]
+
+
 def records_of(task: Task, data: Dataset, predictions: Sequence[Prediction]) -> list[Record]:
     """Per-example statistics of predictions against the data's targets."""
     return [task.statistics(p, example) for p, example in zip(predictions, data.examples, strict=True)]
@@ -74,14 +120,14 @@ def primary_score(
 
 
 @torch.no_grad()
-def mean_divergence(
+def divergence(
     task: Task, base: Base, tuned: nn.Module, base_model: nn.Module, data: Dataset, *, budget: int | None = None
-) -> float:
-    """Mean over units (examples, tokens or queries) of KL(base || tuned) of the outputs, in nats."""
+) -> tuple[float, float]:
+    """KL(base || tuned) of the outputs in nats, summed over units (examples, tokens or queries), and the number of units."""
     total, units = 0.0, 0.0
     device = next(tuned.parameters()).device
     for positions in scoring_plan([task.cost(item) for item in data.items], budget or default_budget(task)):
         batch = task.collate(base, [data.items[i] for i in positions], "score").to(device)
         part, count = task.divergence(tuned, base_model, batch)
         total, units = total + float(part), units + count
-    return total / max(units, 1.0)
+    return total, units

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -38,8 +39,10 @@ class Method(ABC):
     """Settings of one method (a settings model of the recipe), ready to be attached to a base."""
 
     @abstractmethod
-    def attach(self, base: Base, *, generator: torch.Generator) -> Attached:
+    def attach(self, base: Base, *, generator: torch.Generator, domains: Sequence[str] = ()) -> Attached:
         """A model to train, equal to the base until it is trained. The domain head, where there is one, is always trained.
+
+        `domains`: the train rows' named domains, where each may learn a weight of its own; only LoRA makes use of them.
 
         Raises:
             MethodError: the base lacks what the method needs, by name, with the alternatives.
@@ -64,6 +67,15 @@ class Attached(ABC):
         train_behind_prefix_(self.model, self.base.anatomy)
         if not train_batch_norm:
             batch_norms_to_eval_(self.model)
+
+    def domain_weights(self) -> dict[str, float]:
+        """The learned weight in [0, 1] of each domain that has one, the largest 1; it multiplies the strength."""
+        return {}
+
+    @contextmanager
+    def in_domain(self, name: str | None) -> Iterator[nn.Module]:
+        """`model` at the weight of a domain (1 for None and unknown ones) while the context lasts, gradients included."""
+        yield self.model
 
     def clean_cut(self) -> Cut:
         """The last cut whose input no trained tensor reaches: what may be computed once and kept."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,7 +36,7 @@ class Freeze(Method):
 
     settings: FreezeSettings
 
-    def attach(self, base: Base, *, generator: torch.Generator) -> Attached:
+    def attach(self, base: Base, *, generator: torch.Generator, domains: Sequence[str] = ()) -> Attached:
         head = head_parameters(base)
         selectors = tuple(selector for selector in self.settings.train if selector != "head")
         body: list[str] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,7 +37,7 @@ class Full(Method):
 
     settings: FullSettings
 
-    def attach(self, base: Base, *, generator: torch.Generator) -> Attached:
+    def attach(self, base: Base, *, generator: torch.Generator, domains: Sequence[str] = ()) -> Attached:
         constant = constant_parameters(base.model)
         head = head_parameters(base)
         body = [

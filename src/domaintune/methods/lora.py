@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,11 +23,17 @@ from domaintune.methods.weights import (
     check_state,
     check_strength,
     head_parameters,
+    in_place_of_parameters,
     plain_copy,
     split_by_decay,
     trained_fork,
 )
 from domaintune.settings import LoRASettings
+
+LOG_WEIGHTS = "domain_weights.logarithm"
+DOMAIN_SCALE = 20.0
+"""Under LoRA's default learning rate of 5e-4 the logarithms of the domains' weights learn at 1e-2: a few hundred steps must be
+able to bring a weight near 0."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,9 @@ class LoRA(Method):
     On convolutions A has the layer's own kernel, stride, dilation and padding and B is 1 x 1. With `dora` each output row gets
     a learned magnitude; see `LowRank`. The dial acts on the effective weight: W(s) = lerp(W0, W', s).
 
+    With `domains` each learns a weight w in [0, 1]; a row of that domain goes through the model at strength w, head included:
+    W(w) = lerp(W0, W', w). The weights are exp(a - max a), so that the largest is 1 (the scale of the update itself is free).
+
     Depthwise convolutions are left out (a low rank saves nothing on them); `LoRAAttached.left_out` lists those of the chains
     whose other convolutions are adapted.
     Source: arXiv 2106.09685; arXiv 2312.03732 (rank-stabilised); arXiv 2402.09353 (DoRA).
@@ -43,7 +53,7 @@ class LoRA(Method):
 
     settings: LoRASettings
 
-    def attach(self, base: Base, *, generator: torch.Generator) -> LoRAAttached:
+    def attach(self, base: Base, *, generator: torch.Generator, domains: Sequence[str] = ()) -> LoRAAttached:
         sites = select_sites(base.anatomy, self.settings.targets)
         aliases = module_paths(base.model)
         chosen = tuple(dict.fromkeys(aliases[path][0] for path in outside_head(base, [site.path for site in sites])))
@@ -62,11 +72,12 @@ class LoRA(Method):
         for path in chosen:
             layer = low_rank_layer(
                 model.get_submodule(path), rank=rank, scale=scale, dropout=self.settings.dropout,
-                dora=self.settings.dora, generator=generator,
+                dora=self.settings.dora, principal=self.settings.initialise == "pissa", generator=generator,
             )  # fmt: skip
             for alias in aliases[path]:
                 set_submodule_(model, alias, layer)
-        return LoRAAttached(base, model, paths=chosen, left_out=left_out, settings=self.settings)
+        named = tuple(domains) if self.settings.domain_weights and len(domains) > 1 else ()
+        return LoRAAttached(base, model, paths=chosen, left_out=left_out, settings=self.settings, domains=named)
 
 
 def module_paths(model: nn.Module) -> dict[str, tuple[str, ...]]:
@@ -105,13 +116,24 @@ class LoRAAttached(Attached):
     """Low-rank updates at `paths` and a trained head. `left_out` are the depthwise convolutions beside them."""
 
     def __init__(
-        self, base: Base, model: nn.Module, *, paths: tuple[str, ...], left_out: tuple[str, ...], settings: LoRASettings
+        self,
+        base: Base,
+        model: nn.Module,
+        *,
+        paths: tuple[str, ...],
+        left_out: tuple[str, ...],
+        settings: LoRASettings,
+        domains: tuple[str, ...] = (),
     ) -> None:
         self.base = base
         self.model = model
         self.paths = paths
         self.left_out = left_out
         self.settings = settings
+        self.domains = domains
+        self.starts_at_base = settings.initialise == "zero"
+        dtype = torch.promote_types(base.dtype, torch.float32)
+        self._log_weights = nn.Parameter(torch.zeros(len(domains), dtype=dtype, device=base.device))
         self._changed = ChangedTensors(base.model, model, tuple(head_parameters(base)))
 
     def layers(self) -> dict[str, LoRALayer]:
@@ -127,11 +149,46 @@ class LoRAAttached(Attached):
             for name, parameter in layer.low_rank.named_parameters()
         }
 
+    def _low_rank_tensors(self) -> dict[str, Tensor]:
+        """What a state holds of the updates: the parameters, the principal start, and the domains' weights as logarithms."""
+        made: dict[str, Tensor] = dict(self.low_rank_parameters())
+        for path, layer in self.layers().items():
+            start = {"A0": layer.low_rank.A0, "B0": layer.low_rank.B0}
+            made |= {f"{path}.low_rank.{name}": tensor for name, tensor in start.items() if tensor is not None}
+        return made | ({LOG_WEIGHTS: self._log_weights} if self.domains else {})
+
     def parameter_groups(self) -> list[ParameterGroup]:
+        weights = [ParameterGroup("domain weights", (self._log_weights,), scale=DOMAIN_SCALE, decay=False)]
         return [
             *split_by_decay(self.model, self.low_rank_parameters(), group="lora"),
             *split_by_decay(self.model, self._changed.names, group="head"),
+            *(weights if self.domains else []),
         ]
+
+    def domain_weights(self) -> dict[str, float]:
+        weights = self._weights().tolist() if self.domains else []
+        return dict(zip(self.domains, weights, strict=True))
+
+    def _weights(self) -> Tensor:
+        """exp(a - max a) [domains]."""
+        return (self._log_weights - self._log_weights.max()).exp()
+
+    @contextmanager
+    def in_domain(self, name: str | None) -> Iterator[nn.Module]:
+        if name not in self.domains:
+            yield self.model
+            return
+        weight = self._weights()[self.domains.index(name)]
+        start = dict(self.base.model.named_parameters())
+        mixed = {key: torch.lerp(start[key], p, weight) for key, p in self._changed.parameters().items()}
+        for layer in self.layers().values():
+            layer.low_rank.strength = weight
+        try:
+            with in_place_of_parameters(self.model, mixed):
+                yield self.model
+        finally:
+            for layer in self.layers().values():
+                layer.low_rank.strength = 1.0
 
     def view(self, strength: float, *, head: str = "domain", form: Form = "merged") -> nn.Module:
         check_strength(strength)
@@ -157,16 +214,16 @@ class LoRAAttached(Attached):
                 set_submodule_(view, alias, layer)
 
     def state(self) -> dict[str, Tensor]:
-        low_rank = {name: p.detach().cpu().clone() for name, p in self.low_rank_parameters().items()}
+        low_rank = {name: tensor.detach().cpu().clone() for name, tensor in self._low_rank_tensors().items()}
         return {**low_rank, **self._changed.state()}
 
     def load_(self, state: Mapping[str, Tensor]) -> None:
-        low_rank = self.low_rank_parameters()
+        low_rank = self._low_rank_tensors()
         check_state(state, {**low_rank, **self._changed.parameters()}, self._changed.statistics())
         self._changed.load_({name: tensor for name, tensor in state.items() if name not in low_rank})
         with torch.no_grad():
-            for name, parameter in low_rank.items():
-                parameter.copy_(state[name])
+            for name, tensor in low_rank.items():
+                tensor.copy_(state[name])
 
     def merged(self, strength: float) -> nn.Module:
         return plain_copy(self.view(strength))
@@ -178,4 +235,5 @@ class LoRAAttached(Attached):
         state = read_adapter(
             folder, base=self.base, layers=self.layers(), changed=self._changed, settings=self.settings
         )
-        self.load_(state)
+        # The adapter is strength 1; the domains' weights stand in the run.
+        self.load_(state | ({LOG_WEIGHTS: self._log_weights.detach()} if self.domains else {}))

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
+EXACT_BELOW = 1024
+
 
 class LowRank(nn.Module):
     """The update of one layer: Delta W = scale B A, and with DoRA a magnitude m per output row.
@@ -24,12 +26,17 @@ class LowRank(nn.Module):
     A is [rank, in, *kernel], B [out, rank, *ones], magnitude [out]. B starts at zero and m at |W0|, so W' starts at W0.
     A, B and m are float32 where the weight has 16 bits.
 
-    Source: arXiv 2106.09685; arXiv 2402.09353 equation 5 and section 4.3; the convolution form and the names are PEFT's
-    (`tuners/lora/layer.py`). Differs: PEFT's DoRA with dropout also drops the input of the frozen weight; here dropout acts on
+    With `principal` (PiSSA) scale B A starts at the best rank-r approximation of W0, scale B0 A0, which is subtracted again:
+    W' = W0 + scale (B A - B0 A0), an ordinary update of rank 2r, [B, -B0] [A; A0], whose start is W0 within rounding.
+
+    Source: arXiv 2106.09685; arXiv 2402.09353 equation 5 and section 4.3; arXiv 2404.02948 (PiSSA); the convolution form and the
+    names are PEFT's (`tuners/lora/layer.py`). Differs: PEFT's DoRA with dropout also drops the input of the frozen weight; here dropout acts on
     the low-rank path alone, as in LoRA.
     """
 
     weight_squared: Tensor | None
+    A0: Tensor | None
+    B0: Tensor | None
 
     def __init__(
         self,
@@ -39,6 +46,7 @@ class LowRank(nn.Module):
         scale: float,
         dropout: float,
         dora: bool,
+        principal: bool = False,
         generator: torch.Generator | None,
     ) -> None:
         super().__init__()
@@ -50,10 +58,26 @@ class LowRank(nn.Module):
         self.B = nn.Parameter(torch.zeros(shape_b, dtype=dtype, device=rows.device))
         self.scale = scale
         self.dropout = dropout
-        self.strength = 1.0
+        self.strength: float | Tensor = 1.0
+        start = principal_factors(rows, shape_a[0], generator) if principal else None
+        a0, b0 = (None, None) if start is None else (start[0] / math.sqrt(scale), start[1] / math.sqrt(scale))
+        self.register_buffer("A0", None if a0 is None else a0.view(shape_a).to(dtype), persistent=False)
+        self.register_buffer("B0", None if b0 is None else b0.view(shape_b).to(dtype), persistent=False)
+        if self.A0 is not None and self.B0 is not None:
+            self.A, self.B = nn.Parameter(self.A0.clone()), nn.Parameter(self.B0.clone())
         squared = rows.detach().to(dtype).square().sum(1) if dora else None
         self.register_buffer("weight_squared", squared, persistent=False)
         self.magnitude = nn.Parameter(self.norm(rows).clone()) if dora else None
+
+    @property
+    def down(self) -> Tensor:
+        """A, or [A; A0]: [r or 2r, in, *kernel]."""
+        return self.A if self.A0 is None else torch.cat([self.A, self.A0])
+
+    @property
+    def up(self) -> Tensor:
+        """B, or [B, -B0]: [out, r or 2r, *ones]."""
+        return self.B if self.B0 is None else torch.cat([self.B, -self.B0], dim=1)
 
     def drop(self, inputs: Tensor) -> Tensor:
         """The input of the low-rank path; dropout in training mode only."""
@@ -64,7 +88,7 @@ class LowRank(nn.Module):
     def norm(self, rows: Tensor) -> Tensor:
         """|W0 + scale B A| per row [out], without forming the sum: |W0|^2 + 2 s <W0 A', B> + s^2 <B (A A'), B>."""
         assert self.weight_squared is not None
-        a, b = self.A.flatten(1), self.B.flatten(1)
+        a, b = self.down.flatten(1), self.up.flatten(1)
         with torch.autocast(a.device.type, enabled=False):
             cross = 2 * self.scale * (rows.to(a.dtype) @ a.T) + self.scale**2 * (b @ (a @ a.T))
             return (self.weight_squared + (cross * b).sum(1)).clamp(min=0).sqrt()
@@ -80,13 +104,40 @@ class LowRank(nn.Module):
     @torch.no_grad()
     def effective(self, rows: Tensor) -> Tensor:
         """W' as rows, in A's dtype."""
-        adapted = torch.addmm(rows.to(self.A.dtype), self.B.flatten(1), self.A.flatten(1), alpha=self.scale)
+        adapted = torch.addmm(rows.to(self.A.dtype), self.up.flatten(1), self.down.flatten(1), alpha=self.scale)
         return adapted if self.magnitude is None else self.factor(rows)[:, None] * adapted
+
+    @property
+    def is_off(self) -> bool:
+        """Whether the strength is 0 for good; one that is learned is not."""
+        return not isinstance(self.strength, Tensor) and self.strength == 0
 
     def mix(self, plain: Tensor, adapted: Tensor) -> Tensor:
         """The output at this strength: exactly `adapted` at 1."""
         adapted = adapted.to(plain.dtype)
+        if isinstance(self.strength, Tensor):  # a weight that is learned
+            return torch.lerp(plain, adapted, self.strength.to(plain.dtype))
         return adapted if self.strength == 1 else torch.lerp(plain, adapted, self.strength)
+
+
+@torch.no_grad()
+def principal_factors(rows: Tensor, rank: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    """(A0 [rank, in], B0 [out, rank]) with B0 A0 the best approximation of `rows` [out, in] of that rank, sqrt(S) on both sides;
+    ranks above what the matrix has are zero. Large matrices: by random projection (torch.svd_lowrank), from the generator.
+    """
+    matrix = rows.detach().to(torch.promote_types(rows.dtype, torch.float32))
+    if min(matrix.shape) <= EXACT_BELOW:
+        u, s, vt = torch.linalg.svd(matrix, full_matrices=False)
+        v = vt.T
+    else:
+        with torch.random.fork_rng(devices=[matrix.device] if matrix.is_cuda else []):
+            torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
+            u, s, v = torch.svd_lowrank(matrix, q=rank + 8, niter=8)
+    count = min(rank, len(s))
+    a0, b0 = matrix.new_zeros(rank, matrix.shape[1]), matrix.new_zeros(matrix.shape[0], rank)
+    root = s[:count].sqrt()
+    a0[:count], b0[:, :count] = root[:, None] * v[:, :count].T, u[:, :count] * root
+    return a0, b0
 
 
 def _autocast(inputs: Tensor) -> bool:
@@ -95,17 +146,18 @@ def _autocast(inputs: Tensor) -> bool:
 
 def _adapt_linear(low_rank: LowRank, plain: Tensor, inputs: Tensor, rows: Tensor, bias: Tensor | None) -> Tensor:
     """`plain` = W0 x + bias [..., out] -> the adapted output at the update's strength."""
-    if low_rank.strength == 0:
+    if low_rank.is_off:
         return plain
-    hidden = low_rank.drop(inputs).reshape(-1, inputs.shape[-1]) @ low_rank.A.T
+    up = low_rank.up
+    hidden = low_rank.drop(inputs).reshape(-1, inputs.shape[-1]) @ low_rank.down.T
     flat = plain.reshape(-1, plain.shape[-1]).to(hidden.dtype)
     if low_rank.magnitude is None:
-        adapted = torch.addmm(flat, hidden, low_rank.B.T, alpha=low_rank.scale)
+        adapted = torch.addmm(flat, hidden, up.T, alpha=low_rank.scale)
     else:
         factor = low_rank.factor(rows)
         without_bias = flat if bias is None else flat - bias
         # Written as an addition so that an untrained factor of 1 leaves the base's bits alone.
-        adapted = flat + ((factor - 1) * without_bias + (factor * low_rank.scale) * (hidden @ low_rank.B.T))
+        adapted = flat + ((factor - 1) * without_bias + (factor * low_rank.scale) * (hidden @ up.T))
     return low_rank.mix(plain, adapted.view(plain.shape))
 
 
@@ -139,11 +191,11 @@ class LoRAConv1D(Conv1D):
 def _adapt_convolution(layer: LoRAConv1d | LoRAConv2d, plain: Tensor, inputs: Tensor) -> Tensor:
     """The update as a convolution of the same kernel, stride, dilation and padding (its mode too) to `rank` channels, then 1x1."""
     low_rank = layer.low_rank
-    if low_rank.strength == 0:
+    if low_rank.is_off:
         return plain
-    hidden: Tensor = layer._conv_forward(low_rank.drop(inputs), low_rank.A, None)
+    hidden: Tensor = layer._conv_forward(low_rank.drop(inputs), low_rank.down, None)
     pointwise = functional.conv1d if isinstance(layer, nn.Conv1d) else functional.conv2d
-    update = pointwise(hidden * low_rank.scale, low_rank.B)
+    update = pointwise(hidden * low_rank.scale, low_rank.up)
     base = plain.to(update.dtype)
     if low_rank.magnitude is None:
         return low_rank.mix(plain, base + update)
@@ -221,7 +273,14 @@ def rows_to_weight(layer: nn.Module, rows: Tensor) -> Tensor:
 
 
 def low_rank_layer(
-    layer: nn.Module, *, rank: int, scale: float, dropout: float, dora: bool, generator: torch.Generator | None
+    layer: nn.Module,
+    *,
+    rank: int,
+    scale: float,
+    dropout: float,
+    dora: bool,
+    principal: bool = False,
+    generator: torch.Generator | None,
 ) -> LoRALayer:
     """`layer` with an untrained update; its weight and bias are taken over, not copied.
 
@@ -233,8 +292,9 @@ def low_rank_layer(
     kernel = tuple(made.kernel_size) if isinstance(made, LoRAConv1d | LoRAConv2d) else ()
     inputs = rows.shape[1] // math.prod(kernel)
     made.low_rank = LowRank(
-        rows, shape_a=(rank, inputs, *kernel), scale=scale, dropout=dropout, dora=dora, generator=generator
-    )
+        rows, shape_a=(rank, inputs, *kernel), scale=scale, dropout=dropout, dora=dora, principal=principal,
+        generator=generator,
+    )  # fmt: skip
     made.train(layer.training)
     return made
 

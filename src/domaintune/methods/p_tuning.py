@@ -79,7 +79,7 @@ class PTuning(Method):
 
     settings: PTuningSettings
 
-    def attach(self, base: Base, *, generator: torch.Generator) -> Attached:
+    def attach(self, base: Base, *, generator: torch.Generator, domains: Sequence[str] = ()) -> Attached:
         probe = probe_inputs(base.model)
         sites = _sites(base, probe)
         model = trained_fork(base, head_parameters(base))

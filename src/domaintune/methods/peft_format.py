@@ -11,6 +11,7 @@ What PEFT itself cannot run (0.21): dilated convolutions and convolutions with a
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -80,8 +81,11 @@ def read_adapter(
     state: dict[str, Tensor] = {}
     try:
         for path, layer in layers.items():
-            state[f"{path}.low_rank.A"] = held[f"{path}.lora_A.weight"]
-            state[f"{path}.low_rank.B"] = held[f"{path}.lora_B.weight"]
+            down, up = held[f"{path}.lora_A.weight"], held[f"{path}.lora_B.weight"]
+            rank = settings.rank
+            state[f"{path}.low_rank.A"], state[f"{path}.low_rank.B"] = down[:rank], up[:, :rank]
+            if layer.low_rank.A0 is not None:
+                state[f"{path}.low_rank.A0"], state[f"{path}.low_rank.B0"] = down[rank:], -up[:, rank:]
             if layer.low_rank.magnitude is not None:
                 magnitude = held[f"{path}.lora_magnitude_vector"].flatten()
                 assert layer.low_rank.weight_squared is not None
@@ -102,8 +106,7 @@ def adapter_config(
         "peft_type": "LORA",
         "task_type": None,
         "base_model_name_or_path": source,
-        "r": settings.rank,
-        "lora_alpha": settings.alpha,
+        **_rank_and_alpha(settings),
         "lora_dropout": settings.dropout,
         "use_rslora": settings.rank_stabilised,
         "use_dora": settings.dora,
@@ -114,6 +117,13 @@ def adapter_config(
         "target_modules": targets,
         "modules_to_save": modules_to_save or None,
     }
+
+
+def _rank_and_alpha(settings: LoRASettings) -> dict[str, float]:
+    """A start from principal components is stored as an update of twice the rank, its alpha such that the scale stays."""
+    if settings.initialise == "zero":
+        return {"r": settings.rank, "lora_alpha": settings.alpha}
+    return {"r": 2 * settings.rank, "lora_alpha": settings.alpha * (math.sqrt(2) if settings.rank_stabilised else 2)}
 
 
 def target_modules(paths: Collection[str], names: Collection[str]) -> list[str] | str:
@@ -142,7 +152,7 @@ def _saved_modules(base: Base, changed: ChangedTensors) -> list[str]:
 
 def _layer_tensors(layer: LoRALayer) -> dict[str, Tensor]:
     low_rank = layer.low_rank
-    tensors: dict[str, Tensor] = {"lora_A.weight": low_rank.A, "lora_B.weight": low_rank.B}
+    tensors: dict[str, Tensor] = {"lora_A.weight": low_rank.down, "lora_B.weight": low_rank.up}
     if low_rank.magnitude is not None:
         assert low_rank.weight_squared is not None
         # PEFT divides by the norm of the updated row also where W0's row is zero: equal to it, the factor is 1, as here.
@@ -166,8 +176,7 @@ def _check_config(path: Path, settings: LoRASettings) -> None:
         raise MethodError(f"cannot be read ({error}).", where=str(path)) from None
     expected = {
         "peft_type": "LORA",
-        "r": settings.rank,
-        "lora_alpha": settings.alpha,
+        **_rank_and_alpha(settings),
         "use_rslora": settings.rank_stabilised,
         "use_dora": settings.dora,
     }

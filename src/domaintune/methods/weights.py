@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,24 @@ def trained_fork(base: Base, names: Iterable[str]) -> nn.Module:
     model = fork(base.model, {name: nn.Parameter(parameters[name].detach().clone()) for name in names})
     mend_batch_norm_(model)
     return model
+
+
+@contextmanager
+def in_place_of_parameters(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """While the context lasts the modules of `model` see `tensors` (by canonical parameter name, which need not be leaves) where
+    their parameters stood; tied places follow."""
+    taken: list[tuple[dict[str, Any], str, Any]] = []
+    try:
+        for alias, name in canonical_names(model).items():
+            if name in tensors:
+                path, _, attribute = alias.rpartition(".")
+                held: dict[str, Any] = model.get_submodule(path)._parameters
+                taken.append((held, attribute, held[attribute]))
+                held[attribute] = tensors[name]
+        yield
+    finally:
+        for held, attribute, parameter in taken:
+            held[attribute] = parameter
 
 
 def split_by_decay(model: nn.Module, names: Iterable[str], *, group: str, scale: float = 1.0) -> list[ParameterGroup]:

@@ -280,6 +280,11 @@ class Task(BaseModel, ABC):
         return None
 
 
+def item_domains(data: Dataset) -> list[str | None]:
+    """The domain of every item's example."""
+    return [example.domain for example, span in zip(data.examples, data.spans, strict=True) for _ in span]
+
+
 def dataset(task: Task, base: Base, examples: Sequence[Any]) -> Dataset:
     """Prepare every example once."""
     items: list[Item] = []
