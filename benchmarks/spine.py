@@ -22,7 +22,8 @@ from rows import HERE, as_records, code_hash, file_hash, plain_records, row
 from domaintune.data.formats import read_rows
 from domaintune.evaluation.intervals import bootstrap_weights, gain_estimate
 from domaintune.evaluation.score import predict, primary_score, records_of
-from domaintune.parts import assemble, checksums
+from domaintune.inputs import checksums
+from domaintune.parts import assemble
 from domaintune.pipeline import seen_by, tune
 from domaintune.predict import Run, load, open_base
 from domaintune.recipe import Recipe

@@ -35,6 +35,7 @@ OPTIONS = (
     RecipeOption("train", "train", PATHS, "Labelled rows of your domain: file, folder, glob; repeatable."),
     RecipeOption("dev", "dev", PATHS, "Rows to choose on; by default cut from train, or folds."),
     RecipeOption("test", "test", PATHS, "Rows to confirm on; by default cut from train."),
+    RecipeOption("add", "add", PATHS, "New rows for the earlier run that is the base; its parts stay."),
     RecipeOption("general", "general", PATHS, "Rows of what the base could do before."),
     RecipeOption("general_check", "general_check", PATHS, "A second general set, only ever reported."),
     RecipeOption("method", "method", str | None, "freeze, p-tuning, lora or full."),
@@ -118,6 +119,10 @@ def recipe_from(given: Mapping[str, Any], **more: Any) -> Recipe:
             nested.append((option.key, value))
         else:
             top[option.key] = value
+    if given.get("add") and given.get("base") and given.get("recipe") is None:
+        from domaintune.growth import inherited
+
+        more = {**inherited(str(given["base"])), **more}
     return Recipe.read(given.get("recipe"), given.get("settings") or (), nested=nested, defaults=more, **top)
 
 

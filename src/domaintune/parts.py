@@ -14,19 +14,19 @@ from domaintune.bases.base import Base
 from domaintune.checks.report import report_of
 from domaintune.checks.shared import inseparable
 from domaintune.data.columns import wanted_of
-from domaintune.data.formats import ALIGNED, files_of, read_part
+from domaintune.data.formats import read_part
 from domaintune.data.labels import only, renamed
 from domaintune.data.rows import Row
 from domaintune.data.splits import contiguous_cut, cut, leaks
 from domaintune.errors import DataError, RecipeError
+from domaintune.growth import as_before, extended
+from domaintune.inputs import DOMAIN, given_paths
 from domaintune.recipe import DataSettings, Recipe
-from domaintune.run import data_checksum
 from domaintune.settings import TextClassificationSettings
 from domaintune.tasks import TASKS
 from domaintune.tasks.base import Finding, Task
 
 LEARN_FRACTION = 0.25
-GIVEN = ("train", "dev", "test", "general", "general_check")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,17 @@ class Parts:
     general: GeneralParts | None
     findings: Sequence[Finding]
     notes: list[str] = field(default_factory=list)
+    standing: int = 0
+    """So many of the test rows, the first ones, were those of the earlier run that this one grows from."""
+
+    def places(self) -> dict[str, dict[str, list[int]]]:
+        """Part -> file -> lines: where each example of the domain went."""
+        made: dict[str, dict[str, list[int]]] = {}
+        for name, examples in (("train", self.train), ("dev", self.dev or ()), ("test", self.test)):
+            made[name] = {}
+            for example in examples:
+                made[name].setdefault(example.file, []).append(example.line)
+        return made
 
     def seen(self) -> list[str]:
         """Checksums of every input that this run trains or chooses on."""
@@ -73,32 +84,6 @@ def _checksums(task: Task, examples: Iterable[Any]) -> set[str]:
     return {input_checksum(task.keys(example).input) for example in examples}
 
 
-def given_paths(recipe: Recipe) -> dict[str, str | tuple[str, ...]]:
-    """Part -> path or paths, for the parts that the recipe names."""
-    paths = {name: getattr(recipe, name) for name in GIVEN}
-    return {name: path for name, path in paths.items() if path is not None}
-
-
-def checksums(recipe: Recipe) -> dict[str, str]:
-    """Part -> sha256 of its data.
-
-    Raises:
-        DataError: a path that does not exist.
-    """
-    made = {}
-    for name, given in given_paths(recipe).items():
-        digests = []
-        for path in (side for entry in files_of(given) for side in entry.split(ALIGNED)):
-            try:
-                digests.append(data_checksum(path))
-            except (OSError, ValueError) as error:
-                flag = f"--{name.replace('_', '-')}"
-                what = error.strerror if isinstance(error, OSError) else str(error)
-                raise DataError(f"cannot be read ({what}).", where=f"{flag} {path}", remedy="Check the path.") from None
-        made[name] = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
-    return made
-
-
 def assemble(recipe: Recipe, base: Base, *, seen: Iterable[str] = ()) -> Parts:
     """Read everything that the recipe names and cut what it does not.
 
@@ -109,12 +94,20 @@ def assemble(recipe: Recipe, base: Base, *, seen: Iterable[str] = ()) -> Parts:
     """
     notes: list[str] = []
     rows = _read(recipe, notes)
-    domain_rows = [row for name in ("train", "dev", "test") for row in rows.get(name, ())]
+    domain_rows = [row for name in DOMAIN for row in rows.get(name, ())]
     task = TASKS[recipe.task.name].build(domain_rows, base, recipe.task)
-    given: tuple[str, ...] = ("train", "dev", "test")
-    examples = {name: _examples(task, rows[name], recipe.data) for name in given if name in rows}
+    if recipe.grown_from is not None:
+        task = extended(task, recipe.grown_from)
+    examples = {name: _examples(task, rows[name], recipe.data) for name in DOMAIN if name in rows}
     findings = report_of(task, examples)
-    train, dev, test = _domain_parts(recipe, task, examples, notes)
+    standing = 0
+    if recipe.grown_from is None:
+        train, dev, test = _domain_parts(recipe, task, examples, notes)
+    else:
+        added = examples.pop("add")
+        old = as_before(recipe.grown_from, [example for part in examples.values() for example in part])
+        standing = len(old["test"])
+        train, dev, test = _grown_parts(recipe, task, old, added, notes)
     task = task.weighted(train)
     seen, reported = set(seen), _checksums(task, test)
     if met := sum(input_checksum(task.keys(e).input) in seen for e in test):
@@ -125,15 +118,16 @@ def assemble(recipe: Recipe, base: Base, *, seen: Iterable[str] = ()) -> Parts:
     if "general" in rows or "general_check" in rows:
         known = seen | _checksums(task, [*train, *(dev or ())])
         general = _general_parts(recipe, base, task, rows, known, reported, notes)
-    return Parts(task, train, dev, test, general, findings, notes)
+    return Parts(task, train, dev, test, general, findings, notes, standing)
 
 
 def _read(recipe: Recipe, notes: list[str]) -> dict[str, list[Row]]:
     """The rows of every part that the recipe names, labels under their mapped names; notes say what was left out."""
     wanted, rows = wanted_of(recipe), {}
     for name, given in given_paths(recipe).items():
-        domain = name in ("train", "dev", "test")
-        reading = read_part(given, wanted, part=name if domain else "test", targets=domain)
+        domain = name in DOMAIN
+        part = "train" if name == "add" else name if domain else "test"
+        reading = read_part(given, wanted, part=part, targets=domain)
         notes += [f"{name}: {line}" for line in reading.summary()]
         rows[name] = renamed(reading.rows, wanted, recipe.data.label_map, separator=label_separator(recipe))
         if not domain and recipe.data.general_labels is not None:
@@ -260,6 +254,33 @@ def _domain_parts(
         train = _split(task, train, fraction=share, seed=recipe.seed + 2)[1][: settings.max_train_rows]
         notes.append(f"train was capped at {len(train)} rows.")
     return train, dev, test
+
+
+def _grown_parts(
+    recipe: Recipe, task: Task, old: dict[str, list[Any]], added: list[Any], notes: list[str]
+) -> tuple[list[Any], list[Any] | None, list[Any]]:
+    """The earlier run's parts with a share of the new rows each; what stands in its test or dev part is no new row."""
+    settings = recipe.data
+    for name in ("test", "dev"):
+        if old[name]:
+            added = _without_leaks(
+                task, added, old[name], name, settings.model_copy(update={"keep_leaks": False}), notes, of="add"
+            )
+    if settings.drop_duplicates:
+        added = _without_duplicates(task, added, notes)
+    train, test = _split(task, added, fraction=settings.test_fraction, seed=recipe.seed)
+    counts = [f"{len(test)} of the {len(added)} new rows joined the test part"]
+    dev = None
+    if old["dev"]:
+        train, dev = _split(task, train, fraction=settings.dev_fraction, seed=recipe.seed + 1)
+        counts.append(f"{len(dev)} the dev part")
+        dev = [*old["dev"], *dev]
+    notes.append(f"{', '.join(counts)}; train has {len(old['train'])} old and {len(train)} new ones.")
+    train = [*old["train"], *train]
+    if dev is None and (len(train) >= settings.fold_below or not task.cross_validates):
+        train, dev = _split(task, train, fraction=settings.dev_fraction, seed=recipe.seed + 1)
+        notes.append(f"the earlier run had no dev part: {len(dev)} rows were cut from train.")
+    return train, dev, [*old["test"], *test]
 
 
 def _general_parts(

@@ -15,8 +15,10 @@ from domaintune.bases.base import Base
 from domaintune.confirm import Confirmation, confirm
 from domaintune.engine.train import Progress
 from domaintune.fit import Fitted, General, fit, form_of, general_base, training_settings
+from domaintune.growth import PLACES, grown, growth_scores
+from domaintune.inputs import checksums
 from domaintune.methods import method_from
-from domaintune.parts import Parts, assemble, checksums
+from domaintune.parts import Parts, assemble
 from domaintune.predict import HEADS, Run, load, open_base, save_heads
 from domaintune.recipe import Recipe
 from domaintune.run import RunFolder, is_run, provenance, read_json, write_folder, write_json, write_lines
@@ -39,8 +41,9 @@ def tune(recipe: Recipe, *, overwrite: bool = False, report: Report = lambda sta
     with folder.lock(), threads_restored():
         report("data", None)
         data = checksums(recipe)
+        as_given, recipe = recipe, grown(recipe, data)
         threads = recipe.threads or torch.get_num_threads()
-        folder = RunFolder.start(recipe, data=data, threads=threads, overwrite=overwrite)
+        folder = RunFolder.start(as_given, data=data, threads=threads, overwrite=overwrite)
         torch.set_num_threads(folder.read("run.json").get("threads") or threads)
         report("base", None)
         base = open_base(recipe)
@@ -58,7 +61,9 @@ def tune(recipe: Recipe, *, overwrite: bool = False, report: Report = lambda sta
             report=report,
         )
         confirmation = confirm(recipe, fitted, parts, report=report)
-        write_run(folder, recipe, parts, fitted, confirmation, data=data, seconds=time.monotonic() - started)
+        grew = growth(recipe, parts, confirmation, fitted.chosen)
+        seconds = time.monotonic() - started
+        write_run(folder, recipe, parts, fitted, confirmation, growth=grew, data=data, seconds=seconds)
     return load(recipe.output)
 
 
@@ -79,9 +84,25 @@ def general_of(parts: Parts) -> General | None:
 
 
 def seen_by(base: str) -> list[str]:
-    """Checksums of the rows that an earlier run (and those it was based on) trained or chose on; none for other bases."""
+    """Checksums of the rows that the base, an earlier run (and those it was based on), trained or chose on; none for other bases."""
     path = Path(base)
     return list(read_json(path / "seen.json")) if is_run(path) else []
+
+
+def growth(recipe: Recipe, parts: Parts, confirmation: Confirmation, chosen: float) -> dict[str, Any] | None:
+    """What growing did to the earlier run's test rows and to the new ones; None where nothing grew."""
+    if recipe.grown_from is None:
+        return None
+    made = confirmation.domain.predictions[chosen]
+    return growth_scores(
+        recipe.grown_from,
+        parts.task,
+        parts.test,
+        [parts.task.statistics(p, e) for p, e in zip(made, parts.test, strict=True)],
+        standing=parts.standing,
+        draws=recipe.evaluation.draws,
+        seed=recipe.seed,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +122,7 @@ class Plan:
 
 def plan(recipe: Recipe) -> Plan:
     """What `tune` would do with this recipe, without training or writing anything."""
-    checksums(recipe)
+    recipe = grown(recipe, checksums(recipe))
     base = open_base(recipe)
     parts = assemble(recipe, base, seen=seen_by(recipe.base))
     task = parts.task
@@ -144,7 +165,7 @@ def check(recipe: Recipe, *, show_tokens: int = 0) -> Checked:
 
     `show_tokens`: so many train rows as tokens, supervised ones in brackets.
     """
-    checksums(recipe)
+    recipe = grown(recipe, checksums(recipe))
     base = open_base(recipe)
     parts = assemble(recipe, base, seen=seen_by(recipe.base))
     named: dict[str, Any] = {"train": parts.train, "dev": parts.dev or (), "test": parts.test}
@@ -177,6 +198,7 @@ def write_run(
     fitted: Fitted,
     confirmation: Confirmation,
     *,
+    growth: dict[str, Any] | None,
     data: dict[str, str],
     seconds: float,
 ) -> None:
@@ -189,29 +211,14 @@ def write_run(
     if parts.general is not None and parts.general.head == "general":
         tasks["general"] = parts.general.task.model_dump(mode="json")
     write_json(path / "tasks.json", tasks)
+    write_json(path / PLACES, parts.places())
     write_json(path / "resolved.json", resolved(recipe, base, parts).plain())
     write_json(path / "seen.json", sorted({*parts.seen(), *seen_by(recipe.base)}))
     write_json(
         path / "strength.json",
         {"chosen": fitted.chosen, "form": form_of(recipe, base), "domains": fitted.attached.domain_weights()},
     )
-    scores = {
-        "primary": parts.task.primary.name,
-        "start": fitted.start,
-        "domain_probe": fitted.domain_probe,
-        "rows": {"train": len(parts.train), "dev": len(parts.dev or ()), "test": len(parts.test)},
-        "trainable_parameters": sum(p.numel() for g in fitted.attached.parameter_groups() for p in g.parameters),
-        "frontier": [point.plain() for point in fitted.frontier],
-        "chosen_strength": fitted.chosen,
-        "domain_weights": fitted.attached.domain_weights(),
-        "domain_frontier": fitted.domain_frontier,
-        "epochs": [epoch.plain() for epoch in fitted.training.epochs],
-        "folds": fitted.folds,
-        "notes": parts.notes,
-        "findings": [finding.message for finding in parts.findings],
-        **confirmation.plain(),
-    }
-    write_json(path / "scores.json", scores)
+    write_json(path / "scores.json", scores_of(parts, fitted, confirmation) | {"growth": growth})
     facts = provenance(
         base=dict(base.provenance),
         data=data,
@@ -229,6 +236,26 @@ def write_run(
             "chosen_strength": fitted.chosen,
         }
     )
+
+
+def scores_of(parts: Parts, fitted: Fitted, confirmation: Confirmation) -> dict[str, Any]:
+    """What `scores.json` holds; docs/run-folder.md describes it."""
+    return {
+        "primary": parts.task.primary.name,
+        "start": fitted.start,
+        "domain_probe": fitted.domain_probe,
+        "rows": {"train": len(parts.train), "dev": len(parts.dev or ()), "test": len(parts.test)},
+        "trainable_parameters": sum(p.numel() for g in fitted.attached.parameter_groups() for p in g.parameters),
+        "frontier": [point.plain() for point in fitted.frontier],
+        "chosen_strength": fitted.chosen,
+        "domain_weights": fitted.attached.domain_weights(),
+        "domain_frontier": fitted.domain_frontier,
+        "epochs": [epoch.plain() for epoch in fitted.training.epochs],
+        "folds": fitted.folds,
+        "notes": parts.notes,
+        "findings": [finding.message for finding in parts.findings],
+        **confirmation.plain(),
+    }
 
 
 def write_predictions(folder: Path, confirmation: Confirmation, parts: Parts, chosen: float) -> None:

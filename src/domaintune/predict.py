@@ -29,7 +29,7 @@ from domaintune.methods.base import Attached, Form
 from domaintune.recipe import Recipe
 from domaintune.run import RunFolder, is_run
 from domaintune.tasks import TASKS
-from domaintune.tasks.base import Task, dataset
+from domaintune.tasks.base import Mode, Prediction, Task, dataset
 
 HEADS = "heads.safetensors"
 KEPT_VIEWS = 8
@@ -57,6 +57,10 @@ def torch_device(name: str) -> torch.device:
 def open_base(recipe: Recipe) -> Base:
     """The base that a recipe names: an earlier run, a built-in name, a folder or a Hub name; without heads."""
     auto_class = TASKS[recipe.task.name].auto_class
+    if recipe.grown_from is not None:
+        earlier = RunFolder.existing(recipe.grown_from)
+        made = Recipe.make(earlier.read("resolved.json"), where=recipe.grown_from)
+        return _origin(made, earlier.read("provenance.json")["base"])
     if is_run(Path(recipe.base)):
         return run_as_base(recipe.base, task_name=recipe.task.name, device=torch_device(recipe.device))
     return load_base(
@@ -250,22 +254,35 @@ class Run:
         return made
 
     def _rendered(self, task: Task, rows: Sequence[Row], at: Mapping[str, float], *, head: str) -> list[dict[str, Any]]:
-        base = self._own_base()
         examples = list(task.read(rows, labelled=False))
         column = self.recipe.data.domain_column
         if self.domains and column is not None and len(examples) == len(rows):
             named = [str(row.values.get(column)) for row in rows]
             examples = [replace(e, domain=name) for e, name in zip(examples, named, strict=True)]
-        made = predict_by_domain(
+        made = self.predictions(task, examples, at, head=head, wanted=frozenset({"output"}), mode="predict")
+        return [task.render(prediction) for prediction in made]
+
+    def predictions(
+        self,
+        task: Task,
+        examples: Sequence[Any],
+        at: Mapping[str, float],
+        *,
+        head: str = "domain",
+        wanted: frozenset[str],
+        mode: Mode = "score",
+    ) -> list[Prediction]:
+        """One prediction an example, each at its domain's strength in `at` (see `strengths`); scores need `wanted` to name them."""
+        base = self._own_base()
+        return predict_by_domain(
             task,
             base,
             lambda name: nullcontext(self.view(at[name or ""], head=head)),
             dataset(task, base, examples),
             domains=self.domains,
-            wanted=frozenset({"output"}),
-            mode="predict",
+            wanted=wanted,
+            mode=mode,
         )
-        return [task.render(prediction) for prediction in made]
 
     def unknown_domains(self, rows: Sequence[Row]) -> int:
         """How many rows name no domain that has a weight of its own, where the run has learned such weights: theirs is 1."""
@@ -313,6 +330,7 @@ def _load(folder: RunFolder) -> Run:
 
 
 def _origin(recipe: Recipe, origin: Mapping[str, Any]) -> Base:
+    recipe = recipe.model_copy(update={"grown_from": None})  # its base is written out
     if "run" in origin:
         path = recipe.base if is_run(Path(recipe.base)) else origin["run"]
         return run_as_base(

@@ -20,7 +20,7 @@ from domaintune.settings import LoRASettings, MethodSettings, Settings, TaskSett
 from domaintune.validation import explain, put_
 
 Paths = str | tuple[str, ...]
-PARTS = ("train", "dev", "test", "general", "general_check")
+PARTS = ("train", "dev", "test", "add", "general", "general_check")
 
 
 class TrainingSettings(Settings):
@@ -128,6 +128,11 @@ class Recipe(Settings):
     """Rows to choose on; without it a part of train is cut, or folds stand in for it."""
     test: Paths | None = None
     """Rows to confirm on; without it a part of train is cut."""
+    add: Paths | None = None
+    """New rows for an earlier run, which is then the base: training starts from that run's own base on old and new rows together;
+    its parts stay what they were, and a part of the new rows joins dev and test."""
+    grown_from: str | None = None
+    """Written by the tool where `add` is given: the earlier run."""
     general: Paths | None = None
     """Rows of what the base could do before; what is lost is measured on them. Without labels: agreement with the base."""
     general_check: Paths | None = None
@@ -202,9 +207,18 @@ class Recipe(Settings):
                     where="--set",
                     remedy="Write key=value, the value in YAML, the key of a setting.",
                 ) from None
-        return cls.make({**(defaults or {}), **merged}, where=str(path) if path else "arguments")
+        return cls.make(_filled(merged, defaults or {}), where=str(path) if path else "arguments")
 
     def plain(self) -> dict[str, Any]:
         """Plain JSON values, every default written out."""
         values: dict[str, Any] = json.loads(self.model_dump_json())
         return values
+
+
+def _filled(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """`values`, with what they lack from `defaults`, mappings by key."""
+    made = {**defaults, **values}
+    for key in values.keys() & defaults.keys():
+        if isinstance(values[key], dict) and isinstance(defaults[key], dict):
+            made[key] = _filled(values[key], defaults[key])
+    return made

@@ -1,0 +1,38 @@
+"""The data that a recipe names, as paths: which parts, and their checksums. Nothing is parsed here."""
+
+from __future__ import annotations
+
+import hashlib
+
+from domaintune.data.formats import ALIGNED, files_of
+from domaintune.errors import DataError
+from domaintune.recipe import PARTS, Recipe
+from domaintune.run import data_checksum
+
+DOMAIN = ("train", "dev", "test", "add")
+
+
+def given_paths(recipe: Recipe) -> dict[str, str | tuple[str, ...]]:
+    """Part -> path or paths, for the parts that the recipe names."""
+    paths = {name: getattr(recipe, name) for name in PARTS}
+    return {name: path for name, path in paths.items() if path is not None}
+
+
+def checksums(recipe: Recipe) -> dict[str, str]:
+    """Part -> sha256 of its data.
+
+    Raises:
+        DataError: a path that does not exist.
+    """
+    made = {}
+    for name, given in given_paths(recipe).items():
+        digests = []
+        for path in (side for entry in files_of(given) for side in entry.split(ALIGNED)):
+            try:
+                digests.append(data_checksum(path))
+            except (OSError, ValueError) as error:
+                flag = f"--{name.replace('_', '-')}"
+                what = error.strerror if isinstance(error, OSError) else str(error)
+                raise DataError(f"cannot be read ({what}).", where=f"{flag} {path}", remedy="Check the path.") from None
+        made[name] = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    return made
