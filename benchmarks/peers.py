@@ -1,28 +1,56 @@
-"""The same jobs done by transformers' Trainer with PEFT LoRA, from the same start (weights and head) as ours."""
+"""The same jobs done by transformers' Trainer, alone or with PEFT, from the same weights as ours."""
 
 from __future__ import annotations
 
+import copy
+import re
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import accelerate
 import numpy as np
 import peft
 import torch
+import transformers
 from torch import nn
 from transformers import Trainer, TrainingArguments, set_seed
 
-from domaintune.bases.base import Base
+from domaintune.bases.base import Base, set_submodule_
 from domaintune.evaluation.score import primary_score
-from domaintune.tasks.base import Item, Task, dataset
+from domaintune.tasks.base import Dataset, Item, Task
+
+KINDS = {"text-classification": "SEQ_CLS", "token-classification": "TOKEN_CLS"}
+RATES = {
+    "lora": (5e-4, 1e-3),
+    "prefix": (5e-3, 1e-2),
+    "p-tuning": (1e-3, 5e-3),
+    "frozen": (1e-4, 3e-4),
+    "full": (2e-5, 5e-5),
+}
+"""Two a kind, the better on dev counts."""
+
+
+def versions() -> dict[str, str]:
+    return {module.__name__: str(module.__version__) for module in (transformers, peft, accelerate, torch)}
+
+
+@dataclass(frozen=True)
+class Tuned:
+    model: nn.Module
+    rate: float
+    tries: dict[str, float]
+    """Rate -> dev score."""
+    trainable: int
 
 
 class WithLoss(nn.Module):
     """A model that returns its loss to the Trainer, by the task's own loss over the batch's units."""
 
-    def __init__(self, model: nn.Module, task: Task, base: Base) -> None:
+    def __init__(self, model: nn.Module, task: Task) -> None:
         super().__init__()
-        self.model, self.task, self.base = model, task, base
+        self.model, self.task = model, task
 
     def forward(self, positions: Any = None, batch: Any = None) -> dict[str, torch.Tensor]:
         units = self.task.units(batch)
@@ -41,63 +69,111 @@ class Rows(torch.utils.data.Dataset[Item]):
         return self.items[index]
 
 
-def peft_lora(
-    task: Task, base: Base, train: Sequence[Any], dev: Sequence[Any], *, learning_rate: float, epochs: int, seed: int
-) -> tuple[nn.Module, float]:
-    """PEFT LoRA (rank 8, alpha 16, dropout .1, query and value) under the Trainer's defaults; the best epoch on dev is kept.
+def prepared(kind: str, task: Task, base: Base) -> nn.Module:
+    """A copy of the base's model with what this kind trains, under the libraries' own defaults."""
+    model: Any = base.fork().requires_grad_(False)
+    head = sorted({path.split(".")[-1] for path in base.heads["domain"].modules})
+    if kind == "lora":
+        config: Any = peft.LoraConfig(
+            r=8, lora_alpha=16, lora_dropout=0.1, target_modules=["query", "value"], modules_to_save=head
+        )
+    elif kind == "prefix":
+        config = peft.PrefixTuningConfig(task_type=KINDS[task.name], num_virtual_tokens=16, modules_to_save=head)
+    elif kind == "p-tuning":
+        config = peft.PromptEncoderConfig(
+            task_type=KINDS[task.name],
+            num_virtual_tokens=16,
+            encoder_hidden_size=model.config.hidden_size,
+            modules_to_save=head,
+        )
+    else:
+        top = max(int(n) for name, _ in model.named_parameters() for n in re.findall(r"\.layer\.(\d+)\.", name))
+        pattern = "" if kind == "full" else rf"\.layer\.({top - 1}|{top})\."
+        for name, parameter in model.named_parameters():
+            inside = any(f".{part}." in f".{name}" for part in head)
+            parameter.requires_grad_(inside or bool(re.search(pattern, name)))
+        return model
+    made: nn.Module = peft.get_peft_model(model, config)
+    return made
 
-    Returns the trained model in eval mode and its dev score.
-    """
+
+def fitted(
+    kind: str,
+    task: Task,
+    base: Base,
+    data: Dataset,
+    dev: Dataset,
+    *,
+    rate: float,
+    epochs: int,
+    own_defaults: bool,
+    seed: int,
+) -> tuple[nn.Module, float]:
+    """One training: the model in eval mode and its dev score. `own_defaults`: the Trainer's batch of 8, no warm-up and the last
+    epoch; else batches of 16, a tenth of warm-up, and the best epoch on dev."""
     set_seed(seed)
-    model = base.fork().requires_grad_(False)
-    head = sorted(base.heads["domain"].modules)
-    config = peft.LoraConfig(
-        r=8,
-        lora_alpha=16,
-        lora_dropout=0.1,
-        target_modules=["query", "value"],
-        modules_to_save=[p.split(".")[-1] for p in head],
-    )
-    tuned = peft.get_peft_model(model, config)
-    data, dev_data = dataset(task, base, train), dataset(task, base, dev)
+    model = prepared(kind, task, base)
     best: tuple[float, dict[str, torch.Tensor]] = (-np.inf, {})
+
+    def score() -> float:
+        model.eval()
+        value = primary_score(task, base, model, dev)[0]
+        model.train()
+        return value
 
     class Scored(Trainer):
         def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
             nonlocal best
-            tuned.eval()
-            score = primary_score(task, base, tuned, dev_data)[0]
-            if score > best[0]:
-                best = score, {n: p.detach().clone() for n, p in tuned.named_parameters() if p.requires_grad}
-            tuned.train()
-            return {"eval_score": score}
+            value = score()
+            if value > best[0]:
+                best = value, {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+            return {"eval_score": value}
 
+    mine = {} if own_defaults else {"per_device_train_batch_size": 16, "warmup_steps": 0.1, "eval_strategy": "epoch"}
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
-            output_dir=folder,
-            num_train_epochs=epochs,
-            per_device_train_batch_size=16,
-            learning_rate=learning_rate,
-            warmup_steps=0.1,
-            eval_strategy="epoch",
-            save_strategy="no",
-            report_to=[],
-            seed=seed,
-            use_cpu=True,
-            disable_tqdm=True,
-            remove_unused_columns=False,
-            logging_strategy="no",
-            dataloader_pin_memory=False,
-        )
+            output_dir=folder, num_train_epochs=epochs, learning_rate=rate, save_strategy="no", report_to=[], seed=seed,
+            use_cpu=True, disable_tqdm=True, remove_unused_columns=False, logging_strategy="no", dataloader_pin_memory=False,
+            **mine,
+        )  # fmt: skip
         Scored(
-            model=WithLoss(tuned, task, base),
+            model=WithLoss(model, task),
             args=arguments,
             train_dataset=Rows(data.items),
-            eval_dataset=Rows(dev_data.items),
+            eval_dataset=Rows(dev.items),
             data_collator=lambda items: {"batch": task.collate(base, items, "train")},
         ).train()
+    if own_defaults:
+        return model.eval(), score()
     with torch.no_grad():
-        for name, parameter in tuned.named_parameters():
+        for name, parameter in model.named_parameters():
             if name in best[1]:
                 parameter.copy_(best[1][name])
-    return tuned.eval(), best[0]
+    return model.eval(), best[0]
+
+
+def tuned(
+    kind: str, task: Task, base: Base, data: Dataset, dev: Dataset, *, epochs: int, own_defaults: bool, seed: int
+) -> Tuned:
+    """The better of two learning rates on dev."""
+    made = {
+        rate: fitted(kind, task, base, data, dev, rate=rate, epochs=epochs, own_defaults=own_defaults, seed=seed)
+        for rate in RATES[kind]
+    }
+    rate = max(made, key=lambda entry: made[entry][1])
+    model = made[rate][0].eval()
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return Tuned(model, rate, {str(r): score for r, (_, score) in made.items()}, trainable)
+
+
+def with_head(model: nn.Module, base: Base, name: str) -> nn.Module:
+    """The tuned model, or a copy with another of the base's heads in the place of the domain's."""
+    if name == "domain":
+        return model
+    copied: Any = copy.deepcopy(model)
+    inner = copied
+    if isinstance(copied, peft.PeftModel):
+        inner = copied.base_model if copied.active_peft_config.is_prompt_learning else copied.base_model.model
+    for path, module in base.heads[name].modules.items():
+        set_submodule_(inner, path, copy.deepcopy(module))
+    return copied.eval()

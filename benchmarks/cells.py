@@ -1,0 +1,95 @@
+"""The cells of the text benchmark: which base, domain and general sets, and what is asked of each method."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import general_bases
+
+from domaintune.recipe import Recipe
+
+SHARED = Path(os.environ.get("DOMAINTUNE_SHARED", "../shared")) / "data"
+RUNS = Path("runs/bench/text")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """`base` is a general base's name, or minilm. `agree` is a set of unlabelled inputs on which the base's general head and the
+    tuned model's are compared, where no labelled second set fits."""
+
+    task: str
+    base: str
+    folder: str
+    general: str | None = None
+    check: str | None = None
+    agree: str | None = None
+    data: dict[str, Any] = field(default_factory=dict)
+    quick: bool = False
+
+    def part(self, name: str) -> str | None:
+        suffix = "jsonl" if self.task == "token-classification" else "csv"
+        path = SHARED / self.folder / f"{name}.{suffix}"
+        return str(path) if path.exists() else None
+
+    def recipe(self, method: dict[str, Any], *, seed: int, output: Path, **more: Any) -> Recipe:
+        """One thread: on a shared machine the second one of two often costs more than it gives."""
+        base = self.base if self.base == "minilm" else str(general_bases.make(self.base))
+        values = {
+            "task": self.task,
+            "base": base,
+            **{name: self.part(name) for name in ("train", "dev", "test")},
+            "general": None if self.general is None else str(SHARED / self.general),
+            "general_check": None if self.check is None else str(SHARED / self.check),
+            "method": method,
+            "seed": seed,
+            "threads": 1,
+            "output": str(output),
+            "data": {"max_train_rows": 1000, **self.data},
+            **more,
+        }
+        return Recipe.make({key: value for key, value in values.items() if value is not None})
+
+
+TEXT, TOKENS = "text-classification", "token-classification"
+CELLS = {
+    "product_reviews": Cell(
+        TEXT, "movies", "sentiment/product_reviews", "sentiment/mr_movie/test.csv", "sentiment/reddit_goemotions/test.csv",
+        quick=True,
+    ),
+    "banking77": Cell(
+        TEXT, "clinc", "textcls/banking77", "textcls/clinc150/test.csv", agree="sentiment/mr_movie/test.csv", quick=True
+    ),
+    "crossner_politics": Cell(
+        TOKENS, "wikigold", "ner/crossner_politics", "ner/wikigold/test.jsonl", "ner/uner_en_ewt/test.jsonl",
+        data={"general_labels": ["PER", "LOC", "ORG"]}, quick=True,
+    ),
+    "reddit_goemotions": Cell(
+        TEXT, "movies", "sentiment/reddit_goemotions", "sentiment/mr_movie/test.csv", "sentiment/pros_cons/test.csv"
+    ),
+    "sec_finance": Cell(
+        TOKENS, "wikigold", "ner/sec_finance", "ner/wikigold/test.jsonl", "ner/uner_en_ewt/test.jsonl",
+        data={"general_labels": ["PER", "LOC", "ORG"]},
+    ),
+    "ncbi_disease": Cell(
+        TOKENS, "uner_en_ewt", "ner/ncbi_disease", "ner/uner_en_ewt/test.jsonl", "ner/wikigold/test.jsonl",
+        data={"general_labels": ["PER", "LOC", "ORG"]},
+    ),
+    "uner_zh": Cell(TOKENS, "minilm", "ner/uner_zh_gsdsimp"),
+}  # fmt: skip
+
+OURS: dict[str, dict[str, Any]] = {
+    "lora": {"name": "lora"},
+    "p-tuning": {"name": "p-tuning"},
+    "freeze": {"name": "freeze"},
+    "full": {"name": "full"},
+    "head-only": {"name": "freeze", "train": ["head"]},
+    "p-tuning-v1": {"name": "p-tuning", "version": 1},
+    "p-tuning-gated": {"name": "p-tuning", "gated": True},
+    "lora-pissa": {"name": "lora", "initialise": "pissa"},
+    "lora-dora": {"name": "lora", "dora": True},
+}
+MAIN = ("lora", "p-tuning", "freeze", "full")
+PEERS = ("lora", "prefix", "p-tuning", "frozen", "full")

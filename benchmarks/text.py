@@ -1,0 +1,257 @@
+"""The text benchmark: our methods and their peers on the same bases, data and seeds, one stored row each.
+
+    python benchmarks/text.py ours|peers|simple|table [--cells ...] [--methods ...] [--seeds 0 1 2] [--workers 2]
+    QUICK=1 python benchmarks/text.py all
+
+Rows lie in benchmarks/results/text and are not measured again while code, data, settings and seed are the same. Each row holds,
+for every set and strength, a pair of sums an example (what the primary score is a ratio of), so that any two rows can be compared
+in pairs. `table` writes docs/benchmarks.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from cells import CELLS, MAIN, OURS, PEERS, RUNS, SHARED
+from rows import HERE, code_hash, file_hash, row
+
+from domaintune.data.formats import read_rows
+from domaintune.engine.starting_head import probe_head
+from domaintune.evaluation.score import predict, records_of
+from domaintune.fit import general_base, starting_base, training_settings
+from domaintune.inputs import checksums
+from domaintune.parts import Parts, assemble
+from domaintune.pipeline import general_of, tune
+from domaintune.predict import load, open_base
+from domaintune.recipe import Recipe
+from domaintune.run import RunFolder
+from domaintune.tasks.base import Record, Task, dataset
+
+RESULTS = Path("benchmarks/results/text")
+UNUSED = RUNS / "unused"
+
+
+def key_of(recipe: Recipe) -> dict[str, Any]:
+    """What decides a row's numbers: the recipe without places on this machine, and the data."""
+    plain = {
+        k: v
+        for k, v in recipe.plain().items()
+        if k not in ("output", "train", "dev", "test", "general", "general_check")
+    }
+    return {"recipe": plain | {"base": Path(recipe.base).name}, "data": checksums(recipe)}
+
+
+def pairs(task: Task, records: Sequence[Record]) -> list[list[float]]:
+    """[numerator, denominator] an example: accuracy is the sum of correct over examples, entity F1 of 2 hits over both counts."""
+    if task.primary.name == "accuracy":
+        return [[float(r["correct"]), 1.0] for r in records]
+    return [[2.0 * float(r["hits"].sum()), float(r["predicted"].sum() + r["target"].sum())] for r in records]
+
+
+class Sets:
+    """What every model of a cell is scored on, and the heads that it needs."""
+
+    def __init__(self, name: str, recipe: Recipe) -> None:
+        self.recipe = recipe
+        base = open_base(recipe)
+        self.parts: Parts = assemble(recipe, base)
+        self.base = general_base(recipe, base, general_of(self.parts))
+        g = self.parts.general
+        self.sets: dict[str, tuple[Task, list[Any], str]] = {
+            "domain": (self.parts.task, list(self.parts.test), "domain")
+        }
+        if g is not None:
+            checked = g.headline_name == "general-check"
+            self.sets["general"] = (g.task, list(g.choose if checked else g.headline), g.head)
+            if checked:
+                self.sets["check"] = (g.task, list(g.headline), g.head)
+        agree = CELLS[name].agree
+        if agree is not None and g is not None:
+            rows = read_rows(str(SHARED / agree))
+            self.sets["agreement"] = (g.task, list(g.task.read(rows, labelled=False)), g.head)
+
+    def scores(self, model_of: Any, reference: dict[str, Any]) -> dict[str, list[list[float]]]:
+        """Set -> pairs, with `model_of(head)`. On the agreement set the base's answers, kept in `reference`, are the targets."""
+        made = {}
+        for name, (task, examples, head) in self.sets.items():
+            data = dataset(task, self.base, examples)
+            if name == "agreement":
+                raw = predict(task, self.base, model_of(head), data, wanted=frozenset({"output"}), mode="predict")
+                answers = [repr(task.render(p).get("label", task.render(p).get("tags"))) for p in raw]
+                expected = reference.setdefault("answers", answers)
+                made[name] = [[float(a == b), 1.0] for a, b in zip(answers, expected, strict=True)]
+                continue
+            raw = predict(task, self.base, model_of(head), data, wanted=frozenset({task.primary.name}))
+            made[name] = pairs(task, records_of(task, data, raw))
+        return made
+
+
+def ours(cell: str, method: str, seed: int) -> dict[str, Any]:
+    output = RUNS / f"{cell}-{method}-{code_hash()}-{seed}"
+    recipe = CELLS[cell].recipe(OURS[method], seed=seed, output=output)
+
+    def measure() -> dict[str, Any]:
+        if not RunFolder(output).finished:
+            tune(recipe)
+        run, folder = load(output), RunFolder.existing(output)
+        scores, facts = folder.read("scores.json"), folder.read("provenance.json")
+        sets = Sets(cell, recipe)
+        reference: dict[str, Any] = {}
+        strengths = list(dict.fromkeys([0.0, run.strength, 1.0]))
+        return {
+            "chosen": run.strength,
+            "verdict": scores["verdict"]["kind"],
+            "trainable": scores["trainable_parameters"],
+            "seconds": facts["training_seconds"],
+            "memory": facts["peak_memory_bytes"],
+            "scores": {f"{s:g}": sets.scores(lambda head, s=s: run.view(s, head=head), reference) for s in strengths},
+        }
+
+    return row(RESULTS, f"{cell}.{method}.{seed}", {"code": code_hash(), **key_of(recipe)}, measure)
+
+
+def peer(cell: str, kind: str, start: str, seed: int) -> dict[str, Any]:
+    """`start` "same": our head and number of epochs; "own": a fresh head and the Trainer's own defaults."""
+    import peers
+
+    recipe = CELLS[cell].recipe({"name": "lora"}, seed=seed, output=UNUSED)
+    key = {
+        "versions": peers.versions(),
+        "peer": file_hash(HERE / "peers.py"),
+        "kind": kind,
+        "start": start,
+        **key_of(recipe),
+    }
+    key["recipe"] = {k: v for k, v in key["recipe"].items() if k in ("task", "base", "seed", "data")}
+
+    def measure() -> dict[str, Any]:
+        sets = Sets(cell, recipe)
+        task, parts = sets.parts.task, sets.parts
+        dev = parts.dev if parts.dev is not None else parts.train
+        data, dev_data = dataset(task, sets.base, parts.train), dataset(task, sets.base, dev)
+        if start == "same":
+            base, _ = starting_base(recipe, sets.base, task, data, dev_data, general_of(parts))
+            epochs = training_settings(recipe, task, rows=len(parts.train)).epochs or 1
+        else:
+            base, epochs = sets.base.with_head("domain", task.head(), generator=torch.Generator().manual_seed(seed)), 3
+        began = time.monotonic()
+        try:
+            made = peers.tuned(kind, task, base, data, dev_data, epochs=epochs, own_defaults=start == "own", seed=seed)
+        except Exception as error:  # noqa: BLE001  # what a user of that library would see is the row's result
+            return {"error": f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"}
+        seconds = time.monotonic() - began
+        reference: dict[str, Any] = {}
+        sets.base = base
+        before = sets.scores(lambda head: base.fork(head=head).eval(), reference)
+        after = sets.scores(lambda head: peers.with_head(made.model, base, head), reference)
+        return {
+            "rate": made.rate,
+            "dev": made.tries,
+            "trainable": made.trainable,
+            "seconds": seconds / len(made.tries),
+            "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "scores": {"0": before, "1": after},
+        }
+
+    return row(RESULTS, f"{cell}.peer-{kind}-{start}.{seed}", key, measure)
+
+
+def simple(cell: str, seed: int) -> dict[str, Any]:
+    """Majority, and a linear probe on frozen features, its regularisation chosen on dev."""
+    recipe = CELLS[cell].recipe({"name": "lora"}, seed=seed, output=UNUSED, training={"probe": True})
+
+    def measure() -> dict[str, Any]:
+        sets = Sets(cell, recipe)
+        task, parts = sets.parts.task, sets.parts
+        base = sets.base.with_head("domain", task.head(), generator=torch.Generator().manual_seed(seed))
+        train = dataset(task, base, parts.train)
+        dev = None if parts.dev is None else dataset(task, base, parts.dev)
+        probed = base.with_given_head("domain", probe_head(task, base, train, dev))
+        test = dataset(task, base, parts.test)
+        raw = predict(task, base, probed.model, test, wanted=frozenset({task.primary.name}))
+        majority = [task.majority(parts.train, example) for example in parts.test]
+        return {
+            "probe": pairs(task, records_of(task, test, raw)),
+            "majority": pairs(task, records_of(task, test, [m for m in majority if m is not None])),
+        }
+
+    return row(RESULTS, f"{cell}.simple.{seed}", {"code": code_hash(), **key_of(recipe)}, measure)
+
+
+def jobs(part: str, cells: Sequence[str], methods: Sequence[str] | None, seeds: Sequence[int]) -> list[list[str]]:
+    """Command lines of single rows, the seeds outermost: a first complete table early."""
+    made = []
+    for seed in seeds:
+        for cell in cells:
+            if part in ("simple", "all"):
+                made.append(["one", "simple", cell, "-", str(seed)])
+            if part in ("ours", "all"):
+                made += [["one", "ours", cell, m, str(seed)] for m in methods or (MAIN if quick() else OURS)]
+            if part in ("peers", "all"):
+                kinds = methods or [f"{kind}-{start}" for start in ("same", "own") for kind in PEERS]
+                made += [["one", "peer", cell, kind, str(seed)] for kind in kinds]
+    return made
+
+
+def quick() -> bool:
+    return os.environ.get("QUICK", "") not in ("", "0")
+
+
+def run_all(commands: list[list[str]], workers: int) -> None:
+    """One process a row, so that memory is the row's own; `workers` at a time."""
+    running: list[subprocess.Popen[bytes]] = []
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    failed = []
+    for number, command in enumerate(commands, 1):
+        while len(running) >= workers:
+            running = [process for process in running if process.poll() is None]
+            time.sleep(0.2)
+        print(f"{number}/{len(commands)}: {' '.join(command[1:])}", flush=True)
+        running.append(subprocess.Popen([sys.executable, __file__, *command], env=environment))
+        failed.append(running[-1])
+    bad = sum(process.wait() != 0 for process in failed)
+    if bad:
+        sys.exit(f"{bad} of {len(commands)} rows failed; the same command goes on with what is missing.")
+
+
+def one(kind: str, cell: str, name: str, seed: int) -> None:
+    torch.set_num_threads(1)
+    if kind == "simple":
+        simple(cell, seed)
+    elif kind == "ours":
+        ours(cell, name, seed)
+    else:
+        peer_kind, _, start = name.rpartition("-")
+        peer(cell, peer_kind, start, seed)
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["one"]:
+        kind, cell, name, seed = sys.argv[2:]
+        one(kind, cell, name, int(seed))
+        return
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=["ours", "peers", "simple", "all", "table"])
+    parser.add_argument("--cells", nargs="+", default=[n for n, c in CELLS.items() if c.quick or not quick()])
+    parser.add_argument("--methods", nargs="+", default=None)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0] if quick() else [0, 1, 2])
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    arguments = parser.parse_args()
+    if arguments.part != "table":
+        run_all(jobs(arguments.part, arguments.cells, arguments.methods, arguments.seeds), arguments.workers)
+    from text_tables import write_tables
+
+    write_tables(RESULTS, seeds=[0, 1, 2])
+
+
+if __name__ == "__main__":
+    main()
