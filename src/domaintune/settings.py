@@ -150,6 +150,8 @@ class PTuningSettings(Settings):
     """v2: a second attention to the learned keys and values alone, added through a zero-initialised gate."""
     initialise: Literal["text", "random"] = "text"
     """v2: learned keys and values start from those of real inputs, or from noise."""
+    beside: tuple[Literal["layer-norm", "bias"], ...] = ()
+    """Parameters of the body that are trained too, on the line between base and tuned: every norm's, every bias."""
     prompt_encoder: Literal["lstm", "mlp"] = "mlp"
     """v1: the network that makes the virtual tokens."""
     hidden_size: int | None = Field(default=None, ge=1)

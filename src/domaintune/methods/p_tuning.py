@@ -1,6 +1,6 @@
 """P-tuning: learned keys and values in every attention (v2), or virtual tokens whose keys and values are used there (v1).
 
-The base's weights do not change; the domain head is trained beside.
+The base's weights do not change, but for what `beside` names; the domain head is trained too.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from domaintune.bases.anatomy import select_parameters
 from domaintune.bases.attention import (
     SLOT,
     AttentionSite,
@@ -41,8 +42,10 @@ from domaintune.methods.prompt_stream import (
 )
 from domaintune.methods.weights import (
     ChangedTensors,
+    canonical_names,
     check_state,
     check_strength,
+    constant_parameters,
     head_parameters,
     read_tensors,
     split_by_decay,
@@ -57,6 +60,7 @@ CONSTANTS = "constants."
 # Under P-tuning's default learning rate of 5e-3 the head learns at 5e-4 and a prompt encoder at 1e-3.
 HEAD_SCALE = 0.1
 PROMPT_ENCODER_SCALE = 0.2
+BESIDE_SCALE = 0.2
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,9 @@ class PTuning(Method):
     def attach(self, base: Base, *, generator: torch.Generator, domains: Sequence[str] = ()) -> Attached:
         probe = probe_inputs(base.model)
         sites = _sites(base, probe)
-        model = trained_fork(base, head_parameters(base))
+        head = head_parameters(base)
+        beside = [name for name in _beside(base, self.settings.beside) if name not in set(head)]
+        model = trained_fork(base, [*beside, *head])
         gates = {site.path: _gate(site, self.settings.gated, base) for site in sites}
         n = self.settings.num_virtual_tokens
         if self.settings.version == 2:
@@ -96,7 +102,7 @@ class PTuning(Method):
             encoders = _prompt_encoders(base, probe, sites, self.settings, generator)
             _install_stream_(model, sites, gates, encoders, stream_inputs(base.config, probe, n))
             check_stream(model, sites, where=base.name, num_virtual_tokens=n)
-        return PTuned(base, model, sites, self.settings)
+        return PTuned(base, model, sites, self.settings, beside)
 
 
 def _sites(base: Base, probe: Mapping[str, Tensor]) -> tuple[AttentionSite, ...]:
@@ -109,6 +115,15 @@ def _sites(base: Base, probe: Mapping[str, Tensor]) -> tuple[AttentionSite, ...]
             remedy="Use LoRA, Freeze or full.",
         )
     return sites
+
+
+def _beside(base: Base, selectors: Sequence[str]) -> list[str]:
+    """Canonical names of the body's parameters that are trained beside the prefix."""
+    if not selectors:
+        return []
+    canonical, constant = canonical_names(base.model), constant_parameters(base.model)
+    names = [canonical[name] for name in select_parameters(base.model, base.anatomy, selectors)]
+    return [name for name in dict.fromkeys(names) if name not in constant]
 
 
 def _gate(site: AttentionSite, gated: bool, base: Base) -> nn.Parameter | None:
@@ -190,15 +205,23 @@ def _install_stream_(
 
 
 class PTuned(Attached):
-    """Prefixes on a fork of the base, and its trained head. Both forms of a view are the same."""
+    """Prefixes on a fork of the base, its trained head, and what of the body is trained beside. Both forms of a view are the same."""
 
-    def __init__(self, base: Base, model: nn.Module, sites: Sequence[AttentionSite], settings: PTuningSettings) -> None:
+    def __init__(
+        self,
+        base: Base,
+        model: nn.Module,
+        sites: Sequence[AttentionSite],
+        settings: PTuningSettings,
+        beside: Sequence[str] = (),
+    ) -> None:
         self.base = base
         self.model = model
         self.sites = tuple(sites)
         self.starts_at_base = settings.gated
         self._settings = settings
-        self._head = ChangedTensors(base.model, model, tuple(head_parameters(base)))
+        self._beside = tuple(beside)
+        self._changed = ChangedTensors(base.model, model, (*beside, *head_parameters(base)))
 
     def parameter_groups(self) -> list[ParameterGroup]:
         version_1 = self._settings.version == 1
@@ -206,14 +229,16 @@ class PTuned(Attached):
         groups = split_by_decay(
             self.model, self._learned(), group=name, scale=scale
         )  # a gate has one dimension: no decay
-        return groups + split_by_decay(self.model, self._head.names, group="head", scale=HEAD_SCALE)
+        groups += split_by_decay(self.model, self._beside, group="beside", scale=BESIDE_SCALE)
+        head = [name for name in self._changed.names if name not in set(self._beside)]
+        return groups + split_by_decay(self.model, head, group="head", scale=HEAD_SCALE)
 
     def view(self, strength: float, *, head: str = "domain", form: Form = "merged") -> nn.Module:
         check_strength(strength)
         if strength == 0:  # with the base's own attention implementation
             return self.base.fork(head=head)
-        view = self.base.fork(self._head.at(strength), head=head)
-        self._head.install_statistics_(view, strength)
+        view = self.base.fork(self._changed.at(strength), head=head)
+        self._changed.install_statistics_(view, strength)
         gates = {site.path: self._prefix(site).gate for site in self.sites}
         prefixes: dict[str, Prefix] = {}
         for path, (keys, values) in self.constants().items():
@@ -248,19 +273,19 @@ class PTuned(Attached):
         return prefix
 
     def _learned(self) -> dict[str, nn.Parameter]:
-        head = set(self._head.names)
+        head = set(self._changed.names)
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad and name not in head}
 
     def state(self) -> dict[str, Tensor]:
-        return {**self._head.state(), **{name: p.detach().cpu().clone() for name, p in self._learned().items()}}
+        return {**self._changed.state(), **{name: p.detach().cpu().clone() for name, p in self._learned().items()}}
 
     @torch.no_grad()
     def load_(self, state: Mapping[str, Tensor]) -> None:
         learned = self._learned()
-        check_state(state, {**learned, **self._head.parameters()}, self._head.statistics())
+        check_state(state, {**learned, **self._changed.parameters()}, self._changed.statistics())
         for name, parameter in learned.items():
             parameter.copy_(state[name])
-        self._head.load_({name: tensor for name, tensor in state.items() if name not in learned})
+        self._changed.load_({name: tensor for name, tensor in state.items() if name not in learned})
 
     def merged(self, strength: float) -> nn.Module:
         raise MethodError(
