@@ -103,7 +103,7 @@ def run_as_base(
             where=path,
             remedy="Use a run without domain weights (--set method.domain_weights=false) as the base.",
         )
-    model = run.attached.merged(chosen).eval().requires_grad_(False)
+    model = run.attached.view(chosen, form="merged").requires_grad_(False)
     spec = run.task.head()
     digest = tensors_checksum(model)
     if expected is not None and digest != expected:

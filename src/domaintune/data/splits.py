@@ -20,9 +20,18 @@ def normal_form(text: str) -> str:
     Letters, digits, marks and symbols (emoji, currency, mathematics) of every script stay. A text of nothing else stays as it
     is, so that "..." and "???" do not count as one.
     """
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    kept = "".join(character for character in folded if unicodedata.category(character)[0] not in "PZC")
-    return kept or text
+    return unicodedata.normalize("NFKC", text).casefold().translate(_KEPT) or text
+
+
+class _Kept(dict[int, int | None]):
+    """For `str.translate`: each character to itself, or to nothing; looked up once."""
+
+    def __missing__(self, code: int) -> int | None:
+        self[code] = None if unicodedata.category(chr(code))[0] in "PZC" else code
+        return self[code]
+
+
+_KEPT = _Kept()
 
 
 def together(inputs: Sequence[str], groups: Sequence[str | None], links: Iterable[tuple[int, int]] = ()) -> list[int]:

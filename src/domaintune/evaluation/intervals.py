@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 from domaintune.tasks.base import Record, Task
 
@@ -67,8 +67,8 @@ def percentiles(value: float, draws: np.ndarray, *, differing: int | None = None
 def binomial_bounds(successes: int, trials: int, *, level: float = 0.95) -> tuple[float, float]:
     """Exact two-sided bounds of a proportion. Source: Clopper and Pearson 1934."""
     tail = (1 - level) / 2
-    low = 0.0 if successes == 0 else float(beta.ppf(tail, successes, trials - successes + 1))
-    high = 1.0 if successes == trials else float(beta.ppf(1 - tail, successes + 1, trials - successes))
+    low = 0.0 if successes == 0 else float(betaincinv(successes, trials - successes + 1, tail))
+    high = 1.0 if successes == trials else float(betaincinv(successes + 1, trials - successes, 1 - tail))
     return low, high
 
 
