@@ -13,16 +13,18 @@ import torch
 
 from domaintune.bases.base import Base
 from domaintune.confirm import Confirmation, confirm
+from domaintune.engine.pace import faster_precision, pace
 from domaintune.engine.train import Progress
 from domaintune.fit import Fitted, General, fit, form_of, general_base, training_settings
 from domaintune.growth import PLACES, grown, growth_scores
 from domaintune.inputs import checksums
 from domaintune.methods import method_from
+from domaintune.methods.base import Attached
 from domaintune.parts import Parts, assemble
 from domaintune.predict import HEADS, Run, load, open_base, save_heads
 from domaintune.recipe import Recipe
 from domaintune.run import RunFolder, is_run, provenance, read_json, write_folder, write_json, write_lines
-from domaintune.tasks.base import Finding, dataset
+from domaintune.tasks.base import Dataset, Finding, dataset
 
 Report = Callable[[str, Progress | None], None]
 
@@ -48,6 +50,7 @@ def tune(recipe: Recipe, *, overwrite: bool = False, report: Report = lambda sta
         report("base", None)
         base = open_base(recipe)
         parts = assemble(recipe, base, seen=seen_by(recipe.base))
+        recipe = with_precision(folder, recipe, base, parts)
         general = general_of(parts)
         base = general_base(recipe, base, general)
         fitted = fit(
@@ -65,6 +68,30 @@ def tune(recipe: Recipe, *, overwrite: bool = False, report: Report = lambda sta
         seconds = time.monotonic() - started
         write_run(folder, recipe, parts, fitted, confirmation, growth=grew, data=data, seconds=seconds)
     return load(recipe.output)
+
+
+def with_precision(folder: RunFolder, recipe: Recipe, base: Base, parts: Parts) -> Recipe:
+    """The recipe with fp32 or bf16 in the place of "auto": measured once, and remembered for whoever resumes."""
+    if recipe.training.precision != "auto":
+        return recipe
+    state = folder.read("run.json")
+    if "precision" not in state:
+        attached, data = untrained(recipe, base, parts)
+        settings = training_settings(recipe, parts.task, rows=len(parts.train))
+        state["precision"] = faster_precision(
+            attached, parts.task, attached.base, data, batch_size=settings.batch_size,
+            budget=settings.micro_batch_budget, seed=recipe.seed,
+        )  # fmt: skip
+        write_json(folder.path / "run.json", state)
+    training = recipe.training.model_copy(update={"precision": state["precision"]})
+    return recipe.model_copy(update={"training": training})
+
+
+def untrained(recipe: Recipe, base: Base, parts: Parts) -> tuple[Attached, Dataset]:
+    """The method on the base with a fresh head, and the train part: what training will be like, for measuring and counting."""
+    headed = base.with_head("domain", parts.task.head(), generator=torch.Generator().manual_seed(recipe.seed))
+    attached = method_from(recipe.method).attach(headed, generator=torch.Generator().manual_seed(recipe.seed))
+    return attached, dataset(parts.task, headed, parts.train)
 
 
 @contextmanager
@@ -118,6 +145,10 @@ class Plan:
     long_inputs: str
     notes: list[str]
     findings: list[str]
+    minutes: float
+    """About how long training and validation will take here, from a few steps."""
+    memory: int
+    """Peak in bytes after those steps, the dearest one among them."""
 
 
 def plan(recipe: Recipe) -> Plan:
@@ -126,8 +157,7 @@ def plan(recipe: Recipe) -> Plan:
     base = open_base(recipe)
     parts = assemble(recipe, base, seen=seen_by(recipe.base))
     task = parts.task
-    headed = base.with_head("domain", task.head(), generator=torch.Generator().manual_seed(recipe.seed))
-    attached = method_from(recipe.method).attach(headed, generator=torch.Generator().manual_seed(recipe.seed))
+    attached, data = untrained(recipe, base, parts)
     trained = sum(p.numel() for group in attached.parameter_groups() for p in group.parameters)
     named: dict[str, Any] = {"train": parts.train, "dev": parts.dev or (), "test": parts.test}
     if parts.general is not None:
@@ -137,15 +167,26 @@ def plan(recipe: Recipe) -> Plan:
     for name, rows in {"train": parts.train, "test": parts.test}.items():
         data = dataset(task, base, rows)
         cut[name] = sum(task.is_cut(data.items[span.start : span.stop]) for span in data.spans)
+    settings = training_settings(recipe, task, rows=len(parts.train))
+    precision = "fp32" if settings.precision == "auto" else settings.precision
+    measured = pace(
+        attached, task, attached.base, data, batch_size=settings.batch_size, budget=settings.micro_batch_budget,
+        precision=precision, seed=recipe.seed,
+    )  # fmt: skip
+    costs = sum(map(task.cost, data.items)), sum(map(task.cost, dataset(task, attached.base, parts.dev or ()).items))
+    # A forward alone takes about a third of forward and backward.
+    minutes = measured.seconds_per_cost * (settings.epochs or 0) * (costs[0] + costs[1] / 3) / 60
     return Plan(
         rows={name: len(rows) for name, rows in named.items()},
         labels=task.head().labels,
         trainable=trained,
-        parameters=sum(p.numel() for p in headed.model.parameters()),
+        parameters=sum(p.numel() for p in attached.base.model.parameters()),
         cut=cut,
         long_inputs=task.long_inputs,
         notes=parts.notes,
         findings=[f"{finding.severity}: {finding.message} {finding.remedy}" for finding in parts.findings],
+        minutes=minutes,
+        memory=measured.peak_memory,
     )
 
 

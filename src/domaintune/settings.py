@@ -11,6 +11,9 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
+Precision = Literal["fp32", "bf16"]
+
+
 # --- tasks
 
 
