@@ -32,10 +32,12 @@ check: install  ## Format, lint, types, import directions and sizes.
 	$(BIN)/mypy
 	$(PYTEST) -q tests/unit/test_structure.py
 
-bench: install  ## Quality and speed against peers; takes long.
-	for part in bases reviews politics cells table; do $(BIN)/python benchmarks/spine.py $$part || exit 1; done
-	$(BIN)/python benchmarks/random_language_models.py
-	$(BIN)/python benchmarks/detection_by_heart.py
+bench: install  ## Quality against peers, resumable; QUICK=1: one seed of three sets, within 40 minutes.
+	$(BIN)/python benchmarks/general_bases.py $(if $(QUICK),movies clinc wikigold)
+	$(BIN)/python benchmarks/text.py all
+	$(if $(QUICK),,$(BIN)/python benchmarks/pictures.py)
+	$(if $(QUICK),,$(BIN)/python benchmarks/random_language_models.py)
+	$(if $(QUICK),,$(BIN)/python benchmarks/detection_by_heart.py)
 
 clean:  ## Remove what tools and builds left; keeps runs and .venv.
 	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
