@@ -212,4 +212,7 @@ def write_tables(results: Path, *, seeds: Sequence[int]) -> None:
     lines += overall(results, seeds) + p_tuning(results, seeds)
     for cell in CELLS:
         lines += cell_table(results, cell, seeds)
+    from domains import table  # it takes its arithmetic from here
+
+    lines += table(seeds)
     PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -1,0 +1,257 @@
+"""Several domains or languages in one model: one LoRA with a learned weight per domain, one pooled LoRA, one LoRA per domain;
+and one model tuned on three domains in turn.
+
+    python benchmarks/domains.py [--sets sentiment languages sequence] [--seeds 0] | table
+
+Finished rows are kept in benchmarks/results/domains. Data are looked for in the folder that DOMAINTUNE_SHARED names (by default
+../shared).
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import general_bases
+import numpy as np
+from cells import RUNS, SHARED
+from rows import code_hash, row
+from text import pairs
+from text_tables import DRAWS, interval, ratio
+
+from domaintune.data.formats import read_rows
+from domaintune.pipeline import tune
+from domaintune.predict import load
+from domaintune.recipe import Recipe
+from domaintune.run import RunFolder, data_checksum, write_lines
+
+RESULTS, DATA = Path("benchmarks/results/domains"), RUNS.parent / "domains"
+TEXT, TOKENS = "text-classification", "token-classification"
+SETS: dict[str, dict[str, Any]] = {
+    "sentiment": {
+        "task": TEXT,
+        "base": "movies",
+        "domains": {name: f"sentiment/{name}" for name in ("product_reviews", "reddit_goemotions", "pros_cons")},
+    },
+    "languages": {
+        "task": TOKENS,
+        "base": "minilm",
+        "domains": {"en": "ner/uner_en_ewt", "zh": "ner/uner_zh_gsdsimp"},
+    },
+}
+ROWS = {"train": 500, "dev": 200, "test": 500}
+WAYS = ("weighted", "pooled", "apart")
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    with path.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream)) if path.suffix == ".csv" else [json.loads(line) for line in stream]
+
+
+def part(folder: str, name: str) -> list[dict[str, Any]]:
+    """So many rows of a part, drawn with one seed; where there is no dev file, train rows that train does not take."""
+    suffix = "csv" if folder.startswith("sentiment") else "jsonl"
+    path = SHARED / folder / f"{name}.{suffix}"
+    rows = read(path if path.exists() else path.with_name(f"train.{suffix}"))
+    order = np.random.default_rng(13).permutation(len(rows))
+    start = 0 if path.exists() else ROWS["train"]
+    return [rows[i] for i in order[start : start + ROWS[name]]]
+
+
+def files(name: str) -> dict[str, str]:
+    """Part -> the file with the rows of every domain, each with its name under "domain"."""
+    made = {}
+    for wanted in ROWS:
+        rows = [{**r, "domain": d} for d, folder in SETS[name]["domains"].items() for r in part(folder, wanted)]
+        path = DATA / f"{name}-{wanted}.jsonl"
+        write_lines(path, rows)
+        made[wanted] = str(path)
+    return made
+
+
+def only(path: str, domain: str) -> str:
+    target = Path(path).with_name(f"{Path(path).stem}-{domain}.jsonl")
+    write_lines(target, [r for r in read(Path(path)) if r["domain"] == domain])
+    return str(target)
+
+
+def tuned(name: str, parts: dict[str, str], output: Path, seed: int, *, weights: bool) -> Any:
+    base = SETS[name]["base"]
+    recipe = Recipe.make(
+        {
+            "task": SETS[name]["task"],
+            "base": base if base == "minilm" else str(general_bases.make(base)),
+            **parts,
+            "method": {"name": "lora", "domain_weights": weights},
+            "data": {"domain_column": "domain"},
+            "seed": seed,
+            "threads": 1,
+            "output": str(output),
+        }
+    )
+    if not RunFolder(output).finished:
+        tune(recipe)
+    return load(output)
+
+
+def scored(run: Any, path: str) -> dict[str, list[list[float]]]:
+    """Domain -> [numerator, denominator] an example, at strength 1 (times the domain's weight)."""
+    rows = read_rows(path)
+    made: dict[str, list[list[float]]] = {}
+    for domain in sorted({str(r.values["domain"]) for r in rows}):
+        examples = list(run.task.read([r for r in rows if r.values["domain"] == domain]))
+        at = {"": run.domains.get(domain, 1.0)}
+        predictions = run.predictions(run.task, examples, at, wanted=frozenset({run.task.primary.name}))
+        made[domain] = pairs(run.task, [run.task.statistics(p, e) for p, e in zip(predictions, examples, strict=True)])
+    return made
+
+
+def measured(name: str, way: str, seed: int) -> dict[str, Any]:
+    parts = files(name)
+    key = {"code": code_hash(), "way": way, "seed": seed, "data": {k: data_checksum(v) for k, v in parts.items()}}
+    place = DATA / f"{name}-{way}-{code_hash()}-{seed}"
+
+    def measure() -> dict[str, Any]:
+        if way != "apart":
+            run = tuned(name, parts, place, seed, weights=way == "weighted")
+            scores = RunFolder.existing(place).read("scores.json")
+            return {
+                "weights": dict(run.domains),
+                "trainable": scores["trainable_parameters"],
+                "scores": scored(run, parts["test"]),
+            }
+        found: dict[str, Any] = {}
+        trainable = 0
+        for domain in SETS[name]["domains"]:
+            own = {key: only(path, domain) for key, path in parts.items()}
+            folder = place.with_name(f"{place.name}-{domain}")
+            run = tuned(name, own, folder, seed, weights=False)
+            found |= scored(run, own["test"])
+            trainable += RunFolder.existing(folder).read("scores.json")["trainable_parameters"]
+        return {"weights": {}, "trainable": trainable, "scores": found}
+
+    return row(RESULTS, f"{name}.{way}.{seed}", key, measure)
+
+
+def sequence(seed: int) -> dict[str, Any]:
+    """One model tuned on the three sentiment domains in turn, each run the next one's base: every domain's score after every step."""
+    parts = files("sentiment")
+    domains = list(SETS["sentiment"]["domains"])
+    key = {"code": code_hash(), "seed": seed, "data": {k: data_checksum(v) for k, v in parts.items()}}
+
+    def measure() -> dict[str, Any]:
+        base, steps = str(general_bases.make("movies")), []
+        for number, domain in enumerate(domains):
+            output = DATA / f"sequence-{number}-{code_hash()}-{seed}"
+            values = {
+                "task": TEXT,
+                "base": base,
+                **{key: only(path, domain) for key, path in parts.items()},
+                "method": "lora",
+                "seed": seed,
+                "threads": 1,
+                "output": str(output),
+            }
+            if not RunFolder(output).finished:
+                tune(Recipe.make(values))
+            run = load(output)
+            if not steps:
+                before = scored_at(run, parts["test"], 0.0)
+                steps.append({"after": "the base", "scores": before})
+            steps.append({"after": domain, "scores": scored_at(run, parts["test"], 1.0)})
+            base = str(output)
+        return {"steps": steps}
+
+    return row(RESULTS, f"sequence.{seed}", key, measure)
+
+
+def scored_at(run: Any, path: str, strength: float) -> dict[str, float]:
+    made = {}
+    for domain in SETS["sentiment"]["domains"]:
+        examples = list(run.task.read(read_rows(only(path, domain))))
+        predictions = run.predictions(run.task, examples, {"": strength}, wanted=frozenset({run.task.primary.name}))
+        records = [run.task.statistics(p, e) for p, e in zip(predictions, examples, strict=True)]
+        made[domain] = float(ratio(np.asarray(pairs(run.task, records)).sum(0)))
+    return made
+
+
+def table(seeds: Sequence[int]) -> list[str]:
+    """Scores by domain, and paired differences of the weighted LoRA, averaged over the seeds that every way has."""
+    lines = ["", "## Several domains in one model", ""]
+    for name, facts in SETS.items():
+        held = {way: [_stored(f"{name}.{way}.{seed}") for seed in seeds] for way in WAYS}
+        common = [i for i in range(len(seeds)) if all(held[way][i] is not None for way in WAYS)]
+        if not common:
+            lines.append(f"{name}: missing")
+            continue
+        rows = {way: [held[way][i] for i in common] for way in WAYS}
+        lines += [f"{name}, {len(common)} seeds", "", f"| LoRA | {' | '.join(facts['domains'])} | trained | weights |"]
+        lines.append("| --- " * (len(facts["domains"]) + 3) + "|")
+        for way in WAYS:
+            means = [np.mean([ratio(np.asarray(r["scores"][d]).sum(0)) for r in rows[way]]) for d in facts["domains"]]
+            weights = "; ".join(", ".join(f"{d} {w:.2f}" for d, w in r["weights"].items()) for r in rows[way])
+            lines.append(
+                f"| {way} | {' | '.join(f'{m:.3f}' for m in means)} | {rows[way][0]['trainable']:,} | {weights} |"
+            )
+        lines.append("")
+        for other in ("pooled", "apart"):
+            draws = {d: _difference(rows["weighted"], rows[other], d) for d in facts["domains"]}
+            shown = ", ".join(f"{d} {value.mean():+.3f} {interval(value)}" for d, value in draws.items())
+            mean = np.mean(list(draws.values()), axis=0)
+            lines.append(f"weighted - {other}: {shown}; mean {mean.mean():+.3f} {interval(mean)}  ")
+        lines.append("")
+    for seed in seeds:
+        stored = _stored(f"sequence.{seed}")
+        if stored is not None:
+            lines += [
+                f"In turn, seed {seed}:",
+                "",
+                f"| after | {' | '.join(SETS['sentiment']['domains'])} |",
+                "| --- | --- | --- | --- |",
+            ]
+            lines += [
+                f"| {s['after']} | {' | '.join(f'{v:.3f}' for v in s['scores'].values())} |" for s in stored["steps"]
+            ]
+            lines.append("")
+    return lines
+
+
+def _stored(name: str) -> dict[str, Any] | None:
+    path = RESULTS / f"{name}.json"
+    made: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    return made
+
+
+def _difference(mine: Sequence[Any], theirs: Sequence[Any], domain: str) -> np.ndarray:
+    """Draws of the difference of mean scores: seeds, and the same examples for both and for every seed."""
+    generator = np.random.default_rng(0)
+    values = [np.stack([np.asarray(r["scores"][domain]) for r in rows]) for rows in (mine, theirs)]
+    seeds, count = values[0].shape[:2]
+    weights = generator.multinomial(count, np.full(count, 1 / count), size=DRAWS).astype(np.float64)
+    chosen = generator.integers(0, seeds, size=(DRAWS, seeds))
+    means = [np.take_along_axis(ratio(np.einsum("dn,snk->dsk", weights, v)), chosen, axis=1).mean(1) for v in values]
+    made: np.ndarray = means[0] - means[1]
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sets", nargs="+", default=[*SETS, "sequence"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    arguments = parser.parse_args()
+    for seed in arguments.seeds:
+        for name in arguments.sets:
+            if name == "sequence":
+                sequence(seed)
+            else:
+                for way in WAYS:
+                    measured(name, way, seed)
+            print("\n".join(table([0, 1, 2])), flush=True)
+
+
+if __name__ == "__main__":
+    main()
