@@ -110,7 +110,7 @@ class EvaluationSettings(Settings):
     """Tokens or pixels in one scoring forward; by default 16,384 tokens or 8,000,000 pixels."""
 
 
-DEFAULT_LEARNING_RATES = {"full": 5e-5, "freeze": 2e-4, "lora": 5e-4, "p-tuning": 5e-3}
+DEFAULT_LEARNING_RATES = {"full": 5e-5, "freeze": 2e-4, "lora": 5e-4, "p-tuning": 3e-2}
 
 
 class Recipe(Settings):
