@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ from domaintune.bases.base import Base, HeadSpec
 from domaintune.bases.limits import token_limit
 from domaintune.data.rows import Row
 from domaintune.data.splits import normal_form
-from domaintune.data.words import CJK, word_spans
+from domaintune.data.words import joined, word_spans
 from domaintune.errors import DataError, RecipeError
 from domaintune.settings import TokenClassificationSettings
 from domaintune.tasks.base import (
@@ -44,6 +43,7 @@ from domaintune.tasks.tag_sequences import (
     reduce_entities,
     tags_of,
 )
+from domaintune.tasks.unlikely_spans import TaggedRow, unlikely_spans
 from domaintune.tasks.word_windows import tokenize_words, windows
 
 DEFAULT_MAX_LENGTH = 512
@@ -226,6 +226,8 @@ class TokenClassification(Task):
                 (),
                 "Label more rows with these types.",
             )
+        tagged = zip(examples, names, strict=True)
+        yield from unlikely_spans([TaggedRow(e.where, e.tokens, entities(tags)) for e, tags in tagged])
 
     def keys(self, example: TokenExample) -> Keys:
         names = self._names(example.tags)
@@ -349,11 +351,6 @@ class TokenClassification(Task):
         probability = np.zeros((len(example.tokens), len(self.tags)))
         probability[:, self.tags.index(OUTSIDE)] = 1.0
         return {"probability": probability, "tokens": example.tokens}
-
-
-def joined(tokens: Sequence[str]) -> str:
-    """The words as one text: spaces between them, but none next to a Chinese or Japanese character."""
-    return re.sub(rf"(?<=[{CJK}]) | (?=[{CJK}])", "", " ".join(tokens))
 
 
 def _wide(logits: Tensor) -> Tensor:
