@@ -144,8 +144,6 @@ def _plan_table(plan: Any) -> Table:
         table.add_row(f"rows: {name}", f"{count:,}")
     table.add_row("labels", ", ".join(plan.labels) or "none")
     table.add_row("trained parameters", f"{plan.trainable:,} of {plan.parameters:,}")
-    for name, count in plan.cut.items():
-        table.add_row(f"longer than the limit: {name}", f"{count:,} rows, {plan.long_inputs}")
     for note in [*plan.notes, *plan.findings]:
         table.add_row("note", note)
     return table

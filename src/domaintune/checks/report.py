@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from domaintune.bases.base import Base
+from domaintune.checks.lengths import length_findings
 from domaintune.checks.pictures import picture_findings
 from domaintune.checks.shared import Part, shared_findings
 from domaintune.checks.texts import text_findings
@@ -13,8 +15,9 @@ from domaintune.tasks.base import Finding, Task
 ORDER = {"error": 0, "warning": 1, "note": 2}
 
 
-def report_of(task: Task, parts: Mapping[str, Sequence[Any]]) -> list[Finding]:
-    """Findings over named parts of examples ("train" among them; "general" ones only where they share the task), worst first."""
+def report_of(task: Task, parts: Mapping[str, Sequence[Any]], base: Base | None = None) -> list[Finding]:
+    """Findings over named parts of examples ("train" among them; "general" ones only where they share the task), worst first.
+    Lengths in tokens are looked at where there is a base."""
     seen = {name: Part(name, [task.keys(e) for e in rows], [e.where for e in rows]) for name, rows in parts.items()}
     texts = {name: [task.texts(example) for example in rows] for name, rows in parts.items()}
     has_text = any(any(row) for rows in texts.values() for row in rows)
@@ -26,4 +29,6 @@ def report_of(task: Task, parts: Mapping[str, Sequence[Any]]) -> list[Finding]:
     found += picture_findings({n: [(path, at) for path, at in f if path is not None] for n, f in files.items()})
     domain = [example for name in ("train", "dev", "test") for example in parts.get(name, ())]
     found += list(task.check(domain))
+    if base is not None:
+        found += list(length_findings(task, base, parts))
     return sorted(found, key=lambda finding: ORDER[finding.severity])

@@ -250,6 +250,14 @@ class TokenClassification(Task):
             for part, window in enumerate(windows(tokens, max_length=self.max_length, stride=self.stride))
         )
 
+    @property
+    def long_inputs(self) -> str:
+        return f"taken in windows that share {self.stride} tokens; each word is judged in one of them"
+
+    @property
+    def long_remedy(self) -> str:
+        return "Nothing is lost; --set task.stride=... gives words at the cuts more context."
+
     def cost(self, item: Item) -> int:
         return len(item.inputs["input_ids"])
 

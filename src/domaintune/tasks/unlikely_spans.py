@@ -116,7 +116,8 @@ def _spans(
     name, severity, message = said
     found = [(row, span) for row in rows for span in row.spans if odd(row, span)]
     if found:
-        told = f"{len(found)} {message}{_such(row.text(span) for row, span in found)}."
+        total = sum(len(row.spans) for row in rows)
+        told = f"{len(found)} of {total} {message}{_such(row.text(span) for row, span in found)}."
         where = tuple(dict.fromkeys(row.where for row, _ in found))
         yield Finding(name, severity, told, where, remedy, why, len(found))  # type: ignore[arg-type]
 
