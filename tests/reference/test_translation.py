@@ -162,7 +162,10 @@ def test_long_rows_are_cut_before_the_end_token_and_counted() -> None:
     assert task.target_tokens([item]) == (5, len(target) - 5)
     found = {finding.name: finding for finding in length_findings(task, base, {"train": [example]})}
     assert found.keys() == {"long-rows", "cut-targets"}
-    assert found["cut-targets"].message == f"the ends of 1 targets of train are cut: {len(target) - 5} tokens are never learned."
+    assert (
+        found["cut-targets"].message
+        == f"the ends of 1 targets of train are cut: {len(target) - 5} tokens are never learned."
+    )
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ LONG_WORDS, TIMES_USUAL = 10, 3.0
 """A span is long with more words than 10 and than 3 times the set's 95th percentile: of seven public sets 1 in 700 is."""
 NEVER_FIRST = frozenset(",;:.!?)]}，。、；：！？）】》」』”")
 NEVER_LAST = frozenset(",;:([{，。、；：（【《「『“")
+BRACKETS = ("()", "[]", "{}", "（）", "【】", "《》", "「」", "『』", "“”")
 ABBREVIATION = 4
 """Letters that a word before a full stop may have, as in "Inc." and "Corp."; a longer one ended a sentence."""
 COMMON_SHARE, COMMON_ROWS, COMMON_TAGGED = 0.01, 20, 0.05
@@ -72,7 +73,7 @@ def unlikely_spans(rows: Sequence[TaggedRow]) -> Iterator[Finding]:
 
 
 def is_ragged(text: str) -> bool:
-    """Whether punctuation that no name begins or ends with stands there: `Paris ,` and `Paris .`, but neither `Inc.` nor `U.S.`
+    """Whether punctuation that no name begins or ends with stands there: `Paris ,`, `( Paris` and `Paris .`, but neither `Inc.` nor `U.S.`
     nor `Yahoo!`; or nothing but punctuation."""
     if all(unicodedata.category(character)[0] in "PZ" for character in text):
         return True
@@ -84,7 +85,8 @@ def is_ragged(text: str) -> bool:
         and len(before) > ABBREVIATION
         and before.isalpha()
     )
-    return (text[0] in NEVER_FIRST and not text[1:2].isalnum()) or text[-1] in NEVER_LAST or stopped
+    torn = any((text[0] == a and b not in text) or (text[-1] == b and a not in text) for a, b in BRACKETS)
+    return (text[0] in NEVER_FIRST and not text[1:2].isalnum()) or text[-1] in NEVER_LAST or stopped or torn
 
 
 def common_words(rows: Sequence[TaggedRow]) -> frozenset[str]:
