@@ -123,9 +123,8 @@ def test_check_and_dry_run_say_it_of_each_given_part(tmp_path: Path) -> None:
         "2 of 8 rows of train are longer than the limit: they are cut to their last 32 tokens.",
         "1 of 3 rows of test are longer than the limit: they are cut to their last 32 tokens.",
     ]
-    assert [line for line in plan(recipe).findings if "longer than the limit" in line][0].startswith(
-        f"warning: {told[0]}"
-    )
+    dry = next(line for line in plan(recipe).findings if "longer than the limit" in line)
+    assert dry.startswith(f"warning: {told[0]}")
 
 
 def test_targets_that_stop_in_the_middle_at_one_length() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from domaintune.data.near_duplicates import near_duplicates
 from domaintune.data.splits import together
@@ -50,8 +50,8 @@ def inseparable(task: Task, examples: Sequence[Any]) -> list[int]:
     return together(inputs, groups, [] if pattern else links)
 
 
-def shared_findings(parts: Mapping[str, Part], *, near: bool, strata_are_labels: bool) -> Iterator[Finding]:
-    """Everything this module knows, part by part. `near`: inputs are texts; `strata_are_labels`: one label a row."""
+def shared_findings(parts: Mapping[str, Part], *, near: bool, one_label: bool) -> Iterator[Finding]:
+    """Everything this module knows, part by part. `near`: inputs are texts; `one_label`: every row has just one."""
     for part in parts.values():
         yield from repeats(part)
     train = parts["train"]
@@ -62,8 +62,10 @@ def shared_findings(parts: Mapping[str, Part], *, near: bool, strata_are_labels:
         yield from shared_rows(parts["dev"], parts["test"])
     if near:
         yield from near_findings(parts)
-    if strata_are_labels:
-        yield from label_findings({name: part for name, part in parts.items() if name in DOMAIN})
+    domain = {name: part for name, part in parts.items() if name in DOMAIN}
+    if one_label:
+        yield from label_findings(domain)
+    yield from unseen_labels(domain, severity="error" if one_label else "warning")
 
 
 def repeats(part: Part) -> Iterator[Finding]:
@@ -136,8 +138,8 @@ def near_findings(parts: Mapping[str, Part]) -> Iterator[Finding]:
 
 
 def label_findings(parts: Mapping[str, Part]) -> Iterator[Finding]:
-    """`one-class`, `imbalance`, `unseen-labels` and `prior-shift`."""
-    shares = {name: Counter(key.stratum for key in part.keys) for name, part in parts.items()}
+    """`one-class`, `imbalance` and `prior-shift`, where every row has one label."""
+    shares = {name: Counter(name for key in part.keys for name in key.labels) for name, part in parts.items()}
     train = shares["train"]
     if len(train) == 1:
         yield Finding(
@@ -154,14 +156,6 @@ def label_findings(parts: Mapping[str, Part]) -> Iterator[Finding]:
     for name, counts in shares.items():
         if name == "train":
             continue
-        unseen = sorted(set(counts) - set(train))
-        if unseen:
-            places = [place for place, key in enumerate(parts[name].keys) if key.stratum in unseen]
-            yield Finding(
-                "unseen-labels", "error", f"{len(unseen)} labels of {name} are in no row of train: {', '.join(unseen[:8])}.",
-                parts[name].at(places), "Add rows of them to train, or join names: --label-map OLD=NEW.",
-                "What is in no training row cannot be learned.", len(unseen),
-            )  # fmt: skip
         total, other = sum(train.values()), sum(counts.values())
         distance = 0.5 * sum(abs(train[s] / total - counts[s] / other) for s in {*train, *counts})
         # Small parts differ by chance: about sqrt(labels / rows) of distance are expected.
@@ -169,4 +163,18 @@ def label_findings(parts: Mapping[str, Part]) -> Iterator[Finding]:
             yield Finding(
                 "prior-shift", "warning", f"labels are spread otherwise in {name} than in train (distance {distance:.2f}).", (),
                 "Use parts drawn alike, or weigh classes.", "The model learns how frequent each label is, too.", other,
+            )  # fmt: skip
+
+
+def unseen_labels(parts: Mapping[str, Part], *, severity: Literal["error", "warning"]) -> Iterator[Finding]:
+    """`unseen-labels`: labels, entity types or classes of boxes that stand in dev or test, and in no row of train."""
+    train = {label for key in parts["train"].keys for label in key.labels}
+    for name, part in parts.items():
+        places = [place for place, key in enumerate(part.keys) if not train.issuperset(key.labels)]
+        if places:
+            unseen = sorted({label for place in places for label in part.keys[place].labels} - train)
+            yield Finding(
+                "unseen-labels", severity, f"{len(unseen)} labels of {name} are in no row of train: {', '.join(unseen[:8])}.",
+                part.at(places), "Add rows of them to train, or join names: --label-map OLD=NEW.",
+                "What is in no training row cannot be learned.", len(unseen),
             )  # fmt: skip

@@ -41,13 +41,15 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """What splits and duplicate search need: normal forms of input and target, the stratum, and the user's group and domain."""
+    """What splits, duplicate search and checks need: normal forms of input and target, the stratum, the user's group and domain, and
+    the names of the row's labels (entity types, classes of boxes), each once."""
 
     input: str
     target: str
     stratum: str
     group: str | None = None
     domain: str | None = None
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

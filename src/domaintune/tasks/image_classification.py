@@ -127,8 +127,9 @@ class ImageClassification(Task):
             )
 
     def keys(self, example: ImageExample) -> Keys:
-        target = "".join(self.labels[index] for index in example.labels)
-        return Keys(example.sha256, target, target, example.group, example.domain)
+        names = tuple(self.labels[index] for index in example.labels)
+        target = "".join(names)
+        return Keys(example.sha256, target, target, example.group, example.domain, names)
 
     @property
     def one_label(self) -> bool:

@@ -151,7 +151,8 @@ class ObjectDetection(Task):
         boxes = sorted(zip((self.labels[i] for i in example.labels), example.boxes, strict=True))
         rarest = min(example.labels, key=lambda i: (self.box_counts[i], i), default=None)
         stratum = "" if rarest is None else self.labels[rarest]
-        return Keys(example.sha256, repr(boxes), stratum, example.group, example.domain)
+        names = tuple(self.labels[i] for i in sorted(set(example.labels)))
+        return Keys(example.sha256, repr(boxes), stratum, example.group, example.domain, names)
 
     def picture(self, example: DetectionExample) -> str:
         return example.image

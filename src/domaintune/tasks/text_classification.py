@@ -153,8 +153,9 @@ class TextClassification(Task):
             )
 
     def keys(self, example: TextExample) -> Keys:
-        target = self.label_separator.join(self.labels[index] for index in example.labels)
-        return Keys(normal_form(example.text), target, target, example.group, example.domain)
+        names = tuple(self.labels[index] for index in example.labels)
+        target = self.label_separator.join(names)
+        return Keys(normal_form(example.text), target, target, example.group, example.domain, names)
 
     @property
     def one_label(self) -> bool:

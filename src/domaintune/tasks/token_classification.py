@@ -233,7 +233,8 @@ class TokenClassification(Task):
         names = self._names(example.tags)
         present = {name[2:] for name in names if name != OUTSIDE}
         stratum = next((name for name in reversed(self.types) if name in present), "none")
-        return Keys(normal_form(" ".join(example.tokens)), " ".join(names), stratum, example.group, example.domain)
+        source = normal_form(" ".join(example.tokens))
+        return Keys(source, " ".join(names), stratum, example.group, example.domain, tuple(sorted(present)))
 
     def texts(self, example: TokenExample) -> tuple[str, ...]:
         return (" ".join(example.tokens),)

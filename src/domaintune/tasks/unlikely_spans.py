@@ -85,7 +85,10 @@ def is_ragged(text: str) -> bool:
         and len(before) > ABBREVIATION
         and before.isalpha()
     )
-    torn = any((text[0] == a and b not in text) or (text[-1] == b and a not in text) for a, b in BRACKETS)
+    torn = any(
+        (text[0] == pair[0] and pair[1] not in text) or (text[-1] == pair[1] and pair[0] not in text)
+        for pair in BRACKETS
+    )
     return (text[0] in NEVER_FIRST and not text[1:2].isalnum()) or text[-1] in NEVER_LAST or stopped or torn
 
 
