@@ -32,8 +32,12 @@ def report_of(
     found = list(shared_findings(seen, near=has_text, one_label=task.one_label))
     for name, rows in texts.items():
         found += text_findings(name, rows, seen[name].where)
-    files = {name: [(task.picture(e), e.where) for e in rows] for name, rows in parts.items()}
-    found += picture_findings({n: [(path, at) for path, at in f if path is not None] for n, f in files.items()})
+    files = {
+        name: [(path, at, key.input) for path, at, key in zip(map(task.picture, rows), seen[name].where, seen[name].keys, strict=True)
+               if path is not None]
+        for name, rows in parts.items()
+    }  # fmt: skip
+    found += picture_findings(files)
     domain = [example for name in ("train", "dev", "test") for example in parts.get(name, ())]
     found += list(task.check(domain))
     found += class_findings(

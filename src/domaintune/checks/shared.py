@@ -53,7 +53,7 @@ def inseparable(task: Task, examples: Sequence[Any]) -> list[int]:
 def shared_findings(parts: Mapping[str, Part], *, near: bool, one_label: bool) -> Iterator[Finding]:
     """Everything this module knows, part by part. `near`: inputs are texts; `one_label`: every row has just one."""
     for part in parts.values():
-        yield from repeats(part)
+        yield from repeats(part, texts=near)
     train = parts["train"]
     for name, part in parts.items():
         if name != "train":
@@ -68,8 +68,9 @@ def shared_findings(parts: Mapping[str, Part], *, near: bool, one_label: bool) -
     yield from unseen_labels(domain, severity="error" if one_label else "warning")
 
 
-def repeats(part: Part) -> Iterator[Finding]:
-    """`repeats`: rows whose input stood before in the part; `conflicts`: inputs that stand there with several targets."""
+def repeats(part: Part, *, texts: bool = True) -> Iterator[Finding]:
+    """`repeats`: rows whose input stood before in the part; `conflicts`: inputs that stand there with several targets. `texts`: what
+    counts as equal are texts but for case and punctuation, else files."""
     places: dict[str, list[int]] = defaultdict(list)
     for place, key in enumerate(part.keys):
         places[key.input].append(place)
@@ -79,9 +80,9 @@ def repeats(part: Part) -> Iterator[Finding]:
         yield Finding(
             "repeats",
             "warning",
-            f"{len(again)} rows of {part.name} repeat an earlier one (case and punctuation aside).",
+            f"{len(again)} rows of {part.name} repeat an earlier one ({'case and punctuation aside' if texts else 'the same file'}).",
             part.at(again),
-            "--drop-duplicates keeps one of each." if part.name == "train" else "Drop them: they count twice.",
+            "--drop-duplicates keeps one of each." if part.name == "train" else "Drop them from the file.",
             "Repeated rows weigh more than others, and scores on them look surer than they are.",
             len(again),
         )
@@ -131,8 +132,12 @@ def near_findings(parts: Mapping[str, Part]) -> Iterator[Finding]:
             "warning",
             f"{len(places)} rows of {name} are almost equal to {'an earlier row' if inside else 'one of train'}.",
             parts[name].at(places),
-            "Look at them; --group-column keeps what belongs together in one part.",
-            "They make a score look better than it will be on new rows." if not inside else "They add little to learn.",
+            "Look at them, and drop those that add nothing."
+            if inside
+            else f"Drop them from train or {name}; parts that tune cuts by itself keep near duplicates together.",
+            "They add little to learn, and weigh more than others."
+            if inside
+            else "They make a score look better than it will be on new rows.",
             len(places),
         )
 
@@ -162,7 +167,8 @@ def label_findings(parts: Mapping[str, Part]) -> Iterator[Finding]:
         if other >= SHIFT_ROWS and distance > SHIFT + (len(train) / other) ** 0.5 / 2:
             yield Finding(
                 "prior-shift", "warning", f"labels are spread otherwise in {name} than in train (distance {distance:.2f}).", (),
-                "Use parts drawn alike, or weigh classes.", "The model learns how frequent each label is, too.", other,
+                "Draw parts alike (tune does where it cuts them), or --set task.class_weights=balanced.",
+                "The model learns how frequent each label is, too.", other,
             )  # fmt: skip
 
 

@@ -62,7 +62,7 @@ class Finding:
     message: str
     rows: tuple[str, ...]
     remedy: str
-    why: str = ""
+    why: str
     count: int = 0
 
 

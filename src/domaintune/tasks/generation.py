@@ -158,11 +158,13 @@ class Generation(Task):
         pairs = [example for example in examples if isinstance(example, PromptExample)]
         if rows := tuple(e.where for e in pairs if not e.prompt.strip()):
             yield Finding(
-                "empty-prompt", "warning", f"{len(rows)} rows have no prompt.", rows, "Write one, or drop the row."
-            )
+                "empty-prompt", "warning", f"{len(rows)} rows have no prompt.", rows, "Write one, or drop the row.",
+                "The model learns to give these answers to nothing.", len(rows),
+            )  # fmt: skip
         if rows := tuple(e.where for e in pairs if e.completion and one_space(e.prompt) == one_space(e.completion)):
             message = f"{len(rows)} rows have a completion equal to the prompt."
-            yield Finding("echo", "warning", message, rows, "Write the answer, or drop the row.")
+            why = "The model learns to repeat what it is asked."
+            yield Finding("echo", "warning", message, rows, "Write the answer, or drop the row.", why, len(rows))
         if self.chats_as_lines and (rows := tuple(e.where for e in pairs if e.messages is not None)):
             message = f'The tokenizer has no chat template: {len(rows)} chats are written as lines "role: content".'
             yield Finding(
@@ -171,9 +173,12 @@ class Generation(Task):
                 message,
                 rows[:1],
                 "Choose a base that was trained on chats if there is one.",
+                "The base has not seen such lines, and has to learn their form as well.",
+                len(rows),
             )
         if rows := tuple(e.where for e in examples if isinstance(e, TextExample) and not e.text.strip()):
-            yield Finding("blank-text", "warning", f"{len(rows)} blocks hold white space alone.", rows, "Drop them.")
+            message, why = f"{len(rows)} blocks hold white space alone.", "There is nothing to learn from."
+            yield Finding("blank-text", "warning", message, rows, "Drop them.", why, len(rows))
 
     def keys(self, example: GenerationExample) -> Keys:
         if isinstance(example, TextExample):

@@ -123,7 +123,9 @@ class ImageClassification(Task):
                 "warning",
                 f"fewer than {FEW_PICTURES} pictures: {', '.join(rare[:10])}; their scores mean little.",
                 (),
-                "Label more pictures of these classes.",
+                "Add pictures of these classes, or join them with others: --label-map OLD=NEW.",
+                "What so few rows teach and test is chance.",
+                len(rare),
             )
 
     def keys(self, example: ImageExample) -> Keys:

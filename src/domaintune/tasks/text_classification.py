@@ -149,7 +149,9 @@ class TextClassification(Task):
                 "warning",
                 f"fewer than 5 rows: {', '.join(rare[:10])}; their scores mean little.",
                 (),
-                "Label more rows of these classes.",
+                "Label more rows of these classes, or join them with others: --label-map OLD=NEW.",
+                "What so few rows teach and test is chance.",
+                len(rare),
             )
 
     def keys(self, example: TextExample) -> Keys:

@@ -215,6 +215,8 @@ class TokenClassification(Task):
                 f"{len(broken)} rows have an I-TYPE that continues nothing; such words count as no entity.",
                 broken,
                 "Begin every entity with B-TYPE.",
+                "Such words are trained on as the inside of an entity that has no beginning.",
+                len(broken),
             )
         counts = Counter(entity.type for tags in names for entity in entities(tags))
         rare = [name for name in sorted(self.types) if counts[name] < FEW_ENTITIES]
@@ -224,7 +226,9 @@ class TokenClassification(Task):
                 "warning",
                 f"fewer than {FEW_ENTITIES} entities: {', '.join(rare[:10])}; their scores mean little.",
                 (),
-                "Label more rows with these types.",
+                "Label more rows with these types, or join them with others: --label-map OLD=NEW.",
+                "What so few rows teach and test is chance.",
+                len(rare),
             )
         tagged = zip(examples, names, strict=True)
         yield from unlikely_spans([TaggedRow(e.where, e.tokens, entities(tags)) for e, tags in tagged])
