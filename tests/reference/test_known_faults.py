@@ -21,6 +21,8 @@ from domaintune.data.splits import normal_form
 from domaintune.tasks.base import Keys, Task
 from domaintune.tasks.image_classification import ImageClassification
 from domaintune.tasks.object_detection import ObjectDetection
+from domaintune.tasks.tag_sequences import entities
+from domaintune.tasks.unlikely_spans import TaggedRow, unlikely_spans
 
 SHARED = Path(os.environ.get("DOMAINTUNE_SHARED", Path(__file__).resolve().parents[3] / "shared")) / "data"
 PICTURES = ("imgcls", "detection")
@@ -168,3 +170,26 @@ def test_other_faults_of_picture_sets_have_the_known_counts() -> None:
     assert counts("bccd") == {"like-pictures": 1}
     assert counts("bccd_cells") == {"like-pictures": 1, "prior-shift": 270}
     assert counts("raccoon")["like-pictures"] == 3
+
+
+ODD_ENTITIES = {
+    "uner_zh_gsdsimp": (10, 10, 7),
+    "ncbi_disease": (1, 0, 33),
+    "crossner_politics": (1, 2, 5),
+    "wnut17": (5, 6, 0),
+    "wikigold": (1, 0, 2),
+    "uner_en_ewt": (0, 1, 5),
+    "sec_finance": (0, 0, 1),
+}
+"""Set -> `ragged-spans`, `common-word-spans`, `missed-spans`."""
+
+
+@pytest.mark.parametrize("name", ODD_ENTITIES)
+def test_odd_entities_have_the_told_counts(name: str) -> None:
+    files = sorted((SHARED / "ner" / name).glob("*.jsonl"))
+    rows = [row for file in files for row in read_rows(str(file))]
+    tagged = [TaggedRow(row.where, row.values["tokens"], entities(row.values["tags"])) for row in rows]
+    found = {finding.name: finding for finding in unlikely_spans(tagged)}
+    assert all(finding.severity == "note" for name, finding in found.items() if name != "ragged-spans")
+    kinds = ("ragged-spans", "common-word-spans", "missed-spans")
+    assert tuple(found[kind].count if kind in found else 0 for kind in kinds) == ODD_ENTITIES[name]

@@ -26,6 +26,8 @@ def test_repeats_conflicts_and_leaks_are_counted_with_their_rows() -> None:
     found = {finding.name: finding for finding in repeats(train)}
     assert (found["repeats"].count, found["repeats"].rows) == (2, ("train.csv:3", "train.csv:4"))
     assert (found["conflicts"].count, len(found["conflicts"].rows)) == (1, 3)
+    assert "case and punctuation aside" in found["repeats"].message
+    assert "(the same file)" in next(iter(repeats(train, texts=False))).message  # what has no texts has files
     (leak,) = shared_rows(train, part("test", ("b", "x"), ("c", "x")))
     assert (leak.name, leak.severity, leak.rows) == ("leaks", "error", ("test.csv:1",))
     (shared,) = shared_rows(train, part("general", ("b", "x")))
@@ -115,6 +117,7 @@ def test_findings_fit_a_terminal_and_a_program() -> None:
     assert "3 rows [of] test." in text
     assert max(map(len, text.splitlines())) <= 80
     console.file.close()
+    assert findings_table([]).row_count == 0
     assert plain([finding])[0] == {
         "name": "leaks", "severity": "error", "count": 3, "rows": ["a:1", "a:2", "a:3"], "message": "3 rows [of] test.",
         "why": "Because.", "remedy": "Do it.",

@@ -9,6 +9,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -113,7 +114,7 @@ def _is_common(words: Sequence[str], common: frozenset[str]) -> bool:
 def _spans(
     rows: Sequence[TaggedRow],
     odd: Callable[[TaggedRow, Entity], bool],
-    said: tuple[str, str, str],
+    said: tuple[str, Literal["warning", "note"], str],
     remedy: str,
     why: str,
 ) -> Iterator[Finding]:
@@ -124,7 +125,7 @@ def _spans(
         total = sum(len(row.spans) for row in rows)
         told = f"{len(found)} of {total} {message}{_such(row.text(span) for row, span in found)}."
         where = tuple(dict.fromkeys(row.where for row, _ in found))
-        yield Finding(name, severity, told, where, remedy, why, len(found))  # type: ignore[arg-type]
+        yield Finding(name, severity, told, where, remedy, why, len(found))
 
 
 def _such(texts: Iterator[str]) -> str:
