@@ -26,6 +26,9 @@ def test_repeats_conflicts_and_leaks_are_counted_with_their_rows() -> None:
     found = {finding.name: finding for finding in repeats(train)}
     assert (found["repeats"].count, found["repeats"].rows) == (2, ("train.csv:3", "train.csv:4"))
     assert (found["conflicts"].count, len(found["conflicts"].rows)) == (1, 3)
+    assert found["conflicts"].severity == "warning"
+    texts = Part("train", [Keys("a", "b", ""), Keys("a", "c", "")], ["f:1", "f:2"])
+    assert [(f.name, f.severity) for f in repeats(texts)] == [("repeats", "warning"), ("conflicts", "note")]
     assert "case and punctuation aside" in found["repeats"].message
     assert "(the same file)" in next(iter(repeats(train, texts=False))).message  # what has no texts has files
     (leak,) = shared_rows(train, part("test", ("b", "x"), ("c", "x")))

@@ -87,15 +87,16 @@ def repeats(part: Part, *, texts: bool = True) -> Iterator[Finding]:
             len(again),
         )
     if conflicting:
+        free = not any(key.labels for key in part.keys)  # texts, of which several may be right
         yield Finding(
-            "conflicts",
-            "warning",
+            "conflicts", "note" if free else "warning",
             f"{len(conflicting)} inputs of {part.name} stand there with different targets.",
             part.at(sorted(place for rows in conflicting for place in rows)),
-            "Decide which is right; --drop-duplicates drops all such rows of train.",
-            "No model can get both right: they set a limit to every score.",
+            "Decide which is right" + ("; --drop-duplicates drops all such rows." if part.name == "train" else "."),
+            "Several good answers are no fault, but a score knows one." if free
+            else "No model can get both right: they set a limit to every score.",
             len(conflicting),
-        )
+        )  # fmt: skip
 
 
 def shared_rows(train: Part, other: Part) -> Iterator[Finding]:

@@ -130,7 +130,10 @@ class Translation(Task):
 
     @property
     def long_remedy(self) -> str:
-        return "--set task.max_source_length=... and task.max_target_length=..., or split these rows."
+        asked = (self.settings.max_source_length, self.settings.max_target_length)
+        if asked != (self.max_source_length, self.max_target_length):
+            return "Split these rows, or take a base that reads more tokens."
+        return "--set task.max_source_length=... and --set task.max_target_length=..., or split these rows."
 
     def target_tokens(self, items: Sequence[Item]) -> tuple[int, int] | None:
         (item,) = items
