@@ -146,8 +146,6 @@ def _plan_table(plan: Any) -> Table:
     table.add_row("trained parameters", f"{plan.trainable:,} of {plan.parameters:,}")
     table.add_row("time to train", f"about {plan.minutes:.1f} minutes here, scoring apart")
     table.add_row("peak memory", f"about {plan.memory / 2**20:,.0f} MiB")
-    for name, count in plan.cut.items():
-        table.add_row(f"longer than the limit: {name}", f"{count:,} rows, {plan.long_inputs}")
     for note in [*plan.notes, *plan.findings]:
         table.add_row("note", note)
     return table

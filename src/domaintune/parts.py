@@ -93,13 +93,13 @@ def assemble(recipe: Recipe, base: Base, *, seen: Iterable[str] = ()) -> Parts:
         DataError: a bad row (file and line), an empty part, labels that fit nothing.
     """
     notes: list[str] = []
-    rows = _read(recipe, notes)
+    rows, declared = _read(recipe, notes)
     domain_rows = [row for name in DOMAIN for row in rows.get(name, ())]
     task = TASKS[recipe.task.name].build(domain_rows, base, recipe.task)
     if recipe.grown_from is not None:
         task = extended(task, recipe.grown_from)
     examples = {name: _examples(task, rows[name], recipe.data) for name in DOMAIN if name in rows}
-    findings = report_of(task, examples)
+    findings = report_of(task, examples, base, declared=declared)
     standing = 0
     if recipe.grown_from is None:
         train, dev, test = _domain_parts(recipe, task, examples, notes)
@@ -121,15 +121,20 @@ def assemble(recipe: Recipe, base: Base, *, seen: Iterable[str] = ()) -> Parts:
     return Parts(task, train, dev, test, general, findings, notes, standing)
 
 
-def _read(recipe: Recipe, notes: list[str]) -> dict[str, list[Row]]:
-    """The rows of every part that the recipe names, labels under their mapped names; notes say what was left out."""
+def _read(recipe: Recipe, notes: list[str]) -> tuple[dict[str, list[Row]], dict[int | str, str]]:
+    """The rows of every part that the recipe names, labels under their mapped names, and the classes that the domain's files declare;
+    notes say what was left out."""
     wanted, rows = wanted_of(recipe), {}
+    declared: dict[int | str, str] = {}
     for name, given in given_paths(recipe).items():
         domain = name in DOMAIN
         part = "train" if name == "add" else name if domain else "test"
         reading = read_part(given, wanted, part=part, targets=domain)
         notes += [f"{name}: {line}" for line in reading.summary()]
         rows[name] = renamed(reading.rows, wanted, recipe.data.label_map, separator=label_separator(recipe))
+        if domain:
+            names = recipe.data.label_map
+            declared |= {key: names.get(name, name) for key, name in reading.classes.items()}
         if not domain and recipe.data.general_labels is not None:
             rows[name], dropped = only(rows[name], wanted, recipe.data.general_labels)
             notes.append(f"{name}: {dropped} labels other than {', '.join(recipe.data.general_labels)} were left out.")
@@ -137,7 +142,7 @@ def _read(recipe: Recipe, notes: list[str]) -> dict[str, list[Row]]:
                 raise DataError(
                     "no row has one of these labels.", where=f"--general-labels ({name})", remedy="Check their names."
                 )
-    return rows
+    return rows, declared
 
 
 def label_separator(recipe: Recipe) -> str | None:

@@ -140,9 +140,6 @@ class Plan:
     labels: tuple[str, ...]
     trainable: int
     parameters: int
-    cut: dict[str, int]
-    """Part -> rows longer than the limit; `long_inputs` says what happens to them."""
-    long_inputs: str
     notes: list[str]
     findings: list[str]
     minutes: float
@@ -163,10 +160,6 @@ def plan(recipe: Recipe) -> Plan:
     if parts.general is not None:
         named |= {"general (choose)": parts.general.choose, parts.general.headline_name: parts.general.headline}
         named |= {"general (learn)": parts.general.learn} if parts.general.learn else {}
-    cut = {}
-    for name, rows in {"train": parts.train, "test": parts.test}.items():
-        data = dataset(task, base, rows)
-        cut[name] = sum(task.is_cut(data.items[span.start : span.stop]) for span in data.spans)
     settings = training_settings(recipe, task, rows=len(parts.train))
     precision = "fp32" if settings.precision == "auto" else settings.precision
     measured = pace(
@@ -181,8 +174,6 @@ def plan(recipe: Recipe) -> Plan:
         labels=task.head().labels,
         trainable=trained,
         parameters=sum(p.numel() for p in attached.base.model.parameters()),
-        cut=cut,
-        long_inputs=task.long_inputs,
         notes=parts.notes,
         findings=[f"{finding.severity}: {finding.message} {finding.remedy}" for finding in parts.findings],
         minutes=minutes,
@@ -215,14 +206,10 @@ def check(recipe: Recipe, *, show_tokens: int = 0) -> Checked:
             "general": [*parts.general.learn, *parts.general.choose],
             parts.general.headline_name: parts.general.headline,
         }
-    notes = list(parts.notes)
-    data = dataset(parts.task, base, parts.train)
-    cut = sum(parts.task.is_cut(data.items[span.start : span.stop]) for span in data.spans)
-    if cut:
-        notes.append(f"{cut} rows of train are longer than the model's limit: {parts.task.long_inputs}.")
-    shown = [parts.task.shown(base, item) for item in data.items[:show_tokens]]
+    items = dataset(parts.task, base, parts.train[:show_tokens]).items
+    shown = [parts.task.shown(base, item) for item in items[:show_tokens]]
     rows = {name: len(examples) for name, examples in named.items()}
-    return Checked(rows, parts.task.head().labels, notes, parts.findings, shown)
+    return Checked(rows, parts.task.head().labels, parts.notes, parts.findings, shown)
 
 
 def resolved(recipe: Recipe, base: Base, parts: Parts) -> Recipe:

@@ -28,7 +28,9 @@ class TextClassificationSettings(Settings):
     """Between the labels of one row, where `multi_label`."""
     class_weights: Literal["none", "balanced"] = "none"
     max_length: int | None = Field(default=None, ge=4)
-    """Tokens, special ones included; by default the model's limit, at most 512. Longer texts become windows, their scores averaged."""
+    """Tokens, special ones included; by default the model's limit, at most 512."""
+    long_texts: Literal["windows", "head", "tail"] = "windows"
+    """What is read of texts with more tokens: all in windows, whose scores are averaged; the first `max_length`; or the last."""
 
 
 class TokenClassificationSettings(Settings):

@@ -364,7 +364,7 @@ def test_check_and_keys(folder: Path) -> None:
     other = next(
         task.read([row(folder, "1.png", line=8, boxes=[[30, 20, 45, 38], [0, 0, 40, 20]], labels=["cat", "dog"])])
     )
-    assert task.keys(other) == Keys(keys[1].input, keys[1].target, "dog")
+    assert task.keys(other) == Keys(keys[1].input, keys[1].target, "dog", labels=("cat", "dog"))
 
 
 def test_settings_that_cannot_be(folder: Path) -> None:

@@ -15,6 +15,7 @@ from tiny import TEXT, tiny_base, tiny_model
 from torch.nn import functional
 
 from domaintune.bases.base import Base
+from domaintune.checks.lengths import length_findings
 from domaintune.data.rows import Row
 from domaintune.errors import DataError, RecipeError
 from domaintune.settings import GenerationSettings
@@ -276,12 +277,15 @@ def test_the_prompt_gives_way_to_the_completion() -> None:
     answer = [*base.processor("the dog")["input_ids"], 5]
     assert item.targets["completion_ids"] == answer
     assert item.inputs["prompt_ids"] == ids[TEXT[1]][-(12 - len(answer)) :]
-    assert item.inputs["untruncated_length"] == len(ids[TEXT[1]]) + len(answer) > task.cost(item)
+    assert (item.cut, task.target_tokens([item])) == (True, (len(answer), 0))
     (item,) = task.prepare(base, PromptExample(file="f", line=1, prompt=TEXT[1], completion=TEXT[0]))
     assert item.inputs["prompt_ids"] == ids[TEXT[1]][-1:]
     assert item.targets["completion_ids"] == ids[TEXT[0]][:11]
-    found = list(task.check([PromptExample(file="f", line=1, prompt=TEXT[1], completion=TEXT[0])]))
-    assert [finding.name for finding in found] == ["long-row"]
+    assert task.target_tokens([item]) == (11, len(ids[TEXT[0]]) + 1 - 11)
+    made = [PromptExample(file="f", line=n, prompt="fox", completion=text) for n, text in enumerate(["dog", TEXT[0]])]
+    made.append(PromptExample(file="f", line=2, prompt=TEXT[1], completion="the dog"))
+    found = {finding.name: finding.rows for finding in length_findings(task, base, {"train": made})}
+    assert found == {"long-rows": ("f:1", "f:2"), "cut-targets": ("f:1",)}
 
 
 @pytest.mark.parametrize("max_length", [8, 20, 64])

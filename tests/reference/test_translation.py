@@ -16,6 +16,7 @@ from tiny import TEXT, tiny_base, tiny_model
 from torch.nn import functional
 
 from domaintune.bases.base import Base
+from domaintune.checks.lengths import length_findings
 from domaintune.data.rows import Row
 from domaintune.errors import DataError, RecipeError
 from domaintune.settings import TranslationSettings
@@ -158,8 +159,13 @@ def test_long_rows_are_cut_before_the_end_token_and_counted() -> None:
     assert item.inputs["input_ids"] == [*source[:5], 5]
     assert item.targets["labels"] == [*target[:4], 5]
     assert task.cost(item) == 11
-    assert item.inputs["untruncated_length"] == len(source) + len(target)
-    assert {finding.name for finding in task.check([example])} == {"long-row"}
+    assert task.target_tokens([item]) == (5, len(target) - 5)
+    found = {finding.name: finding for finding in length_findings(task, base, {"train": [example]})}
+    assert found.keys() == {"long-rows", "cut-targets"}
+    assert (
+        found["cut-targets"].message
+        == f"the ends of 1 targets of train are cut: {len(target) - 5} tokens are never learned."
+    )
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from domaintune.checks.report import report_of
-from domaintune.checks.shared import Part, label_findings, repeats, shared_findings, shared_rows
+from domaintune.checks.shared import Part, label_findings, repeats, shared_findings, shared_rows, unseen_labels
 from domaintune.checks.table import findings_table, plain
 from domaintune.checks.texts import has_mojibake, text_findings
 from domaintune.tasks.base import Finding, Keys
@@ -15,7 +15,9 @@ from domaintune.tasks.text_classification import TextClassification, TextExample
 
 def part(name: str, *rows: tuple[str, str]) -> Part:
     return Part(
-        name, [Keys(text, label, label) for text, label in rows], [f"{name}.csv:{i}" for i in range(1, len(rows) + 1)]
+        name,
+        [Keys(text, label, label, labels=(label,)) for text, label in rows],
+        [f"{name}.csv:{i}" for i in range(1, len(rows) + 1)],
     )
 
 
@@ -24,21 +26,25 @@ def test_repeats_conflicts_and_leaks_are_counted_with_their_rows() -> None:
     found = {finding.name: finding for finding in repeats(train)}
     assert (found["repeats"].count, found["repeats"].rows) == (2, ("train.csv:3", "train.csv:4"))
     assert (found["conflicts"].count, len(found["conflicts"].rows)) == (1, 3)
+    assert found["conflicts"].severity == "warning"
+    texts = Part("train", [Keys("a", "b", ""), Keys("a", "c", "")], ["f:1", "f:2"])
+    assert [(f.name, f.severity) for f in repeats(texts)] == [("repeats", "warning"), ("conflicts", "note")]
+    assert "case and punctuation aside" in found["repeats"].message
+    assert "(the same file)" in next(iter(repeats(train, texts=False))).message  # what has no texts has files
     (leak,) = shared_rows(train, part("test", ("b", "x"), ("c", "x")))
     assert (leak.name, leak.severity, leak.rows) == ("leaks", "error", ("test.csv:1",))
     (shared,) = shared_rows(train, part("general", ("b", "x")))
     assert shared.severity == "warning"
-    assert (
-        list(shared_findings({"train": part("train", ("a", "x"), ("b", "y"))}, near=True, strata_are_labels=True)) == []
-    )
+    assert list(shared_findings({"train": part("train", ("a", "x"), ("b", "y"))}, near=True, one_label=True)) == []
 
 
 def test_labels_that_are_missing_rare_or_spread_otherwise() -> None:
     rows = [(str(i), "x" if i % 2 else "y") for i in range(100)]
     train = part("train", *rows)
     assert list(label_findings({"train": train, "test": part("test", *rows)})) == []
-    names = [f.name for f in label_findings({"train": train, "test": part("test", *[(t, "z") for t, _ in rows])})]
-    assert names == ["unseen-labels", "prior-shift"]
+    other = {"train": train, "test": part("test", *[(t, "z") for t, _ in rows])}
+    assert [f.name for f in label_findings(other)] == ["prior-shift"]
+    assert [(f.name, f.severity) for f in unseen_labels(other, severity="error")] == [("unseen-labels", "error")]
     assert [f.name for f in label_findings({"train": part("train", *[(t, "x") for t, _ in rows])})] == ["one-class"]
     rare = part("train", *[(t, "x") for t, _ in rows], ("q", "y"))
     assert [f.name for f in label_findings({"train": rare})] == ["imbalance"]
@@ -53,7 +59,12 @@ def test_combinations_of_several_labels_are_no_labels() -> None:
         name: [TextExample(file=name, line=n, text=f"{name} {n} is a text", labels=labels) for n in range(6)]
         for name, labels in (("train", (0,)), ("dev", (1,)), ("test", (0, 1)))
     }
-    assert "unseen-labels" not in {finding.name for finding in report_of(task, parts)}
+    found = report_of(task, parts)
+    assert "one-class" not in {finding.name for finding in found}
+    assert {finding.message for finding in found if finding.name == "unseen-labels"} == {
+        "1 labels of dev are in no row of train: b.",
+        "1 labels of test are in no row of train: b.",
+    }
     single = task.model_copy(update={"multi_label": False})
     assert "one-class" in {finding.name for finding in report_of(single, parts)}
 
@@ -109,6 +120,7 @@ def test_findings_fit_a_terminal_and_a_program() -> None:
     assert "3 rows [of] test." in text
     assert max(map(len, text.splitlines())) <= 80
     console.file.close()
+    assert findings_table([]).row_count == 0
     assert plain([finding])[0] == {
         "name": "leaks", "severity": "error", "count": 3, "rows": ["a:1", "a:2", "a:3"], "message": "3 rows [of] test.",
         "why": "Because.", "remedy": "Do it.",

@@ -1,17 +1,22 @@
-"""Broken files of every format: each gives rows or one clear error, never anything else; whole ones lose no entry silently."""
+"""Broken files of every format: each gives rows or one clear error, never anything else; whole ones lose no entry silently. The
+command in a process of its own ends with 0, 1 or 2 on them, and never with a traceback."""
 
 from __future__ import annotations
 
 import gzip
 import io
 import json
+import os
 import random
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from tiny import tiny_base
 
 from domaintune.data.formats import read_part
 from domaintune.data.rows import Wanted
@@ -173,3 +178,57 @@ def test_broken_files_give_rows_or_a_clear_error(folder: Path, name: str) -> Non
             refused.append(error)
     assert len(refused) >= CASES_A_FORMAT // 7  # the unreadable ones at least
     assert all(error.where and error.remedy for error in refused)
+
+
+# --- the command
+
+COMMANDS = ("a.csv", "utf16.csv", "a.csv.gz", "a.jsonl", "n.jsonl", "n.conll", "spans.jsonl", "coco.json", "voc/a.xml", "boxes.csv")  # fmt: skip
+FAMILIES = {"text-classification": "bert", "token-classification": "distilbert", "object-detection": "rt-detr-v2"}
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("broken")
+    (made / "voc").mkdir()
+    for place in (made, made / "voc"):
+        (place / "p.png").write_bytes(picture())
+    for task, family in FAMILIES.items():
+        base = tiny_base(family, task)
+        base.model.save_pretrained(made / task)
+        base.processor.save_pretrained(made / task)
+    return made
+
+
+def check(bases: Path, name: str) -> subprocess.CompletedProcess[str]:
+    task = FORMATS[name][0]
+    command = [sys.executable, "-m", "domaintune", "check", "--task", task, "--base", str(bases / task)]
+    return subprocess.run(
+        [*command, "--train", path_of(bases, name)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_the_whole_file_is_checked(bases: Path) -> None:
+    (bases / "a.csv").write_bytes(FORMATS["a.csv"][1])
+    done = check(bases, "a.csv")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "train: " in done.stdout
+
+
+@pytest.mark.parametrize(("number", "name"), list(enumerate(COMMANDS)), ids=str)
+def test_broken_files_end_with_a_known_exit_code(bases: Path, number: int, name: str) -> None:
+    generator = random.Random(f"command {name}")
+    (bases / name).write_bytes(MUTATIONS[number % len(MUTATIONS)](FORMATS[name][1], generator))
+    done = check(bases, name)
+    assert done.returncode in (0, 1, 2), done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    if done.returncode == 2:
+        assert done.stderr.startswith("error: ")
+        assert done.stderr.count("\n") == 1
+    else:
+        assert done.stderr == ""
+        assert "Data check" in done.stdout

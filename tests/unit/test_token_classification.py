@@ -19,12 +19,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from domaintune.bases.base import Base
 from domaintune.data.formats import read_rows
 from domaintune.data.rows import Row
+from domaintune.data.words import joined
 from domaintune.errors import BaseError, DataError, RecipeError
 from domaintune.evaluation.score import point_scores, predict, records_of
 from domaintune.settings import TokenClassificationSettings
 from domaintune.tasks.base import dataset
 from domaintune.tasks.tag_sequences import OUTSIDE
-from domaintune.tasks.token_classification import TokenClassification, TokenExample, joined
+from domaintune.tasks.token_classification import TokenClassification, TokenExample
 from domaintune.tasks.word_windows import WordTokens, tokenize_words, windows
 
 SHARED = Path(os.environ.get("DOMAINTUNE_SHARED", Path(__file__).resolve().parents[3] / "shared")) / "data"

@@ -15,18 +15,27 @@ SUFFIXES = {
 STRETCHED, TINY = 5, 16
 
 
-def picture_findings(parts: Mapping[str, Sequence[tuple[str, str]]]) -> Iterator[Finding]:
-    """Of (path, "file:line") by part: `like-pictures` within train and across parts, `wrong-suffix`, `odd-size`."""
-    rows = [(name, path, where) for name, files in parts.items() for path, where in files]
-    looks = [look_at(path, where=where) for _, path, where in rows]
-    across: dict[tuple[str, str], set[int]] = {}
-    for left, right in like_pictures([look.hashed for look in looks]):
-        across.setdefault((rows[left][0], rows[right][0]), set()).add(right)
+def picture_findings(parts: Mapping[str, Sequence[tuple[str, str, str]]]) -> Iterator[Finding]:
+    """Of (path, "file:line", key that equal files share) by part: `like-pictures` within and across parts (equal files are told as
+    repeats and leaks), `wrong-suffix`, `odd-size`."""
+    rows = [(name, *file) for name, files in parts.items() for file in files]
+    looks = [look_at(path, where=where) for _, path, where, _ in rows]
+    across: dict[tuple[str, str], dict[int, int]] = {}
+    for left, right in like_pictures(looks):
+        if rows[left][3] != rows[right][3]:
+            across.setdefault((rows[left][0], rows[right][0]), {}).setdefault(right, left)
     for (one, other), places in across.items():
+        inside = one == other
+        shown = [Path(rows[place][1]).name for place in min(places.items())]
         yield Finding(
-            "like-pictures", "warning", f"{len(places)} pictures of {other} look like one of {one}.",
-            tuple(rows[place][2] for place in sorted(places)), "Look at them; --group-column keeps them in one part.",
-            "A score on pictures that were almost seen is better than it will be on new ones.", len(places),
+            "like-pictures", "warning",
+            f"{len(places)} pictures of {other} look like {'an earlier one' if inside else f'one of {one}'},"
+            f" such as {shown[0]} like {shown[1]}.",
+            tuple(rows[place][2] for place in sorted(places)),
+            "Look at them, and drop copies." if inside else f"Look at them, and drop copies from {one} or {other}.",
+            "They add little to learn, and weigh more than others." if inside
+            else "A score on pictures that were almost seen is better than it will be on new ones.",
+            len(places),
         )  # fmt: skip
     for name in parts:
         mine = [place for place, row in enumerate(rows) if row[0] == name]

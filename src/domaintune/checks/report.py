@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
+from domaintune.bases.base import Base
+from domaintune.checks.classes import class_findings
+from domaintune.checks.lengths import length_findings
 from domaintune.checks.pictures import picture_findings
 from domaintune.checks.shared import Part, shared_findings
 from domaintune.checks.texts import text_findings
@@ -13,17 +17,32 @@ from domaintune.tasks.base import Finding, Task
 ORDER = {"error": 0, "warning": 1, "note": 2}
 
 
-def report_of(task: Task, parts: Mapping[str, Sequence[Any]]) -> list[Finding]:
-    """Findings over named parts of examples ("train" among them; "general" ones only where they share the task), worst first."""
+def report_of(
+    task: Task,
+    parts: Mapping[str, Sequence[Any]],
+    base: Base | None = None,
+    *,
+    declared: Mapping[int | str, str] = MappingProxyType({}),
+) -> list[Finding]:
+    """Findings over named parts of examples ("train" among them; "general" ones only where they share the task), worst first.
+    Lengths in tokens are looked at where there is a base; `declared` are the classes that the files name, whether used or not."""
     seen = {name: Part(name, [task.keys(e) for e in rows], [e.where for e in rows]) for name, rows in parts.items()}
     texts = {name: [task.texts(example) for example in rows] for name, rows in parts.items()}
     has_text = any(any(row) for rows in texts.values() for row in rows)
-    labelled = bool(task.head().labels) and task.one_label
-    found = list(shared_findings(seen, near=has_text, strata_are_labels=labelled))
+    found = list(shared_findings(seen, near=has_text, one_label=task.one_label))
     for name, rows in texts.items():
         found += text_findings(name, rows, seen[name].where)
-    files = {name: [(task.picture(e), e.where) for e in rows] for name, rows in parts.items()}
-    found += picture_findings({n: [(path, at) for path, at in f if path is not None] for n, f in files.items()})
+    files = {
+        name: [(path, at, key.input) for path, at, key in zip(map(task.picture, rows), seen[name].where, seen[name].keys, strict=True)
+               if path is not None]
+        for name, rows in parts.items()
+    }  # fmt: skip
+    found += picture_findings(files)
     domain = [example for name in ("train", "dev", "test") for example in parts.get(name, ())]
     found += list(task.check(domain))
+    found += class_findings(
+        declared, sorted({label for part in seen.values() for key in part.keys for label in key.labels})
+    )
+    if base is not None:
+        found += list(length_findings(task, base, parts))
     return sorted(found, key=lambda finding: ORDER[finding.severity])

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from domaintune.data.near_duplicates import near_duplicates
 from domaintune.data.splits import together
@@ -50,10 +50,10 @@ def inseparable(task: Task, examples: Sequence[Any]) -> list[int]:
     return together(inputs, groups, [] if pattern else links)
 
 
-def shared_findings(parts: Mapping[str, Part], *, near: bool, strata_are_labels: bool) -> Iterator[Finding]:
-    """Everything this module knows, part by part. `near`: inputs are texts; `strata_are_labels`: one label a row."""
+def shared_findings(parts: Mapping[str, Part], *, near: bool, one_label: bool) -> Iterator[Finding]:
+    """Everything this module knows, part by part. `near`: inputs are texts; `one_label`: every row has just one."""
     for part in parts.values():
-        yield from repeats(part)
+        yield from repeats(part, texts=near)
     train = parts["train"]
     for name, part in parts.items():
         if name != "train":
@@ -62,12 +62,15 @@ def shared_findings(parts: Mapping[str, Part], *, near: bool, strata_are_labels:
         yield from shared_rows(parts["dev"], parts["test"])
     if near:
         yield from near_findings(parts)
-    if strata_are_labels:
-        yield from label_findings({name: part for name, part in parts.items() if name in DOMAIN})
+    domain = {name: part for name, part in parts.items() if name in DOMAIN}
+    if one_label:
+        yield from label_findings(domain)
+    yield from unseen_labels(domain, severity="error" if one_label else "warning")
 
 
-def repeats(part: Part) -> Iterator[Finding]:
-    """`repeats`: rows whose input stood before in the part; `conflicts`: inputs that stand there with several targets."""
+def repeats(part: Part, *, texts: bool = True) -> Iterator[Finding]:
+    """`repeats`: rows whose input stood before in the part; `conflicts`: inputs that stand there with several targets. `texts`: what
+    counts as equal are texts but for case and punctuation, else files."""
     places: dict[str, list[int]] = defaultdict(list)
     for place, key in enumerate(part.keys):
         places[key.input].append(place)
@@ -77,22 +80,23 @@ def repeats(part: Part) -> Iterator[Finding]:
         yield Finding(
             "repeats",
             "warning",
-            f"{len(again)} rows of {part.name} repeat an earlier one (case and punctuation aside).",
+            f"{len(again)} rows of {part.name} repeat an earlier one ({'case and punctuation aside' if texts else 'the same file'}).",
             part.at(again),
-            "--drop-duplicates keeps one of each." if part.name == "train" else "Drop them: they count twice.",
+            "--drop-duplicates keeps one of each." if part.name == "train" else "Drop them from the file.",
             "Repeated rows weigh more than others, and scores on them look surer than they are.",
             len(again),
         )
     if conflicting:
+        free = not any(key.labels for key in part.keys)  # texts, of which several may be right
         yield Finding(
-            "conflicts",
-            "warning",
+            "conflicts", "note" if free else "warning",
             f"{len(conflicting)} inputs of {part.name} stand there with different targets.",
             part.at(sorted(place for rows in conflicting for place in rows)),
-            "Decide which is right; --drop-duplicates drops all such rows of train.",
-            "No model can get both right: they set a limit to every score.",
+            "Decide which is right" + ("; --drop-duplicates drops all such rows." if part.name == "train" else "."),
+            "Several good answers are no fault, but a score knows one." if free
+            else "No model can get both right: they set a limit to every score.",
             len(conflicting),
-        )
+        )  # fmt: skip
 
 
 def shared_rows(train: Part, other: Part) -> Iterator[Finding]:
@@ -129,15 +133,19 @@ def near_findings(parts: Mapping[str, Part]) -> Iterator[Finding]:
             "warning",
             f"{len(places)} rows of {name} are almost equal to {'an earlier row' if inside else 'one of train'}.",
             parts[name].at(places),
-            "Look at them; --group-column keeps what belongs together in one part.",
-            "They make a score look better than it will be on new rows." if not inside else "They add little to learn.",
+            "Look at them, and drop those that add nothing."
+            if inside
+            else f"Drop them from train or {name}; parts that tune cuts by itself keep near duplicates together.",
+            "They add little to learn, and weigh more than others."
+            if inside
+            else "They make a score look better than it will be on new rows.",
             len(places),
         )
 
 
 def label_findings(parts: Mapping[str, Part]) -> Iterator[Finding]:
-    """`one-class`, `imbalance`, `unseen-labels` and `prior-shift`."""
-    shares = {name: Counter(key.stratum for key in part.keys) for name, part in parts.items()}
+    """`one-class`, `imbalance` and `prior-shift`, where every row has one label."""
+    shares = {name: Counter(name for key in part.keys for name in key.labels) for name, part in parts.items()}
     train = shares["train"]
     if len(train) == 1:
         yield Finding(
@@ -154,19 +162,26 @@ def label_findings(parts: Mapping[str, Part]) -> Iterator[Finding]:
     for name, counts in shares.items():
         if name == "train":
             continue
-        unseen = sorted(set(counts) - set(train))
-        if unseen:
-            places = [place for place, key in enumerate(parts[name].keys) if key.stratum in unseen]
-            yield Finding(
-                "unseen-labels", "error", f"{len(unseen)} labels of {name} are in no row of train: {', '.join(unseen[:8])}.",
-                parts[name].at(places), "Add rows of them to train, or join names: --label-map OLD=NEW.",
-                "What is in no training row cannot be learned.", len(unseen),
-            )  # fmt: skip
         total, other = sum(train.values()), sum(counts.values())
         distance = 0.5 * sum(abs(train[s] / total - counts[s] / other) for s in {*train, *counts})
         # Small parts differ by chance: about sqrt(labels / rows) of distance are expected.
         if other >= SHIFT_ROWS and distance > SHIFT + (len(train) / other) ** 0.5 / 2:
             yield Finding(
                 "prior-shift", "warning", f"labels are spread otherwise in {name} than in train (distance {distance:.2f}).", (),
-                "Use parts drawn alike, or weigh classes.", "The model learns how frequent each label is, too.", other,
+                "Draw parts alike (tune does where it cuts them), or --set task.class_weights=balanced.",
+                "The model learns how frequent each label is, too.", other,
+            )  # fmt: skip
+
+
+def unseen_labels(parts: Mapping[str, Part], *, severity: Literal["error", "warning"]) -> Iterator[Finding]:
+    """`unseen-labels`: labels, entity types or classes of boxes that stand in dev or test, and in no row of train."""
+    train = {label for key in parts["train"].keys for label in key.labels}
+    for name, part in parts.items():
+        places = [place for place, key in enumerate(part.keys) if not train.issuperset(key.labels)]
+        if places:
+            unseen = sorted({label for place in places for label in part.keys[place].labels} - train)
+            yield Finding(
+                "unseen-labels", severity, f"{len(unseen)} labels of {name} are in no row of train: {', '.join(unseen[:8])}.",
+                part.at(places), "Add rows of them to train, or join names: --label-map OLD=NEW.",
+                "What is in no training row cannot be learned.", len(unseen),
             )  # fmt: skip

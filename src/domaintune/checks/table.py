@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.box import HEAVY_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -17,7 +18,10 @@ COLOURS = {"error": "red", "warning": "yellow", "note": "dim"}
 
 def findings_table(findings: Sequence[Finding]) -> Table:
     """One row a finding: what, where first, why it matters, what to do."""
-    table = Table(title="Data check" if findings else "Data check: nothing found", show_lines=bool(findings))
+    table = Table(
+        title="Data check" if findings else "Data check: nothing found", show_lines=True, show_header=bool(findings),
+        box=HEAVY_HEAD if findings else None,
+    )  # fmt: skip
     table.add_column("finding", overflow="fold")
     table.add_column("what, why, what to do", overflow="fold", ratio=1)
     for finding in findings:
@@ -26,7 +30,7 @@ def findings_table(findings: Sequence[Finding]) -> Table:
             finding.message,
             *([f"first: {', '.join(Path(row).name for row in finding.rows[:2])}"] if finding.rows else []),
         ]
-        table.add_row(name, Text("\n".join([*told, *([finding.why] if finding.why else []), f"-> {finding.remedy}"])))
+        table.add_row(name, Text("\n".join([*told, finding.why, f"-> {finding.remedy}"])))
     return table
 
 

@@ -14,7 +14,7 @@ import yaml
 
 from domaintune.data.folders import read_coco
 from domaintune.data.pictures import PICTURE_SUFFIXES, examine_picture, find_picture
-from domaintune.data.rows import Entry, Note, Row, Wanted
+from domaintune.data.rows import Declared, Entry, Note, Row, Wanted
 from domaintune.data.sources import Source
 from domaintune.data.tables import parse_json, read_csv
 from domaintune.errors import DataError
@@ -89,13 +89,16 @@ def _folder(path: Path, wanted: Wanted, part: str) -> Iterator[Entry]:
     raise DataError("no boxes were found in the folder.", where=str(path), remedy=_REMEDY)
 
 
-def _finished(pictures: Iterable[_Picture | str]) -> Iterator[Entry]:
+def _finished(pictures: Iterable[_Picture | Declared | str]) -> Iterator[Entry]:
     """Rows of the pictures; boxes without an area go, and strings (what was passed over) are counted into notes."""
     passed: Counter[str] = Counter()
     first: dict[str, str] = {}
     for picture in pictures:
         if isinstance(picture, str):
             passed[picture] += 1
+            continue
+        if isinstance(picture, Declared):
+            yield picture
             continue
         good = [place for place, box in enumerate(picture.boxes) if box[2] > 0 and box[3] > 0]
         if len(good) < len(picture.boxes):
@@ -179,7 +182,7 @@ def _cvat(path: Path) -> Iterator[_Picture | str]:
 # --- YOLO
 
 
-def _yolo(path: Path, part: str) -> Iterator[_Picture | str]:
+def _yolo(path: Path, part: str) -> Iterator[_Picture | Declared | str]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
@@ -193,6 +196,7 @@ def _yolo(path: Path, part: str) -> Iterator[_Picture | str]:
         names = None
     if not names:
         raise DataError("has no 'names'.", where=str(path), remedy="Write names: [first, second, ...].")
+    yield Declared(names)
     given = next((content[name] for name in SPLITS.get(part, ("test",)) if content.get(name)), None)
     if given is None:
         raise DataError(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from domaintune.data.pictures import PICTURE_SUFFIXES, examine_picture, find_picture
-from domaintune.data.rows import Row
+from domaintune.data.rows import Declared, Row
 from domaintune.data.sources import Source
 from domaintune.data.tables import parse_json
 from domaintune.errors import DataError
@@ -81,8 +81,8 @@ class _CocoImage:
     crowd: list[bool] = field(default_factory=list)
 
 
-def read_coco(path: Path) -> list[Row]:
-    """Rows {"image", "width", "height", "boxes": [[x, y, width, height], ...] in pixels, "labels", "crowd"} in the order of the
+def read_coco(path: Path) -> list[Row | Declared]:
+    """The categories, and rows {"image", "width", "height", "boxes": [[x, y, width, height], ...] in pixels, "labels", "crowd"} in the order of the
     JSON's images; a row's line is the picture's number there. Boxes are as they stand in the file, faults included.
 
     Pictures are looked for in the folder named as the JSON, beside it, and in `images/`. Width and height that the JSON lacks
@@ -104,7 +104,7 @@ def read_coco(path: Path) -> list[Row]:
     images = _images(path, content["images"])
     for number, annotation in enumerate(content["annotations"], start=1):
         _add_(images, names, annotation, number, str(path))
-    return [
+    rows = [
         Row(
             {**image.row.values, "boxes": image.boxes, "labels": image.labels, "crowd": image.crowd},
             image.row.file,
@@ -112,6 +112,7 @@ def read_coco(path: Path) -> list[Row]:
         )
         for image in images.values()
     ]
+    return [Declared(names), *rows]
 
 
 def _identifier(entry: object, key: str, what: str, where: str) -> int | str:

@@ -22,7 +22,7 @@ from domaintune.data.docbin import read_docbin
 from domaintune.data.entity_spans import has_spans, span_rows
 from domaintune.data.folders import read_class_folders
 from domaintune.data.picture_tables import table_pictures
-from domaintune.data.rows import Entry, LeftOut, Note, Reading, Row, Wanted
+from domaintune.data.rows import Entry, Reading, Row, Wanted
 from domaintune.data.sources import COMPRESSIONS, Source
 from domaintune.data.tables import read_csv, read_json, read_json_lines, read_plain_text, read_tsv
 from domaintune.data.tag_schemes import normalised_tags
@@ -211,7 +211,7 @@ def _shaped(entries: Iterable[Entry], wanted: Wanted, folder: Path) -> Iterator[
 
 def _through(entries: Iterable[Entry], shape: Callable[[Iterable[Row]], Iterator[Entry]]) -> Iterator[Entry]:
     """Rows through a shape, streamed; what is no row follows them."""
-    others: list[LeftOut | Note] = []
+    others: list[Entry] = []
 
     def rows() -> Iterator[Row]:
         for entry in entries:

@@ -63,7 +63,14 @@ class Note:
     message: str
 
 
-Entry = Row | LeftOut | Note
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """Classes that a file lists, whether its rows use them or not: number or key -> name."""
+
+    classes: Mapping[int | str, str]
+
+
+Entry = Row | LeftOut | Note | Declared
 """What readers yield. Rows and left-out entries together are the file's entries: nothing is dropped silently."""
 
 
@@ -92,6 +99,8 @@ class Reading:
     rows: list[Row] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    classes: dict[int | str, str] = field(default_factory=dict)
+    """That the files declare."""
 
     def add_(self, entries: Iterable[Entry]) -> None:
         for entry in entries:
@@ -99,6 +108,8 @@ class Reading:
                 self.rows.append(entry)
             elif isinstance(entry, LeftOut):
                 self.left_out.append(entry)
+            elif isinstance(entry, Declared):
+                self.classes |= entry.classes
             elif entry.message not in self.notes:
                 self.notes.append(entry.message)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
@@ -19,3 +19,8 @@ def word_spans(text: str, edges: Iterable[int] = ()) -> list[tuple[int, int]]:
         places = [match.start(), *(edge for edge in cuts if match.start() < edge < match.end()), match.end()]
         spans += list(pairwise(places))
     return spans
+
+
+def joined(tokens: Sequence[str]) -> str:
+    """The words as one text: spaces between them, but none next to a Chinese or Japanese character."""
+    return re.sub(rf"(?<=[{CJK}]) | (?=[{CJK}])", "", " ".join(tokens))

@@ -41,13 +41,15 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """What splits and duplicate search need: normal forms of input and target, the stratum, and the user's group and domain."""
+    """What splits, duplicate search and checks need: normal forms of input and target, the stratum, the user's group and domain, and
+    the names of the row's labels (entity types, classes of boxes), each once."""
 
     input: str
     target: str
     stratum: str
     group: str | None = None
     domain: str | None = None
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,18 +62,19 @@ class Finding:
     message: str
     rows: tuple[str, ...]
     remedy: str
-    why: str = ""
+    why: str
     count: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
     """One input of the model, prepared once. `inputs` and `targets` hold plain lists, arrays or paths; `part` counts the items
-    of one example from 0."""
+    of one example from 0; `cut` says that something of the example is in none of them."""
 
     inputs: Mapping[str, Any]
     targets: Mapping[str, Any]
     part: int = 0
+    cut: bool = False
 
 
 @dataclass(slots=True)
@@ -134,7 +137,6 @@ class Task(BaseModel, ABC):
     keep_agreement: ClassVar[float] = 0.95
     # Rows follow each other as running text does: parts are cut in one piece each. A field of the task where it depends on data.
     contiguous: bool = False
-    long_inputs: ClassVar[str] = "taken in windows"
     # With few rows and no dev part: 5 folds. Off where decoding or detection makes that too slow.
     cross_validates: ClassVar[bool] = True
 
@@ -224,9 +226,24 @@ class Task(BaseModel, ABC):
             return " ".join(tokens)
         return " ".join(f"[{t}]" if m >= 0 else t for t, m in zip(tokens, labels[0].tolist(), strict=True))
 
-    def is_cut(self, items: Sequence[Item]) -> bool:
-        """Whether the example of these items was longer than the limit; `long_inputs` says what happens to such ones."""
-        return len(items) > 1
+    @property
+    def long_inputs(self) -> str:
+        """What happens to examples that are longer than the limit, as "they are ..."."""
+        return "taken whole"
+
+    @property
+    def long_remedy(self) -> str:
+        """The setting that changes what happens to them."""
+        return "--set task.max_length=... sets another limit."
+
+    def is_long(self, items: Sequence[Item]) -> bool:
+        """Whether the example of these items was longer than the limit."""
+        return len(items) > 1 or any(item.cut for item in items)
+
+    def target_tokens(self, items: Sequence[Item]) -> tuple[int, int] | None:
+        """Tokens of the target: those that are trained on and scored, and those that the limit cuts off; None where the target is
+        no text of its own."""
+        return None
 
     @abstractmethod
     def cost(self, item: Item) -> int:

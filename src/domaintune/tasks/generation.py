@@ -63,7 +63,6 @@ class Generation(Task):
     name: ClassVar[str] = "generation"
     auto_class: ClassVar[str] = "AutoModelForCausalLM"
     primary: ClassVar[Primary] = Primary("cross_entropy", higher_is_better=False)
-    long_inputs: ClassVar[str] = "cut at the limit, prompts from the left"
     scores: ClassVar[tuple[str, ...]] = ("cross_entropy", "perplexity", "exact_match")
     cross_validates: ClassVar[bool] = False
 
@@ -159,11 +158,13 @@ class Generation(Task):
         pairs = [example for example in examples if isinstance(example, PromptExample)]
         if rows := tuple(e.where for e in pairs if not e.prompt.strip()):
             yield Finding(
-                "empty-prompt", "warning", f"{len(rows)} rows have no prompt.", rows, "Write one, or drop the row."
-            )
+                "empty-prompt", "warning", f"{len(rows)} rows have no prompt.", rows, "Write one, or drop the row.",
+                "The model learns to give these answers to nothing.", len(rows),
+            )  # fmt: skip
         if rows := tuple(e.where for e in pairs if e.completion and one_space(e.prompt) == one_space(e.completion)):
             message = f"{len(rows)} rows have a completion equal to the prompt."
-            yield Finding("echo", "warning", message, rows, "Write the answer, or drop the row.")
+            why = "The model learns to repeat what it is asked."
+            yield Finding("echo", "warning", message, rows, "Write the answer, or drop the row.", why, len(rows))
         if self.chats_as_lines and (rows := tuple(e.where for e in pairs if e.messages is not None)):
             message = f'The tokenizer has no chat template: {len(rows)} chats are written as lines "role: content".'
             yield Finding(
@@ -172,15 +173,12 @@ class Generation(Task):
                 message,
                 rows[:1],
                 "Choose a base that was trained on chats if there is one.",
+                "The base has not seen such lines, and has to learn their form as well.",
+                len(rows),
             )
-        size = self.max_length * self.characters_per_token
-        if rows := tuple(e.where for e in pairs if len(e.prompt) + len(e.completion or "") > size):
-            message = (
-                f"{len(rows)} rows seem longer than {self.max_length} tokens; the start of their prompts would be cut."
-            )
-            yield Finding("long-row", "warning", message, rows, "Shorten them, or raise max_length.")
         if rows := tuple(e.where for e in examples if isinstance(e, TextExample) and not e.text.strip()):
-            yield Finding("blank-text", "warning", f"{len(rows)} blocks hold white space alone.", rows, "Drop them.")
+            message, why = f"{len(rows)} blocks hold white space alone.", "There is nothing to learn from."
+            yield Finding("blank-text", "warning", message, rows, "Drop them.", why, len(rows))
 
     def keys(self, example: GenerationExample) -> Keys:
         if isinstance(example, TextExample):
@@ -201,7 +199,7 @@ class Generation(Task):
             windows = [ids[start : start + self.max_length] for start in starts]
             return tuple(
                 Item(
-                    _inputs(window[:1], window[-self.prompt_limit :], len(window), plain=True),
+                    _inputs(window[:1], window[-self.prompt_limit :], plain=True),
                     {"completion_ids": window[1:]},
                     part,
                 )
@@ -210,17 +208,14 @@ class Generation(Task):
         front, prompt, completion = self._tokens(base, example)
         to_decode = front + prompt[max(0, len(prompt) - (self.prompt_limit - len(front))) :]
         if example.completion is None:
-            return (Item(_inputs(to_decode, to_decode, len(front) + len(prompt), plain=False), {}),)
+            cut = len(to_decode) < len(front) + len(prompt)
+            return (Item(_inputs(to_decode, to_decode, plain=False), {}, cut=cut),)
         # The prompt gives way first; of a completion that is too long by itself the end is cut, and one prompt token stays.
         kept = completion[: self.max_length - len(front) - min(len(prompt), 1)]
         room = self.max_length - len(front) - len(kept)
-        inputs = _inputs(
-            front + prompt[max(0, len(prompt) - room) :],
-            to_decode,
-            len(front) + len(prompt) + len(completion),
-            plain=False,
-        )
-        return (Item(inputs, {"completion_ids": kept}),)
+        inputs = _inputs(front + prompt[max(0, len(prompt) - room) :], to_decode, plain=False)
+        lost = len(completion) - len(kept)
+        return (Item({**inputs, "lost": lost}, {"completion_ids": kept}, cut=lost > 0 or len(prompt) > room),)
 
     def _tokens(self, base: Base, example: PromptExample) -> tuple[list[int], list[int], list[int]]:
         """What stands before the prompt and is never cut, the prompt, and the completion with its end."""
@@ -247,11 +242,27 @@ class Generation(Task):
         supervised = (f"[{token}]" for token in names(item.targets["completion_ids"]))
         return " ".join([*names(item.inputs["prompt_ids"]), *supervised])
 
-    def is_cut(self, items: Sequence[Item]) -> bool:
-        return any(item.inputs["untruncated_length"] > self.cost(item) for item in items)
+    @property
+    def long_inputs(self) -> str:
+        return f"cut to {self.max_length} tokens, prompts at their start, then completions at their end"
+
+    @property
+    def long_remedy(self) -> str:
+        if self.max_length == self.context_length:
+            return "Shorten them, or take a base that reads more tokens."
+        return f"--set task.max_length=... (this base reads {self.context_length}), or shorten them."
+
+    def is_long(self, items: Sequence[Item]) -> bool:
+        return any(item.cut for item in items)
+
+    def target_tokens(self, items: Sequence[Item]) -> tuple[int, int] | None:
+        first = items[0]
+        if first.inputs["plain"] or not first.targets:
+            return None
+        return len(first.targets["completion_ids"]), first.inputs["lost"]
 
     def cost(self, item: Item) -> int:
-        """All tokens; less than `untruncated_length` of the inputs where something was cut."""
+        """All tokens."""
         return len(item.inputs["prompt_ids"]) + len(item.targets.get("completion_ids", ()))
 
     def collate(self, base: Base, items: Sequence[Item], mode: Mode) -> Batch:
@@ -341,8 +352,8 @@ class Generation(Task):
         return divergences.sum(), float(len(divergences))
 
 
-def _inputs(prompt: list[int], to_decode: list[int], length: int, *, plain: bool) -> dict[str, Any]:
-    return {"prompt_ids": prompt, "decode_ids": to_decode, "untruncated_length": length, "plain": plain}
+def _inputs(prompt: list[int], to_decode: list[int], *, plain: bool) -> dict[str, Any]:
+    return {"prompt_ids": prompt, "decode_ids": to_decode, "plain": plain}
 
 
 def _characters_per_token(base: Base, rows: Sequence[Row], settings: GenerationSettings) -> float:

@@ -123,12 +123,15 @@ class ImageClassification(Task):
                 "warning",
                 f"fewer than {FEW_PICTURES} pictures: {', '.join(rare[:10])}; their scores mean little.",
                 (),
-                "Label more pictures of these classes.",
+                "Add pictures of these classes, or join them with others: --label-map OLD=NEW.",
+                "What so few rows teach and test is chance.",
+                len(rare),
             )
 
     def keys(self, example: ImageExample) -> Keys:
-        target = "".join(self.labels[index] for index in example.labels)
-        return Keys(example.sha256, target, target, example.group, example.domain)
+        names = tuple(self.labels[index] for index in example.labels)
+        target = "".join(names)
+        return Keys(example.sha256, target, target, example.group, example.domain, names)
 
     @property
     def one_label(self) -> bool:

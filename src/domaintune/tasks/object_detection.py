@@ -108,7 +108,9 @@ class ObjectDetection(Task):
                 "warning",
                 f"fewer than {FEW_BOXES} boxes: {', '.join(rare[:10])}; their scores mean little.",
                 (),
-                "Label more boxes of these classes.",
+                "Label more boxes of these classes, or join them with others: --label-map OLD=NEW.",
+                "What so few boxes teach and test is chance.",
+                len(rare),
             )
         empty = tuple(example.where for example in examples if not example.boxes)
         if empty:
@@ -118,6 +120,8 @@ class ObjectDetection(Task):
                 f"{len(empty)} pictures have no box: they teach and test what is no object.",
                 empty,
                 "If objects can be seen in them, label them.",
+                "Objects without a box teach the model to pass such objects over.",
+                len(empty),
             )
         clipped = tuple(example.where for example in examples if example.clipped)
         if clipped:
@@ -126,7 +130,9 @@ class ObjectDetection(Task):
                 "note",
                 f"boxes of {len(clipped)} pictures reach outside; they were cut at the edge.",
                 clipped,
-                "Check that the boxes belong to these files.",
+                "Look whether the boxes belong to these files and count pixels from 0; if so, nothing needs to be done.",
+                "Far outside, they often belong to another picture or another size of this one.",
+                len(clipped),
             )
         double = tuple(e.where for e in examples if len(set(zip(e.boxes, e.labels, strict=True))) < len(e.boxes))
         if double:
@@ -136,6 +142,8 @@ class ObjectDetection(Task):
                 f"{len(double)} pictures hold the same box twice.",
                 double,
                 "Remove the copies.",
+                "One object then counts twice, in the loss and in the scores.",
+                len(double),
             )
         crowded = tuple(e.where for e in examples if len(e.boxes) - sum(e.crowd) > self.queries)
         if crowded:
@@ -145,13 +153,16 @@ class ObjectDetection(Task):
                 f"{len(crowded)} pictures have more boxes than the model can find ({self.queries}).",
                 crowded,
                 "Cut these pictures into parts, or take a base with more queries.",
+                "The boxes beyond that number can never be found.",
+                len(crowded),
             )
 
     def keys(self, example: DetectionExample) -> Keys:
         boxes = sorted(zip((self.labels[i] for i in example.labels), example.boxes, strict=True))
         rarest = min(example.labels, key=lambda i: (self.box_counts[i], i), default=None)
         stratum = "" if rarest is None else self.labels[rarest]
-        return Keys(example.sha256, repr(boxes), stratum, example.group, example.domain)
+        names = tuple(self.labels[i] for i in sorted(set(example.labels)))
+        return Keys(example.sha256, repr(boxes), stratum, example.group, example.domain, names)
 
     def picture(self, example: DetectionExample) -> str:
         return example.image

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -56,8 +56,8 @@ class TextExample(Example):
 
 
 class TextClassification(Task):
-    """Labels of a text. Texts longer than `max_length` tokens become windows, whose probabilities are averaged; in training each
-    window carries the text's label with its share of one row's weight."""
+    """Labels of a text. Of texts longer than `max_length` tokens the first or last tokens are read (`long_texts`), or all in windows,
+    whose probabilities are averaged; in training each window carries the text's label with its share of one row's weight."""
 
     name: ClassVar[str] = "text-classification"
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
@@ -68,6 +68,7 @@ class TextClassification(Task):
     labels: tuple[str, ...]
     multi_label: bool
     max_length: int
+    long_texts: Literal["windows", "head", "tail"] = "windows"
     text_column: str
     label_column: str
     label_separator: str
@@ -79,6 +80,7 @@ class TextClassification(Task):
             labels=(),
             multi_label=settings.multi_label,
             max_length=min(settings.max_length or DEFAULT_MAX_LENGTH, token_limit(base)),
+            long_texts=settings.long_texts,
             text_column=settings.text_column,
             label_column=settings.label_column,
             label_separator=settings.label_separator,
@@ -147,12 +149,15 @@ class TextClassification(Task):
                 "warning",
                 f"fewer than 5 rows: {', '.join(rare[:10])}; their scores mean little.",
                 (),
-                "Label more rows of these classes.",
+                "Label more rows of these classes, or join them with others: --label-map OLD=NEW.",
+                "What so few rows teach and test is chance.",
+                len(rare),
             )
 
     def keys(self, example: TextExample) -> Keys:
-        target = self.label_separator.join(self.labels[index] for index in example.labels)
-        return Keys(normal_form(example.text), target, target, example.group, example.domain)
+        names = tuple(self.labels[index] for index in example.labels)
+        target = self.label_separator.join(names)
+        return Keys(normal_form(example.text), target, target, example.group, example.domain, names)
 
     @property
     def one_label(self) -> bool:
@@ -162,13 +167,38 @@ class TextClassification(Task):
         return (example.text,)
 
     def prepare(self, base: Base, example: TextExample) -> tuple[Item, ...]:
+        if self.long_texts != "windows":
+            return (self._end(base, example),)
         encoded = base.processor(
             example.text, truncation=True, max_length=self.max_length, return_overflowing_tokens=True
         )
-        names = [name for name in base.processor.model_input_names if name in encoded and name != "attention_mask"]
-        count = len(encoded["input_ids"])
+        names, count = _input_names(base, encoded), len(encoded["input_ids"])
         target = {"target": multi_hot(example.labels, len(self.labels)), "scale": 1.0 / count}
         return tuple(Item({name: encoded[name][part] for name in names}, target, part) for part in range(count))
+
+    def _end(self, base: Base, example: TextExample) -> Item:
+        """The first or last tokens of the text between the special ones."""
+        encoded = base.processor(example.text, return_special_tokens_mask=True, verbose=False)
+        special = encoded["special_tokens_mask"]
+        inner = [place for place, is_special in enumerate(special) if not is_special]
+        room = max(self.max_length - (len(special) - len(inner)), 0)
+        dropped = set(inner[room:] if self.long_texts == "head" else inner[: max(len(inner) - room, 0)])
+        kept = [place for place in range(len(special)) if place not in dropped]
+        inputs = {name: [encoded[name][place] for place in kept] for name in _input_names(base, encoded)}
+        target = {"target": multi_hot(example.labels, len(self.labels)), "scale": 1.0}
+        return Item(inputs, target, cut=bool(dropped))
+
+    @property
+    def long_inputs(self) -> str:
+        if self.long_texts == "windows":
+            return "taken in windows, whose scores are averaged"
+        return f"cut to their {'first' if self.long_texts == 'head' else 'last'} {self.max_length} tokens"
+
+    @property
+    def long_remedy(self) -> str:
+        if self.long_texts == "windows":
+            return "--set task.long_texts=head (or tail) reads one end of them alone, which is faster."
+        return "--set task.long_texts=windows reads all of them."
 
     def cost(self, item: Item) -> int:
         return len(item.inputs["input_ids"])
@@ -220,3 +250,7 @@ class TextClassification(Task):
 
     def majority(self, train: Sequence[TextExample], example: TextExample) -> Prediction:
         return majority_prediction([e.labels for e in train], len(self.labels), multi_label=self.multi_label)
+
+
+def _input_names(base: Base, encoded: Mapping[str, Any]) -> list[str]:
+    return [name for name in base.processor.model_input_names if name in encoded and name != "attention_mask"]

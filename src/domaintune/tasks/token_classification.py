@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ from domaintune.bases.base import Base, HeadSpec
 from domaintune.bases.limits import token_limit
 from domaintune.data.rows import Row
 from domaintune.data.splits import normal_form
-from domaintune.data.words import CJK, word_spans
+from domaintune.data.words import joined, word_spans
 from domaintune.errors import DataError, RecipeError
 from domaintune.settings import TokenClassificationSettings
 from domaintune.tasks.base import (
@@ -44,6 +43,7 @@ from domaintune.tasks.tag_sequences import (
     reduce_entities,
     tags_of,
 )
+from domaintune.tasks.unlikely_spans import TaggedRow, unlikely_spans
 from domaintune.tasks.word_windows import tokenize_words, windows
 
 DEFAULT_MAX_LENGTH = 512
@@ -215,6 +215,8 @@ class TokenClassification(Task):
                 f"{len(broken)} rows have an I-TYPE that continues nothing; such words count as no entity.",
                 broken,
                 "Begin every entity with B-TYPE.",
+                "Such words are trained on as the inside of an entity that has no beginning.",
+                len(broken),
             )
         counts = Counter(entity.type for tags in names for entity in entities(tags))
         rare = [name for name in sorted(self.types) if counts[name] < FEW_ENTITIES]
@@ -224,14 +226,19 @@ class TokenClassification(Task):
                 "warning",
                 f"fewer than {FEW_ENTITIES} entities: {', '.join(rare[:10])}; their scores mean little.",
                 (),
-                "Label more rows with these types.",
+                "Label more rows with these types, or join them with others: --label-map OLD=NEW.",
+                "What so few rows teach and test is chance.",
+                len(rare),
             )
+        tagged = zip(examples, names, strict=True)
+        yield from unlikely_spans([TaggedRow(e.where, e.tokens, entities(tags)) for e, tags in tagged])
 
     def keys(self, example: TokenExample) -> Keys:
         names = self._names(example.tags)
         present = {name[2:] for name in names if name != OUTSIDE}
         stratum = next((name for name in reversed(self.types) if name in present), "none")
-        return Keys(normal_form(" ".join(example.tokens)), " ".join(names), stratum, example.group, example.domain)
+        source = normal_form(" ".join(example.tokens))
+        return Keys(source, " ".join(names), stratum, example.group, example.domain, tuple(sorted(present)))
 
     def texts(self, example: TokenExample) -> tuple[str, ...]:
         return (" ".join(example.tokens),)
@@ -247,6 +254,14 @@ class TokenClassification(Task):
             )
             for part, window in enumerate(windows(tokens, max_length=self.max_length, stride=self.stride))
         )
+
+    @property
+    def long_inputs(self) -> str:
+        return f"taken in windows that share {self.stride} tokens; each word is judged in one of them"
+
+    @property
+    def long_remedy(self) -> str:
+        return "Nothing is lost; --set task.stride=... gives words at the cuts more context."
 
     def cost(self, item: Item) -> int:
         return len(item.inputs["input_ids"])
@@ -349,11 +364,6 @@ class TokenClassification(Task):
         probability = np.zeros((len(example.tokens), len(self.tags)))
         probability[:, self.tags.index(OUTSIDE)] = 1.0
         return {"probability": probability, "tokens": example.tokens}
-
-
-def joined(tokens: Sequence[str]) -> str:
-    """The words as one text: spaces between them, but none next to a Chinese or Japanese character."""
-    return re.sub(rf"(?<=[{CJK}]) | (?=[{CJK}])", "", " ".join(tokens))
 
 
 def _wide(logits: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ from domaintune.tasks.token_losses import IGNORED, pad_rows, row_sums, seq2seq_l
 DECODED = frozenset({"chrf", "bleu", "exact_match", "output"})
 SCORED = frozenset({"cross_entropy", "perplexity"})
 SAMPLE = 500
-"""Rows that lengths in characters per token are measured on."""
+"""Rows whose targets say how BLEU parts words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,6 @@ class Translation(Task):
     name: ClassVar[str] = "translation"
     auto_class: ClassVar[str] = "AutoModelForSeq2SeqLM"
     primary: ClassVar[Primary] = Primary("chrf")
-    long_inputs: ClassVar[str] = "cut at the limit"
     scores: ClassVar[tuple[str, ...]] = ("chrf", "bleu", "exact_match", "cross_entropy", "perplexity")
     cross_validates: ClassVar[bool] = False
 
@@ -65,8 +64,6 @@ class Translation(Task):
     decoder_start_token_id: int
     forced_bos_token_id: int | None
     """The language code that begins every target of a multilingual base."""
-    characters_per_token: tuple[float, float]
-    """Of source and target in the rows that the task was built from."""
 
     @classmethod
     def build(cls, rows: Sequence[Row], base: Base, settings: TranslationSettings) -> Translation:
@@ -78,7 +75,6 @@ class Translation(Task):
         limit = token_limit(base)
         labels = encode(base, "", settings, target=True)
         start = decoder_inputs(base, torch.tensor([labels]))[0, 0]
-        sources = [row.text(settings.source_column) for row in rows[:SAMPLE]]
         targets = [row.text(settings.target_column) for row in rows[:SAMPLE]]
         return cls(
             settings=settings,
@@ -88,10 +84,6 @@ class Translation(Task):
             decoder_start_token_id=int(start),
             # A special token before the text stands before every text: decoding may as well be given it.
             forced_bos_token_id=labels[0] if len(labels) > 1 and labels[0] != base.processor.eos_token_id else None,
-            characters_per_token=(
-                _characters_per_token(base, sources, settings, target=False),
-                _characters_per_token(base, targets, settings, target=True),
-            ),
         )
 
     def read(self, rows: Iterable[Row], *, labelled: bool = True) -> Iterator[TranslationExample]:
@@ -117,17 +109,6 @@ class Translation(Task):
 
     def check(self, examples: Sequence[TranslationExample]) -> Iterator[Finding]:
         yield from bitext_findings([Pair(e.where, e.source, e.target) for e in examples])
-        if rows := tuple(e.where for e in examples if self._is_long(e)):
-            limits = f"{self.max_source_length} source or {self.max_target_length} target tokens"
-            message = f"{len(rows)} rows seem longer than {limits} and would be cut."
-            yield Finding(
-                "long-row", "warning", message, rows, "Split them, or raise max_source_length or max_target_length."
-            )
-
-    def _is_long(self, example: TranslationExample) -> bool:
-        source, target = self.characters_per_token
-        too_long = len(example.source) > self.max_source_length * source
-        return too_long or len(example.target or "") > self.max_target_length * target
 
     def keys(self, example: TranslationExample) -> Keys:
         return Keys(normal_form(example.source), one_space(example.target or ""), "", example.group, example.domain)
@@ -138,17 +119,28 @@ class Translation(Task):
     def prepare(self, base: Base, example: TranslationExample) -> tuple[Item, ...]:
         source = encode(base, example.source, self.settings, target=False)
         target = encode(base, example.target, self.settings, target=True) if example.target is not None else []
-        inputs = {
-            "input_ids": cut_middle(base, source, self.max_source_length),
-            "untruncated_length": len(source) + len(target),
-        }
-        return (Item(inputs, {"labels": cut_middle(base, target, self.max_target_length)} if target else {}),)
+        lost = max(len(target) - self.max_target_length, 0)
+        inputs = {"input_ids": cut_middle(base, source, self.max_source_length), "lost": lost}
+        targets = {"labels": cut_middle(base, target, self.max_target_length)} if target else {}
+        return (Item(inputs, targets, cut=lost > 0 or len(source) > self.max_source_length),)
 
-    def is_cut(self, items: Sequence[Item]) -> bool:
-        return any(item.inputs["untruncated_length"] > self.cost(item) for item in items)
+    @property
+    def long_inputs(self) -> str:
+        return f"cut after {self.max_source_length} tokens of source and {self.max_target_length} of target"
+
+    @property
+    def long_remedy(self) -> str:
+        asked = (self.settings.max_source_length, self.settings.max_target_length)
+        if asked != (self.max_source_length, self.max_target_length):
+            return "Split these rows, or take a base that reads more tokens."
+        return "--set task.max_source_length=... and --set task.max_target_length=..., or split these rows."
+
+    def target_tokens(self, items: Sequence[Item]) -> tuple[int, int] | None:
+        (item,) = items
+        return (len(item.targets["labels"]), item.inputs["lost"]) if item.targets else None
 
     def cost(self, item: Item) -> int:
-        """Source and target tokens; less than `untruncated_length` of the inputs where something was cut."""
+        """Source and target tokens."""
         return len(item.inputs["input_ids"]) + len(item.targets.get("labels", ()))
 
     def collate(self, base: Base, items: Sequence[Item], mode: Mode) -> Batch:
@@ -288,8 +280,3 @@ def decoder_inputs(base: Base, labels: Tensor) -> Tensor:
         raise BaseError("its configuration names no decoder_start_token_id.", where=base.name)
     shifted = torch.cat([labels.new_full((len(labels), 1), start), labels[:, :-1]], dim=1)
     return shifted.masked_fill(shifted == IGNORED, base.processor.pad_token_id)
-
-
-def _characters_per_token(base: Base, texts: Sequence[str], settings: TranslationSettings, *, target: bool) -> float:
-    tokens = sum(len(encode(base, text, settings, target=target)) for text in texts)
-    return max(sum(map(len, texts)), 1) / max(tokens, 1)
