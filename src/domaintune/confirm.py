@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from domaintune.balance.frontier import Side, with_reference
+from domaintune.bases.base import Base
 from domaintune.evaluation.intervals import (
     Estimate,
     bootstrap_weights,
@@ -17,11 +18,22 @@ from domaintune.evaluation.intervals import (
 from domaintune.evaluation.score import mean_divergence, point_scores, predict, records_of
 from domaintune.evaluation.verdict import Confirmed, Verdict, judge
 from domaintune.fit import Fitted, form_of, keep_of
+from domaintune.methods.base import Attached
 from domaintune.parts import GeneralParts, Parts
 from domaintune.recipe import Recipe
 from domaintune.tasks.base import Prediction, Record, Task, dataset
 
 MAJORITY_ROWS = 1000
+
+
+class Tuned(Protocol):
+    """A base with a method trained on it."""
+
+    @property
+    def base(self) -> Base: ...
+
+    @property
+    def attached(self) -> Attached: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +48,7 @@ class SideScores:
     change: dict[float, Estimate]
     divergence: dict[float, float]
     predictions: dict[float, list[Prediction]]
+    records: dict[float, list[Record]]
 
     def plain(self) -> dict[str, Any]:
         return {
@@ -68,7 +81,7 @@ def confirm(recipe: Recipe, fitted: Fitted, parts: Parts, *, report: Callable[[s
     """Score test and the general headline part at strengths 0, chosen and 1, with paired intervals, and judge."""
     strengths = sorted({0.0, fitted.chosen, 1.0})
     report("confirmation", None)
-    domain = _side(
+    domain = side_scores(
         recipe,
         fitted,
         Side(parts.task, dataset(parts.task, fitted.base, parts.test)),
@@ -78,7 +91,7 @@ def confirm(recipe: Recipe, fitted: Fitted, parts: Parts, *, report: Callable[[s
     )
     general = None
     if parts.general is not None:
-        general = _side(
+        general = side_scores(
             recipe,
             fitted,
             _general_side(fitted, parts.general),
@@ -111,10 +124,13 @@ def _general_side(fitted: Fitted, general: GeneralParts) -> Side:
     return Side(general.task, data, general.head, general.agreement)
 
 
-def _side(
-    recipe: Recipe, fitted: Fitted, side: Side, name: str, strengths: Sequence[float], *, drift: bool
+def side_scores(
+    recipe: Recipe, fitted: Tuned, side: Side, name: str, strengths: Sequence[float], *, drift: bool
 ) -> SideScores:
-    """`drift` asks for the mean divergence from the base's outputs, where no labels show what was lost."""
+    """One side at `strengths`, 0 among them, with paired intervals; the one named "test" gives gains.
+
+    `drift` asks for the mean divergence from the base's outputs, where no labels show what was lost.
+    """
     form, budget = form_of(recipe, fitted.base), recipe.evaluation.batch_budget
     side = with_reference(side, fitted.base, form=form, attached=fitted.attached, budget=budget)
     task, examples = side.task, side.data.examples
@@ -141,7 +157,7 @@ def _side(
         made = {s: retention_estimate(task, records[s], records[0.0], weights) for s in strengths}
         change = {s: estimate for s, (estimate, _) in made.items()}
         kind = "agreement" if side.agreement else f"retention ({made[0.0][1]})"
-    return SideScores(len(examples), name, kind, scores, change, divergence, predictions)
+    return SideScores(len(examples), name, kind, scores, change, divergence, predictions, records)
 
 
 def majority_score(task: Task, train: Sequence[Any], test: Sequence[Any]) -> float | None:

@@ -167,8 +167,8 @@ def _examples(task: Task, rows: Sequence[Row], settings: DataSettings) -> list[A
     return _with_columns(made, rows, columns) if columns else made
 
 
-def _general_examples(task: Task, rows: Sequence[Row], settings: DataSettings, *, labelled: bool) -> list[Any]:
-    """Examples of a general set; it may lack the group column, and then each of its rows is its own group."""
+def examples_with_groups(task: Task, rows: Sequence[Row], settings: DataSettings, *, labelled: bool) -> list[Any]:
+    """Examples of a general set or of other rows; they may lack the group column, and then each row is its own group."""
     made = list(task.read(rows, labelled=labelled))
     column = settings.group_column
     if column is None or len(made) != len(rows) or not all(column in row.values for row in rows):
@@ -288,7 +288,7 @@ def _general_parts(
     parts = {
         name: _without(
             general_task,
-            _general_examples(general_task, rows[name], recipe.data, labelled=not agreement),
+            examples_with_groups(general_task, rows[name], recipe.data, labelled=not agreement),
             known,
             name,
             "rows that this or an earlier run trains or chooses on",

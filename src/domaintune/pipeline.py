@@ -12,15 +12,16 @@ from typing import Any
 import torch
 
 from domaintune.bases.base import Base
-from domaintune.confirm import Confirmation, confirm
+from domaintune.confirm import Confirmation, SideScores, confirm
 from domaintune.engine.train import Progress
+from domaintune.evaluation.records import save_records, scored_rows
 from domaintune.fit import Fitted, General, fit, form_of, general_base, training_settings
 from domaintune.methods import method_from
 from domaintune.parts import Parts, assemble, checksums
 from domaintune.predict import HEADS, Run, load, open_base, save_heads
 from domaintune.recipe import Recipe
 from domaintune.run import RunFolder, is_run, provenance, read_json, write_folder, write_json, write_lines
-from domaintune.tasks.base import Finding, dataset
+from domaintune.tasks.base import Finding, Task, dataset
 
 Report = Callable[[str, Progress | None], None]
 
@@ -184,6 +185,7 @@ def write_run(
     path, base = folder.path, fitted.base
     write_folder(path / "adapter", fitted.attached.save)
     write_folder(path / "predictions", lambda inner: write_predictions(inner, confirmation, parts, fitted.chosen))
+    write_folder(path / "records", lambda inner: write_records(inner, confirmation, parts))
     save_heads(base, path / HEADS)
     tasks = {"domain": parts.task.model_dump(mode="json")}
     if parts.general is not None and parts.general.head == "general":
@@ -226,12 +228,23 @@ def write_run(
     )
 
 
+def sides(confirmation: Confirmation, parts: Parts) -> list[tuple[str, Task, Sequence[Any], SideScores]]:
+    """(name of its files, task, examples, scores) of each side that was confirmed."""
+    made: list[tuple[str, Task, Sequence[Any], SideScores]] = [("test", parts.task, parts.test, confirmation.domain)]
+    if parts.general is not None and confirmation.general is not None:
+        made.append(("general", parts.general.task, parts.general.headline, confirmation.general))
+    return made
+
+
+def write_records(folder: Path, confirmation: Confirmation, parts: Parts) -> None:
+    """test.safetensors and general.safetensors: what every score is computed from, by strength and example."""
+    for name, task, examples, side in sides(confirmation, parts):
+        save_records(folder / f"{name}.safetensors", scored_rows(task, examples), side.records)
+
+
 def write_predictions(folder: Path, confirmation: Confirmation, parts: Parts, chosen: float) -> None:
     """test.jsonl and general.jsonl: file, line, the output at the chosen strength, and the base's under "base"."""
-    sides = [("test", parts.task, parts.test, confirmation.domain)]
-    if parts.general is not None and confirmation.general is not None:
-        sides.append(("general", parts.general.task, parts.general.headline, confirmation.general))
-    for name, task, examples, side in sides:
+    for name, task, examples, side in sides(confirmation, parts):
         rows = [
             {"file": e.file, "line": e.line, **task.render(ours), "base": task.render(theirs)}
             for e, ours, theirs in zip(examples, side.predictions[chosen], side.predictions[0.0], strict=True)

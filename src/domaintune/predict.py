@@ -169,8 +169,8 @@ class Run:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _local: threading.local = field(default_factory=threading.local)
 
-    def view(self, strength: float | None = None, *, head: str = "domain") -> nn.Module:
-        """The model at a strength in [0, 1] (by default the run's), with the domain's or the general head; the last few are kept.
+    def checked_strength(self, strength: float | None) -> float:
+        """The strength itself; the run's own where None.
 
         Raises:
             RunError: a strength outside [0, 1].
@@ -178,6 +178,15 @@ class Run:
         chosen = self.strength if strength is None else float(strength)
         if not 0 <= chosen <= 1:
             raise RunError(f"strength must lie in [0, 1], got {chosen:g}.", where="--strength")
+        return chosen
+
+    def view(self, strength: float | None = None, *, head: str = "domain") -> nn.Module:
+        """The model at a strength in [0, 1] (by default the run's), with the domain's or the general head; the last few are kept.
+
+        Raises:
+            RunError: a strength outside [0, 1].
+        """
+        chosen = self.checked_strength(strength)
         with self._lock:
             view = self._views.pop((chosen, head), None)
             if view is None:
@@ -245,12 +254,15 @@ def load(path: str | Path) -> Run:
         ) from error
 
 
+def saved_tasks(folder: RunFolder) -> dict[str, Task]:
+    """A run's tasks by the name of their head; needs no base."""
+    kind = TASKS[folder.read("resolved.json")["task"]["name"]]
+    return {name: kind.model_validate_json(json.dumps(values)) for name, values in folder.read("tasks.json").items()}
+
+
 def _load(folder: RunFolder) -> Run:
     recipe = Recipe.make(folder.read("resolved.json"), where=str(folder.path / "resolved.json"))
-    tasks = {
-        name: TASKS[recipe.task.name].model_validate_json(json.dumps(values))
-        for name, values in folder.read("tasks.json").items()
-    }
+    tasks = saved_tasks(folder)
     origin = folder.read("provenance.json")["base"]
     base = _origin(recipe, origin)
     base = with_saved_heads(base, tasks, folder.path / HEADS)
