@@ -49,8 +49,8 @@ def tune_command(
     from domaintune.terminal import ProgressBar
 
     with ProgressBar(Console(stderr=True)) as bar:
-        run = tune(made, overwrite=overwrite, report=bar)
-    show(console, run.path)
+        tune(made, overwrite=overwrite, report=bar)
+    show(console, Path(made.output))
 
 
 @app.command("check")
@@ -222,10 +222,15 @@ def _plan_table(plan: Any) -> Table:
 def show(console: Console, path: Path) -> None:
     """The result table of a run."""
     from domaintune.finished.strength import moved
-    from domaintune.run import RunFolder
-    from domaintune.terminal import beside, scores_table
+    from domaintune.run import SEEDS_SUMMARY, RunFolder, read_json
+    from domaintune.terminal import beside, scores_table, seeds_table
 
     folder = RunFolder.existing(path)
+    if (path / SEEDS_SUMMARY).is_file():
+        summary = read_json(path / SEEDS_SUMMARY)
+        console.print(seeds_table(summary))
+        console.print(f"Over seeds: {summary['verdict']['sentence']}", highlight=False, markup=False)
+        console.print(f"What follows is {summary['runs'][summary['used_seed']]['folder']}.", highlight=False)
     scores = folder.read("scores.json")
     for note in [*scores["notes"], *scores["findings"]]:
         console.print(f"note: {note}", highlight=False, markup=False)

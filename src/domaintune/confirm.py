@@ -17,7 +17,7 @@ from domaintune.evaluation.intervals import (
 )
 from domaintune.evaluation.score import mean_divergence, point_scores, predict, records_of
 from domaintune.evaluation.verdict import Confirmed, Verdict, judge
-from domaintune.fit import Fitted, form_of, keep_of
+from domaintune.fit import Fitted, form_of
 from domaintune.methods.base import Attached
 from domaintune.parts import GeneralParts, Parts
 from domaintune.recipe import Recipe
@@ -100,9 +100,6 @@ def confirm(recipe: Recipe, fitted: Fitted, parts: Parts, *, report: Callable[[s
             drift=parts.general.agreement,
         )
     agreement = parts.general is not None and parts.general.agreement
-    floor = keep_of(recipe, None) if parts.general is None else recipe.balance.floor
-    if agreement and parts.general is not None:
-        floor = recipe.balance.keep_agreement or parts.general.task.keep_agreement
 
     def at(strength: float) -> Confirmed:
         kept = general.change[strength] if general is not None else None
@@ -111,12 +108,17 @@ def confirm(recipe: Recipe, fitted: Fitted, parts: Parts, *, report: Callable[[s
     verdict = judge(
         at(fitted.chosen),
         at(1.0),
-        floor=floor,
+        floor=floor_of(recipe, parts.task, agreement=agreement),
         agreement=agreement,
         test_rows=domain.rows,
         general_rows=general.rows if general else 0,
     )
     return Confirmation(domain, general, majority_score(parts.task, parts.train, parts.test), verdict)
+
+
+def floor_of(recipe: Recipe, task: Task, *, agreement: bool) -> float:
+    """What the verdict "deploy" asks of retention's lower bound, or of agreement."""
+    return (recipe.balance.keep_agreement or task.keep_agreement) if agreement else recipe.balance.floor
 
 
 def _general_side(fitted: Fitted, general: GeneralParts) -> Side:

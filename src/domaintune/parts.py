@@ -243,7 +243,7 @@ def _domain_parts(
     if settings.drop_duplicates:
         train = _without_duplicates(task, train, notes)
     if test is None:
-        train, test = _split(task, train, fraction=settings.test_fraction, seed=recipe.seed)
+        train, test = _split(task, train, fraction=settings.test_fraction, seed=recipe.data_seed)
         notes.append(f"no test part was given: {len(test)} rows were cut from train.")
     else:
         train = _without_leaks(task, train, test, "test", settings, notes)
@@ -251,13 +251,13 @@ def _domain_parts(
         train = _without_leaks(task, train, dev, "dev", settings, notes)
         dev = dev if settings.keep_leaks else _without_leaks(task, dev, test, "test", settings, notes, of="dev")
     elif len(train) >= settings.fold_below or not task.cross_validates:
-        train, dev = _split(task, train, fraction=settings.dev_fraction, seed=recipe.seed + 1)
+        train, dev = _split(task, train, fraction=settings.dev_fraction, seed=recipe.data_seed + 1)
         notes.append(f"no dev part was given: {len(dev)} rows were cut from train.")
     else:
         notes.append(f"no dev part was given and train is small: {settings.folds} folds stand in for it.")
     if settings.max_train_rows is not None and len(train) > settings.max_train_rows:
         share = settings.max_train_rows / len(train)
-        train = _split(task, train, fraction=share, seed=recipe.seed + 2)[1][: settings.max_train_rows]
+        train = _split(task, train, fraction=share, seed=recipe.data_seed + 2)[1][: settings.max_train_rows]
         notes.append(f"train was capped at {len(train)} rows.")
     return train, dev, test
 
@@ -311,12 +311,12 @@ def _general_parts(
             remedy="Give --general with the same labels, or a base whose head has them.",
         )
     if fits_head and choose:
-        choose, learn = _split(general_task, choose, fraction=LEARN_FRACTION, seed=recipe.seed + 3)
+        choose, learn = _split(general_task, choose, fraction=LEARN_FRACTION, seed=recipe.data_seed + 3)
         if len(learn) < 2:
             raise DataError("too few rows to fit a head on.", where="--general", remedy="Give more rows.")
     headline, name = check, "general-check"
     if headline is None:
-        choose, headline = _split(general_task, choose, fraction=0.5, seed=recipe.seed + 4)
+        choose, headline = _split(general_task, choose, fraction=0.5, seed=recipe.data_seed + 4)
         name = "general (report part)"
     return GeneralParts(general_task, head, agreement, learn, choose, headline, name)
 

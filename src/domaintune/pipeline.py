@@ -20,8 +20,10 @@ from domaintune.methods import method_from
 from domaintune.parts import Parts, assemble, checksums
 from domaintune.predict import HEADS, Run, load, open_base, save_heads
 from domaintune.recipe import Recipe
-from domaintune.run import RunFolder, is_run, provenance, read_json, write_folder, write_json, write_lines
+from domaintune.run import RunFolder, is_run, provenance, write_folder, write_json, write_lines
+from domaintune.seeds import tune_seeds
 from domaintune.tasks.base import Finding, Task, dataset
+from domaintune.tracking import require, tracked
 
 Report = Callable[[str, Progress | None], None]
 
@@ -30,12 +32,16 @@ def tune(recipe: Recipe, *, overwrite: bool = False, report: Report = lambda sta
     """Train the base on the domain and leave a finished run in `recipe.output`; the same recipe resumes an unfinished one.
 
     `report` is told the stage ("data", "base", "starting head", "train", "fold-0", ..., "frontier", "confirmation") and, while
-    training, its progress.
+    training, its progress. A recipe of several seeds leaves a run for each and their summary; see `seeds`.
 
     Raises:
         DomainTuneError: anything the user can mend, with file and line where there are any.
     """
+    if recipe.seeds > 1:
+        made: Run = tune_seeds(recipe, tune, overwrite=overwrite, report=report)
+        return made
     started = time.monotonic()
+    require(recipe.track)
     folder = RunFolder(Path(recipe.output))
     with folder.lock(), threads_restored():
         report("data", None)
@@ -43,23 +49,25 @@ def tune(recipe: Recipe, *, overwrite: bool = False, report: Report = lambda sta
         threads = recipe.threads or torch.get_num_threads()
         folder = RunFolder.start(recipe, data=data, threads=threads, overwrite=overwrite)
         torch.set_num_threads(folder.read("run.json").get("threads") or threads)
-        report("base", None)
-        base = open_base(recipe)
-        parts = assemble(recipe, base, seen=seen_by(recipe.base))
-        general = general_of(parts)
-        base = general_base(recipe, base, general)
-        fitted = fit(
-            recipe,
-            base,
-            parts.task,
-            rows=parts.train,
-            dev=parts.dev,
-            general=general,
-            folder=folder.checkpoint,
-            report=report,
-        )
-        confirmation = confirm(recipe, fitted, parts, report=report)
-        write_run(folder, recipe, parts, fitted, confirmation, data=data, seconds=time.monotonic() - started)
+        with tracked(recipe, report) as told:
+            told("base", None)
+            base = open_base(recipe)
+            parts = assemble(recipe, base, seen=seen_by(recipe.base))
+            general = general_of(parts)
+            base = general_base(recipe, base, general)
+            fitted = fit(
+                recipe,
+                base,
+                parts.task,
+                rows=parts.train,
+                dev=parts.dev,
+                general=general,
+                folder=folder.checkpoint,
+                report=told,
+            )
+            confirmation = confirm(recipe, fitted, parts, report=told)
+            write_run(folder, recipe, parts, fitted, confirmation, data=data, seconds=time.monotonic() - started)
+            told.result(folder)
     return load(recipe.output)
 
 
@@ -82,7 +90,7 @@ def general_of(parts: Parts) -> General | None:
 def seen_by(base: str) -> list[str]:
     """Checksums of the rows that an earlier run (and those it was based on) trained or chose on; none for other bases."""
     path = Path(base)
-    return list(read_json(path / "seen.json")) if is_run(path) else []
+    return list(RunFolder.existing(path).read("seen.json")) if is_run(path) else []
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,8 +25,8 @@ from domaintune.memory import FOLDER as ROWS
 from domaintune.recipe import Recipe
 
 FORMAT = 1
-SEEDS = "seeds"
-"""Where a run over several seeds keeps one run for each."""
+SEEDS, SEEDS_SUMMARY = "seeds", "seeds.json"
+"""Where a run over several seeds keeps one run for each, and what they have in common."""
 PACKAGES = ("domaintune", "torch", "transformers", "accelerate", "tokenizers", "numpy", "scikit-learn", "safetensors")
 
 

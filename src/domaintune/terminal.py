@@ -208,6 +208,31 @@ def runs_table(runs: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
+def seeds_table(summary: Mapping[str, Any]) -> Table:
+    """What seeds.json holds: a row for each seed, and their mean with intervals over seeds and examples."""
+    primary, domain, general = summary["primary"], summary["domain"], summary["general"]
+    title = f"{primary} over {len(summary['runs'])} seeds, intervals over seeds and examples"
+    table = Table(title=title, box=box.SIMPLE_HEAD)
+    for column in ("seed", "dev", "strength", "domain", "kept", "verdict"):
+        table.add_column(column)
+    for number, run in enumerate(summary["runs"]):
+        table.add_row(
+            f"{run['seed']}{' (used)' if number == summary['used_seed'] else ''}",
+            f"{run['dev']:.3f}",
+            f"{run['chosen_strength']:g}",
+            f"{run['score']:.3f}",
+            "unknown" if run["retention"] is None else f"{100 * run['retention']:.1f} %",
+            run["verdict"],
+        )
+    for name, key in (("base", "base"), ("chosen", "chosen"), ("tuned (1)", "tuned")):
+        kept = "unknown" if general is None else percent(general["change"][key])
+        table.add_row(
+            f"mean, {name}", "", "", interval(domain["scores"][key][primary]), "" if key == "base" else kept, ""
+        )
+    table.add_row("gain, chosen", "", "", signed(domain["change"]["chosen"]), "", "")
+    return table
+
+
 def short_names(paths: Sequence[str]) -> dict[str, str]:
     """The last part of each path, or all of it where two would be the same."""
     last = [path.rstrip("/").rpartition("/")[2] for path in paths]
