@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +131,8 @@ class _Side:
     """The scores of one side over seeds and resamples.
 
     Resamples draw seeds and examples independently, as the seeds were all scored on the same examples. Source: Owen 2007, the
-    pigeonhole bootstrap (arXiv 0711.0083). `points` and `draws`: "base", "chosen" (each run at its own choice), "tuned" ->
+    pigeonhole bootstrap (arXiv 0711.0083). Where a run's own interval is exact, because its models differ on few examples, the
+    interval reaches at least as far as that of every run. `points` and `draws`: "base", "chosen" (each run at its own choice), "tuned" ->
     score -> the mean over seeds, once and by draw.
     """
 
@@ -139,12 +140,16 @@ class _Side:
     count: int
     points: dict[str, dict[str, float]]
     draws: dict[str, dict[str, np.ndarray]]
+    keys: dict[str, Sequence[str]]
+    confirmed: Sequence[Mapping[str, Any]]
+    """What each run's scores.json says of this side."""
 
     def gain(self, name: str) -> Estimate:
         primary = self.task.primary
         sign = 1.0 if primary.higher_is_better else -1.0
         value = sign * (self.points[name][primary.name] - self.points["base"][primary.name])
-        return percentiles(value, sign * (self.draws[name][primary.name] - self.draws["base"][primary.name]))
+        made = percentiles(value, sign * (self.draws[name][primary.name] - self.draws["base"][primary.name]))
+        return self._reaching(made, name, lambda side, key: side["change"][key])
 
     def change(self, name: str, *, agreement: bool) -> Estimate:
         """Retention: of the means over seeds; or agreement."""
@@ -152,16 +157,33 @@ class _Side:
         value, base = self.points[name][primary.name], self.points["base"][primary.name]
         draws, base_draws = self.draws[name][primary.name], self.draws["base"][primary.name]
         if agreement and primary.higher_is_better:
-            return percentiles(value, draws)
+            return self.score(name, primary.name)
         kind = retention_kind(primary, base)
         whole = kept(primary, np.array(value), np.array(base), kind)
-        return percentiles(float(whole), kept(primary, draws, base_draws, kind))
+        made = percentiles(float(whole), kept(primary, draws, base_draws, kind))
+        return self._reaching(made, name, lambda side, key: side["change"][key])
+
+    def score(self, name: str, score: str) -> Estimate:
+        made = percentiles(self.points[name][score], self.draws[name][score])
+        return self._reaching(made, name, lambda side, key: side["scores"][key][score])
+
+    def _reaching(
+        self, made: Estimate, name: str, of: Callable[[Mapping[str, Any], str], Mapping[str, Any]]
+    ) -> Estimate:
+        own = [of(side, key) for side, key in zip(self.confirmed, self.keys[name], strict=True)]
+        exact = [estimate for estimate in own if estimate["how"] == "exact"]
+        if not exact:
+            return made
+        return replace(
+            made,
+            low=min(made.low, *(e["low"] for e in exact)),
+            high=max(made.high, *(e["high"] for e in exact)),
+            lower=min(made.lower, *(e["lower"] for e in exact)),
+            how="exact",
+        )
 
     def plain(self, *, change: Callable[[str], Estimate], kind: str) -> dict[str, Any]:
-        scores = {
-            name: {key: percentiles(value, self.draws[name][key]).plain() for key, value in points.items()}
-            for name, points in self.points.items()
-        }
+        scores = {name: {key: self.score(name, key).plain() for key in points} for name, points in self.points.items()}
         changes = {name: change(name).plain() for name in self.points}
         return {"rows": self.count, "kind": kind, "scores": scores, "change": changes}
 
@@ -174,13 +196,15 @@ def _side(task: Task, runs: Sequence[RunFolder], part: str, chosen: Sequence[str
     over_seeds = bootstrap_weights(len(runs), draws=draws, seed=recipe.seed) / len(runs)
     points: dict[str, dict[str, float]] = {}
     drawn: dict[str, dict[str, np.ndarray]] = {}
-    for name, keys in (("base", ["0"] * len(runs)), ("chosen", chosen), ("tuned", ["1"] * len(runs))):
+    strengths = {"base": ["0"] * len(runs), "chosen": chosen, "tuned": ["1"] * len(runs)}
+    for name, keys in strengths.items():
         records: list[list[Record]] = [entry[1][key] for entry, key in zip(read, keys, strict=True)]
         once = [task.reduce(one, np.ones((1, count))) for one in records]
         often = [task.reduce(one, weights) for one in records]
         points[name] = {key: float(np.mean([one[key][0] for one in once])) for key in once[0]}
         drawn[name] = {key: (over_seeds * np.stack([one[key] for one in often], axis=1)).sum(1) for key in once[0]}
-    return _Side(task, count, points, drawn)
+    sides = [run.read("scores.json")["domain" if part == "test" else part] for run in runs]
+    return _Side(task, count, points, drawn, strengths, sides)
 
 
 def _same_rows(rows: Sequence[ScoredRows], runs: Sequence[RunFolder]) -> ScoredRows:

@@ -190,7 +190,7 @@ def runs_table(runs: Sequence[Mapping[str, Any]]) -> Table:
     """What `list_runs` returns."""
     table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     for column in ("run", "task, base", "method", "verdict", "gain", "kept", "date"):
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", min_width=20 if column == "task, base" else None)
     for run in runs:
         if "damaged" in run:
             table.add_row(run["run"], f"damaged: {run['damaged']}")
@@ -203,7 +203,7 @@ def runs_table(runs: Sequence[Mapping[str, Any]]) -> Table:
             run["verdict"] or "unfinished",
             "" if run["gain"] is None else f"{run['gain']['value']:+.3f}",
             "" if run["retention"] is None else f"{100 * run['retention']['value']:.1f} %",
-            datetime.fromtimestamp(run["date"]).strftime("%Y-%m-%d %H:%M"),
+            datetime.fromtimestamp(run["date"]).strftime("%Y-%m-%d"),
         )
     return table
 

@@ -3,8 +3,10 @@ when it is asked for; by default nothing leaves the machine."""
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
+import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -31,7 +33,7 @@ class Tracker(Protocol):
 
     def file(self, path: Path) -> None: ...
 
-    def close(self) -> None: ...
+    def close(self, *, finished: bool) -> None: ...
 
 
 class TensorBoard:
@@ -53,7 +55,7 @@ class TensorBoard:
         text = path.read_text(encoding="utf-8")
         self.writer.add_text(path.name, text if path.suffix != ".json" else f"```\n{text}\n```", 0)
 
-    def close(self) -> None:
+    def close(self, *, finished: bool) -> None:
         self.writer.close()
 
 
@@ -91,8 +93,8 @@ class MLflow:
     def file(self, path: Path) -> None:
         self.client.log_artifact(self.identity, str(path))
 
-    def close(self) -> None:
-        self.client.set_terminated(self.identity)
+    def close(self, *, finished: bool) -> None:
+        self.client.set_terminated(self.identity, "FINISHED" if finished else "KILLED")
 
 
 class WeightsAndBiases:
@@ -104,7 +106,7 @@ class WeightsAndBiases:
             os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb
 
-        self.identity = identity or wandb.util.generate_id()
+        self.identity = identity or secrets.token_hex(4)
         self.run = wandb.init(
             project="domaintune",
             name=recipe.output,
@@ -122,8 +124,8 @@ class WeightsAndBiases:
     def file(self, path: Path) -> None:
         self.run.save(str(path), base_path=str(path.parent), policy="now")
 
-    def close(self) -> None:
-        self.run.finish()
+    def close(self, *, finished: bool) -> None:
+        self.run.finish(exit_code=0 if finished else 1)
 
 
 TRACKERS: dict[str, Callable[[Recipe, str | None], Tracker]] = {
@@ -204,8 +206,23 @@ def tracked(recipe: Recipe, report: Callable[[str, Progress | None], None]) -> I
     with ExitStack() as stack:
         trackers: dict[str, Tracker] = {}
         for name in dict.fromkeys(recipe.track):
-            trackers[name] = TRACKERS[name](recipe, known.get(name))
-            stack.callback(trackers[name].close)
+            trackers[name] = tracker = _opened(name, recipe, known.get(name))
+            stack.push(functools.partial(_close, tracker))
         if trackers:
             write_json(path, {name: tracker.identity for name, tracker in trackers.items()})
         yield Tracking(list(trackers.values()), recipe, report)
+
+
+def _opened(name: str, recipe: Recipe, identity: str | None) -> Tracker:
+    try:
+        return TRACKERS[name](recipe, identity)
+    except ImportError as error:
+        raise RecipeError(
+            f"the library {name} that is installed cannot be used ({error}).",
+            where=f"--track {name}",
+            remedy=f'Upgrade it: pip install -U "domaintune[{name}]".',
+        ) from error
+
+
+def _close(tracker: Tracker, kind: type[BaseException] | None, error: object, trace: object) -> None:
+    tracker.close(finished=kind is None)
