@@ -7,7 +7,8 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -244,8 +245,15 @@ def load(path: str | Path) -> Run:
         RunError: no finished run there, or its base is gone or changed.
     """
     folder = RunFolder.existing(path)
-    try:
+    with damage_told(path):
         return _load(folder)
+
+
+@contextmanager
+def damage_told(path: str | Path) -> Iterator[None]:
+    """Turns what a run's torn or edited files raise into a RunError."""
+    try:
+        yield
     except (OSError, SafetensorError, ValidationError, KeyError) as error:
         raise RunError(
             f"is damaged ({type(error).__name__}: {str(error).splitlines()[0]}).",

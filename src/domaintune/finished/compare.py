@@ -15,7 +15,7 @@ from domaintune.evaluation.intervals import bootstrap_weights, gain_estimate
 from domaintune.evaluation.paired import holm, swap_test
 from domaintune.evaluation.records import ScoredRows, load_records, scored_rows
 from domaintune.finished.evaluate import Evaluation, evaluate
-from domaintune.predict import load, saved_tasks
+from domaintune.predict import damage_told, load, saved_tasks
 from domaintune.run import RunFolder
 from domaintune.tasks.base import Record, Task
 
@@ -53,7 +53,10 @@ def compare(paths: Sequence[str | Path], *, data: str | None = None) -> dict[str
         raise RunError(what, where="compare", remedy="Give two or more different runs.")
     folders = [RunFolder.existing(name) for name in names]
     _same_tasks(names, folders)
-    made = [_candidate(name, folder, data) for name, folder in zip(names, folders, strict=True)]
+    made = []
+    for name, folder in zip(names, folders, strict=True):
+        with damage_told(name):
+            made.append(_candidate(name, folder, data))
     first = made[0]
     orders = [_order(candidate, first) for candidate in made]
     pairs = [_pair(made[i], made[j], orders[i], orders[j]) for i, j in combinations(range(len(made)), 2)]
@@ -70,12 +73,11 @@ def compare(paths: Sequence[str | Path], *, data: str | None = None) -> dict[str
 
 
 def _same_tasks(names: Sequence[str], folders: Sequence[RunFolder]) -> None:
-    tasks = [saved_tasks(folder)["domain"] for folder in folders]
-    kinds = {name: task.name for name, task in zip(names, tasks, strict=True)}
+    kinds = {name: folder.read("run.json")["task"] for name, folder in zip(names, folders, strict=True)}
     if len(set(kinds.values())) > 1:
         told = ", ".join(f"{name} is {kind}" for name, kind in kinds.items())
         raise RunError(f"runs of different tasks: {told}.", where="compare", remedy="Compare runs of one task.")
-    labels = [tuple(task.head().labels) for task in tasks]
+    labels = [tuple(_task(folder).head().labels) for folder in folders]
     for name, own in zip(names, labels, strict=True):
         if own != labels[0]:
             odd = sorted(set(own) ^ set(labels[0]))
@@ -86,9 +88,14 @@ def _same_tasks(names: Sequence[str], folders: Sequence[RunFolder]) -> None:
             )
 
 
+def _task(folder: RunFolder) -> Task:
+    with damage_told(folder.path):
+        return saved_tasks(folder)["domain"]
+
+
 def _candidate(name: str, folder: RunFolder, data: str | None) -> Candidate:
     scores, state, facts = folder.read("scores.json"), folder.read("run.json"), folder.read("provenance.json")
-    strength, task = float(folder.read("strength.json")["chosen"]), saved_tasks(folder)["domain"]
+    strength, task = float(folder.read("strength.json")["chosen"]), _task(folder)
     key = f"{strength:g}"
     if data is None:
         rows, records = load_records(folder.path / "records" / "test.safetensors")
