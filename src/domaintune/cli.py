@@ -6,14 +6,14 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from domaintune.errors import DataError, DomainTuneError
-from domaintune.options import recipe_from, with_recipe
+from domaintune.errors import DomainTuneError
+from domaintune.options import recipe_from, strengths_from, with_recipe
 
 app = typer.Typer(
     help="Tune a pretrained model to your domain, see what was gained and what was lost, and choose where to stand.",
@@ -24,6 +24,9 @@ app = typer.Typer(
 )
 
 Option = typer.Option
+FinishedRun = Annotated[Path, typer.Argument(help="A finished run.")]
+Strength = Annotated[float | None, Option(help="0 = the base, 1 = fully tuned; by default the run's choice.")]
+AsJson = Annotated[bool, Option("--json", help="JSON on standard output.")]
 INTERRUPTED = 130
 
 
@@ -46,15 +49,15 @@ def tune_command(
     from domaintune.terminal import ProgressBar
 
     with ProgressBar(Console(stderr=True)) as bar:
-        run = tune(made, overwrite=overwrite, report=bar)
-    show(console, run.path)
+        tune(made, overwrite=overwrite, report=bar)
+    show(console, Path(made.output))
 
 
 @app.command("check")
 @with_recipe
 def check_command(
     given: dict[str, Any],
-    as_json: Annotated[bool, Option("--json", help="One JSON object on standard output.")] = False,
+    as_json: AsJson = False,
     show_tokens: Annotated[
         int, Option("--show-tokens", help="Print so many train rows as the model sees them, supervised tokens marked.")
     ] = 0,
@@ -66,7 +69,7 @@ def check_command(
     made = check(recipe_from(given, base="minilm", output="runs/unused"), show_tokens=show_tokens)
     if as_json:
         facts = {"rows": made.rows, "labels": made.labels, "notes": made.notes, "findings": plain(made.findings)}
-        sys.stdout.write(json.dumps(facts, ensure_ascii=False) + "\n")
+        print_json(facts)
     else:
         console = Console()
         for name, count in made.rows.items():
@@ -80,48 +83,112 @@ def check_command(
 
 @app.command("predict")
 def predict_command(
-    run: Annotated[Path, typer.Argument(help="A finished run.")],
+    run: FinishedRun,
     data: Annotated[str, typer.Argument(help="A file as in training (targets not needed), or - for one input a line.")],
     strength: Annotated[
-        float | None, Option(help="0 = the base, 1 = fully tuned; by default the run's choice.")
+        list[str] | None,
+        Option(help="0 = the base, 1 = fully tuned; by default the run's choice. NAME=S for one domain; repeatable."),
     ] = None,
-    output: Annotated[Path | None, Option(help="JSON lines; by default standard output.")] = None,
+    output: Annotated[
+        Path | None, Option(help="A .jsonl, .csv or .tsv file; by default JSON lines on standard output.")
+    ] = None,
 ) -> None:
-    """Predict with a run; JSON lines with your columns and the model's answer."""
-    from domaintune.data.columns import wanted_of
-    from domaintune.data.formats import read_part
+    """Predict with a run, rows of any number: your columns and the model's answer."""
+    from domaintune.finished.predictions import checked_output, line_total, predict_file
     from domaintune.predict import load
-    from domaintune.run import write_lines
+    from domaintune.terminal import RowProgress
 
+    checked_output(output)
+    errors = Console(stderr=True)
     loaded = load(run)
-    if data == "-":
-        lines = _lines_of(sys.stdin)
-        rows: list[dict[str, Any]] = [dict(loaded.task.from_bare(line)) for line in lines]
-        made = loaded.predict(lines, strength=strength)
-    else:
-        read = read_part(data, wanted_of(loaded.recipe), part="test").rows
-        rows = [dict(row.values) for row in read]
-        made = loaded.predict_rows(read, strength=strength)
-    joined = [
-        {**row, **{f"predicted_{key}" if key in row else key: value for key, value in answer.items()}}
-        for row, answer in zip(rows, made, strict=True)
-    ]
-    if output is not None:
-        write_lines(output, joined)
-    else:
-        for row in joined:
-            sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")
+    shown = output is not None and errors.is_terminal
+    with RowProgress(errors, total=line_total(data) if shown else None, shown=shown) as told:
+        notes = predict_file(loaded, data, output=output, strength=strengths_from(strength), told=told)
+    for note in notes:
+        errors.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _lines_of(stream: TextIO) -> list[str]:
-    try:
-        return [line.rstrip("\r\n") for line in stream if line.strip()]
-    except UnicodeDecodeError:
-        raise DataError("is not UTF-8.", where="standard input", remedy="Convert it to UTF-8.") from None
+@app.command("evaluate")
+def evaluate_command(
+    run: FinishedRun,
+    data: Annotated[str, typer.Argument(help="Labelled rows, a file as in training.")],
+    strength: Strength = None,
+    general: Annotated[
+        bool, Option("--general", help="The rows are of what the base could do before: measure what was kept.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Score a run on labelled rows, beside its base, with intervals and the paired gain."""
+    from domaintune.finished.evaluate import evaluate
+    from domaintune.predict import load
+    from domaintune.terminal import evaluation_table
+
+    made = evaluate(load(run), data, strength=strength, general=general).plain()
+    if as_json:
+        print_json(made)
+        return
+    console = Console()
+    for note in made["notes"]:
+        console.print(f"note: {note}", highlight=False, markup=False)
+    console.print(evaluation_table(made))
+
+
+@app.command("compare")
+def compare_command(
+    runs: Annotated[list[Path], typer.Argument(help="Two or more finished runs of one task.")],
+    data: Annotated[
+        str | None, Option(help="Labelled rows to score all on; by default their test part, which has to be the same.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Runs side by side, with paired tests between them."""
+    from domaintune.finished.compare import compare
+    from domaintune.terminal import comparison_table, pairs_table
+
+    made = compare(runs, data=data)
+    if as_json:
+        print_json(made)
+        return
+    console = Console()
+    console.print(comparison_table(made))
+    console.print(pairs_table(made))
+
+
+@app.command("list")
+def list_command(
+    folder: Annotated[Path, typer.Argument(help="Where your runs lie.")] = Path("runs"), as_json: AsJson = False
+) -> None:
+    """The runs below a folder, finished or not."""
+    from domaintune.finished.listing import list_runs
+    from domaintune.terminal import runs_table
+
+    made = list_runs(folder)
+    if as_json:
+        print_json(made)
+    else:
+        Console().print(runs_table(made))
+
+
+@app.command("balance")
+def balance_command(
+    run: FinishedRun,
+    strength: Annotated[float | None, Option(help="Between 0 (the base) and 1 (fully tuned).")] = None,
+    set_strength: Annotated[bool, Option("--set-strength", help="Make --strength what the run predicts with.")] = False,
+) -> None:
+    """Show what a run gains and keeps at every strength, and choose another one."""
+    from domaintune.finished import strength as dial
+    from domaintune.run import RunFolder
+    from domaintune.terminal import frontier_table
+
+    folder, console = RunFolder.existing(run), Console()
+    told = dial.told(run, strength, keep=set_strength)
+    console.print(frontier_table(folder.read("scores.json"), folder.read("strength.json")["chosen"]))
+    for line in told:
+        console.print(line, highlight=False, markup=False)
 
 
 @app.command("show")
-def show_command(run: Annotated[Path, typer.Argument(help="A finished run.")]) -> None:
+def show_command(run: FinishedRun) -> None:
     """Print a finished run's scores and verdict again."""
     from domaintune.run import RunFolder
 
@@ -136,6 +203,10 @@ def demo_command(
     from domaintune.demo import demo
 
     demo(output, Console())
+
+
+def print_json(values: Any) -> None:
+    sys.stdout.write(json.dumps(values, ensure_ascii=False) + "\n")
 
 
 def _plan_table(plan: Any) -> Table:
@@ -153,16 +224,23 @@ def _plan_table(plan: Any) -> Table:
 
 def show(console: Console, path: Path) -> None:
     """The result table of a run."""
-    from domaintune.run import RunFolder
-    from domaintune.terminal import beside, scores_table
+    from domaintune.finished.strength import moved
+    from domaintune.run import SEEDS_SUMMARY, RunFolder, read_json
+    from domaintune.terminal import beside, scores_table, seeds_table
 
     folder = RunFolder.existing(path)
+    if (path / SEEDS_SUMMARY).is_file():
+        summary = read_json(path / SEEDS_SUMMARY)
+        console.print(seeds_table(summary))
+        console.print(f"Over seeds: {summary['verdict']['sentence']}", highlight=False, markup=False)
+        console.print(f"What follows is {summary['runs'][summary['used_seed']]['folder']}.", highlight=False)
     scores = folder.read("scores.json")
     for note in [*scores["notes"], *scores["findings"]]:
         console.print(f"note: {note}", highlight=False, markup=False)
     console.print(scores_table(scores))
     console.print(beside(scores), highlight=False, markup=False)
-    console.print(scores["verdict"]["sentence"], highlight=False, markup=False)
+    for line in [scores["verdict"]["sentence"], *moved(path)]:
+        console.print(line, highlight=False, markup=False)
     console.print(f"The run is in {path}. Use it: domaintune predict {path} FILE", highlight=False, markup=False)
 
 

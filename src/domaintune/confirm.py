@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from domaintune.balance.frontier import Side, divergence_at, predict_at, with_reference
+from domaintune.bases.base import Base
 from domaintune.evaluation.intervals import (
     Estimate,
     bootstrap_weights,
@@ -18,12 +19,23 @@ from domaintune.evaluation.intervals import (
 )
 from domaintune.evaluation.score import point_scores, records_of
 from domaintune.evaluation.verdict import Confirmed, Verdict, judge
-from domaintune.fit import Fitted, form_of, keep_of
+from domaintune.fit import Fitted, form_of
+from domaintune.methods.base import Attached
 from domaintune.parts import GeneralParts, Parts
 from domaintune.recipe import Recipe
 from domaintune.tasks.base import Prediction, Record, Task, dataset
 
 MAJORITY_ROWS = 1000
+
+
+class Tuned(Protocol):
+    """A base with a method trained on it."""
+
+    @property
+    def base(self) -> Base: ...
+
+    @property
+    def attached(self) -> Attached: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +52,7 @@ class SideScores:
     domains: dict[str, dict[str, Any]]
     """Domain -> its rows, primary score by strength, and gains, where rows name domains."""
     predictions: dict[float, list[Prediction]]
+    records: dict[float, list[Record]]
 
     def plain(self) -> dict[str, Any]:
         return {
@@ -73,7 +86,7 @@ def confirm(recipe: Recipe, fitted: Fitted, parts: Parts, *, report: Callable[[s
     """Score test and the general headline part at strengths 0, chosen and 1, with paired intervals, and judge."""
     strengths = sorted({0.0, fitted.chosen, 1.0})
     report("confirmation", None)
-    domain = _side(
+    domain = side_scores(
         recipe,
         fitted,
         Side(parts.task, dataset(parts.task, fitted.base, parts.test)),
@@ -83,7 +96,7 @@ def confirm(recipe: Recipe, fitted: Fitted, parts: Parts, *, report: Callable[[s
     )
     general = None
     if parts.general is not None:
-        general = _side(
+        general = side_scores(
             recipe,
             fitted,
             _general_side(fitted, parts.general),
@@ -92,9 +105,6 @@ def confirm(recipe: Recipe, fitted: Fitted, parts: Parts, *, report: Callable[[s
             drift=parts.general.agreement,
         )
     agreement = parts.general is not None and parts.general.agreement
-    floor = keep_of(recipe, None) if parts.general is None else recipe.balance.floor
-    if agreement and parts.general is not None:
-        floor = recipe.balance.keep_agreement or parts.general.task.keep_agreement
 
     def at(strength: float) -> Confirmed:
         kept = general.change[strength] if general is not None else None
@@ -103,7 +113,7 @@ def confirm(recipe: Recipe, fitted: Fitted, parts: Parts, *, report: Callable[[s
     verdict = judge(
         at(fitted.chosen),
         at(1.0),
-        floor=floor,
+        floor=floor_of(recipe, parts.task, agreement=agreement),
         agreement=agreement,
         test_rows=domain.rows,
         general_rows=general.rows if general else 0,
@@ -111,15 +121,23 @@ def confirm(recipe: Recipe, fitted: Fitted, parts: Parts, *, report: Callable[[s
     return Confirmation(domain, general, majority_score(parts.task, parts.train, parts.test), verdict)
 
 
+def floor_of(recipe: Recipe, task: Task, *, agreement: bool) -> float:
+    """What the verdict "deploy" asks of retention's lower bound, or of agreement."""
+    return (recipe.balance.keep_agreement or task.keep_agreement) if agreement else recipe.balance.floor
+
+
 def _general_side(fitted: Fitted, general: GeneralParts) -> Side:
     data = dataset(general.task, fitted.base, general.headline)
     return Side(general.task, data, general.head, general.agreement)
 
 
-def _side(
-    recipe: Recipe, fitted: Fitted, side: Side, name: str, strengths: Sequence[float], *, drift: bool
+def side_scores(
+    recipe: Recipe, fitted: Tuned, side: Side, name: str, strengths: Sequence[float], *, drift: bool
 ) -> SideScores:
-    """`drift` asks for the mean divergence from the base's outputs, where no labels show what was lost."""
+    """One side at `strengths`, 0 among them, with paired intervals; the one named "test" gives gains.
+
+    `drift` asks for the mean divergence from the base's outputs, where no labels show what was lost.
+    """
     form, budget = form_of(recipe, fitted.base), recipe.evaluation.batch_budget
     side = with_reference(side, fitted.base, form=form, attached=fitted.attached, budget=budget)
     task, examples = side.task, side.data.examples
@@ -147,7 +165,7 @@ def _side(
         change = {s: estimate for s, (estimate, _) in made.items()}
         kind = "agreement" if side.agreement else f"retention ({made[0.0][1]})"
     domains = domain_scores(task, examples, records, weights)
-    return SideScores(len(examples), name, kind, scores, change, divergence, domains, predictions)
+    return SideScores(len(examples), name, kind, scores, change, divergence, domains, predictions, records)
 
 
 def domain_scores(

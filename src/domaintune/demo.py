@@ -8,10 +8,11 @@ from typing import Any
 
 from rich.console import Console
 
+from domaintune.finished.compare import compare
 from domaintune.pipeline import tune
 from domaintune.recipe import Recipe
 from domaintune.run import RunFolder
-from domaintune.terminal import ProgressBar, comparison_table
+from domaintune.terminal import ProgressBar, comparison_table, pairs_table
 
 METHODS = ("freeze", "p-tuning", "lora")
 # Few enough for the whole demonstration to take minutes on two cores; a run of one's own trains longer by default.
@@ -59,10 +60,12 @@ def demo(output: Path, console: Console) -> None:
             console.print(f"{what}: {Path(str(recipe.train)).name} -> {recipe.output}", highlight=False)
             with ProgressBar(Console(stderr=True)) as bar:
                 tune(recipe, report=bar)
-    scores = {name: RunFolder.existing(made[name].output).read("scores.json") for name in METHODS}
-    console.print(comparison_table(scores))
+    compared = compare([made[name].output for name in METHODS])
+    console.print(comparison_table(compared))
+    console.print(pairs_table(compared))
     for name in METHODS:
-        console.print(f"{name}: {scores[name]['verdict']['sentence']}", highlight=False, markup=False)
+        verdict = RunFolder.existing(made[name].output).read("scores.json")["verdict"]
+        console.print(f"{name}: {verdict['sentence']}", highlight=False, markup=False)
     best = made["lora"].output
     console.print(
         f'Try one: echo "The walls are paper thin." | domaintune predict {best} -', highlight=False, markup=False

@@ -223,7 +223,7 @@ def fit(
     attached, training = _train(recipe, started, task, data, dev_data, folder, report, name="train")
     report("frontier", None)
     probe = domain_probe_score(recipe, started, task, data, dev_data, start)
-    side = Side(task, dataset(task, base, sample(dev, recipe.balance.max_rows, seed=recipe.seed)))
+    side = Side(task, dataset(task, base, sample(dev, recipe.balance.max_rows, seed=recipe.data_seed)))
     domain, general_records, general_side = _frontier_records(recipe, started, attached, side, general)
     frontier = points(task, domain, general_side, general_records)
     chosen = choose(frontier, keep=keep_of(recipe, general), primary=task.primary)
@@ -281,7 +281,7 @@ def _frontier_records(
     domain = side_records(side, base, attached, strengths, form=form, wanted=wanted, budget=budget)
     if general is None or not general.choose:
         return domain, {}, None
-    rows = sample(general.choose, recipe.balance.max_rows, seed=recipe.seed)
+    rows = sample(general.choose, recipe.balance.max_rows, seed=recipe.data_seed)
     other = Side(general.task, dataset(general.task, base, rows), general.head, general.agreement)
     other = with_reference(other, base, form=form, attached=attached, budget=budget)
     wanted = frozenset({general.task.primary.name})
@@ -300,7 +300,7 @@ def _fit_over_folds(
     """5 folds: each fits its own starting head and trains through all epochs; the epoch with the best mean score is chosen, its
     states give the out-of-fold frontier, and the final fit uses all rows for that many epochs under the same schedule."""
     keys = [task.keys(example) for example in rows]
-    cuts = folds([k.stratum for k in keys], inseparable(task, rows), count=recipe.data.folds, seed=recipe.seed)
+    cuts = folds([k.stratum for k in keys], inseparable(task, rows), count=recipe.data.folds, seed=recipe.data_seed)
     # One schedule for the folds and for the final fit, whatever the number of rows in each.
     training_of_all = training_settings(recipe, task, rows=len(rows)).model_copy(update={"patience": None})
     patient = recipe.model_copy(update={"training": training_of_all})

@@ -41,6 +41,8 @@ OPTIONS = (
     RecipeOption("method", "method", str | None, "freeze, p-tuning, lora or full."),
     RecipeOption("output", "output", str | None, "Folder of the run."),
     RecipeOption("seed", "seed", int | None, "Seed of everything random."),
+    RecipeOption("seeds", "seeds", int | None, "So many runs, with seed, seed + 1, ..., summed up over them."),
+    RecipeOption("track", "track", PATHS, "tensorboard, mlflow or wandb: log the training there too; repeatable."),
     *(
         RecipeOption(f"{name}_column", f"task.{name}_column", str | None, f"The column that holds the {name}.")
         for name in ("text", "label", "tokens", "tags", "source", "target", "prompt", "completion", "image")
@@ -113,7 +115,7 @@ def recipe_from(given: Mapping[str, Any], **more: Any) -> Recipe:
             value = _pairs(value)
         elif option.name == "general_labels":
             value = [part.strip() for part in str(value).split(",") if part.strip()]
-        elif isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 1:
+        elif option.name != "track" and isinstance(value, list) and len(value) == 1:
             value = value[0]
         if "." in option.key:
             nested.append((option.key, value))
@@ -134,3 +136,19 @@ def _pairs(entries: Sequence[str]) -> dict[str, str]:
             raise RecipeError(f"got '{entry}'.", where="--label-map", remedy="Write --label-map OLD=NEW.")
         made[old] = new
     return made
+
+
+def strengths_from(given: Sequence[str] | None) -> dict[str, float] | None:
+    """`--strength S` and `--strength NAME=S` as a mapping, "" for the plain number; None where nothing was given.
+
+    Raises:
+        RecipeError: something that is no number.
+    """
+    made: dict[str, float] = {}
+    for entry in given or ():
+        name, equals, value = entry.rpartition("=")
+        try:
+            made[name if equals else ""] = float(value)
+        except ValueError:
+            raise RecipeError(f"got '{entry}'.", where="--strength", remedy="Write 0.7 or NAME=0.7.") from None
+    return made or None

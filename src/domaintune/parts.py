@@ -166,13 +166,13 @@ def _examples(task: Task, rows: Sequence[Row], settings: DataSettings) -> list[A
     return _with_columns(made, rows, columns) if columns else made
 
 
-def _general_examples(task: Task, rows: Sequence[Row], settings: DataSettings, *, labelled: bool) -> list[Any]:
-    """Examples of a general set; it may lack the group column, and then each of its rows is its own group."""
+def examples_with_groups(task: Task, rows: Sequence[Row], settings: DataSettings, *, labelled: bool) -> list[Any]:
+    """Examples of a general set or of other rows; they may lack the group column, and then each row is its own group, and the
+    domain column, and then none has a domain."""
     made = list(task.read(rows, labelled=labelled))
-    column = settings.group_column
-    if column is None or len(made) != len(rows) or not all(column in row.values for row in rows):
-        return made
-    return _with_columns(made, rows, {"group": column})
+    named = {"group": settings.group_column, "domain": settings.domain_column}
+    columns = {k: name for k, name in named.items() if name is not None and all(name in row.values for row in rows)}
+    return _with_columns(made, rows, columns) if columns and len(made) == len(rows) else made
 
 
 def _with_columns(examples: Sequence[Any], rows: Sequence[Row], columns: dict[str, str]) -> list[Any]:
@@ -242,7 +242,7 @@ def _domain_parts(
     if settings.drop_duplicates:
         train = _without_duplicates(task, train, notes)
     if test is None:
-        train, test = _split(task, train, fraction=settings.test_fraction, seed=recipe.seed)
+        train, test = _split(task, train, fraction=settings.test_fraction, seed=recipe.data_seed)
         notes.append(f"no test part was given: {len(test)} rows were cut from train.")
     else:
         train = _without_leaks(task, train, test, "test", settings, notes)
@@ -250,13 +250,13 @@ def _domain_parts(
         train = _without_leaks(task, train, dev, "dev", settings, notes)
         dev = dev if settings.keep_leaks else _without_leaks(task, dev, test, "test", settings, notes, of="dev")
     elif len(train) >= settings.fold_below or not task.cross_validates:
-        train, dev = _split(task, train, fraction=settings.dev_fraction, seed=recipe.seed + 1)
+        train, dev = _split(task, train, fraction=settings.dev_fraction, seed=recipe.data_seed + 1)
         notes.append(f"no dev part was given: {len(dev)} rows were cut from train.")
     else:
         notes.append(f"no dev part was given and train is small: {settings.folds} folds stand in for it.")
     if settings.max_train_rows is not None and len(train) > settings.max_train_rows:
         share = settings.max_train_rows / len(train)
-        train = _split(task, train, fraction=share, seed=recipe.seed + 2)[1][: settings.max_train_rows]
+        train = _split(task, train, fraction=share, seed=recipe.data_seed + 2)[1][: settings.max_train_rows]
         notes.append(f"train was capped at {len(train)} rows.")
     return train, dev, test
 
@@ -314,7 +314,7 @@ def _general_parts(
     parts = {
         name: _without(
             general_task,
-            _general_examples(general_task, rows[name], recipe.data, labelled=not agreement),
+            examples_with_groups(general_task, rows[name], recipe.data, labelled=not agreement),
             known,
             name,
             "rows that this or an earlier run trains or chooses on",
@@ -337,12 +337,12 @@ def _general_parts(
             remedy="Give --general with the same labels, or a base whose head has them.",
         )
     if fits_head and choose:
-        choose, learn = _split(general_task, choose, fraction=LEARN_FRACTION, seed=recipe.seed + 3)
+        choose, learn = _split(general_task, choose, fraction=LEARN_FRACTION, seed=recipe.data_seed + 3)
         if len(learn) < 2:
             raise DataError("too few rows to fit a head on.", where="--general", remedy="Give more rows.")
     headline, name = check, "general-check"
     if headline is None:
-        choose, headline = _split(general_task, choose, fraction=0.5, seed=recipe.seed + 4)
+        choose, headline = _split(general_task, choose, fraction=0.5, seed=recipe.data_seed + 4)
         name = "general (report part)"
     return GeneralParts(general_task, head, agreement, learn, choose, headline, name)
 

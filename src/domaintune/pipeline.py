@@ -12,9 +12,10 @@ from typing import Any
 import torch
 
 from domaintune.bases.base import Base
-from domaintune.confirm import Confirmation, confirm
+from domaintune.confirm import Confirmation, SideScores, confirm
 from domaintune.engine.pace import faster_precision, pace
 from domaintune.engine.train import Progress
+from domaintune.evaluation.records import save_records, scored_rows
 from domaintune.fit import Fitted, General, fit, form_of, general_base, training_settings
 from domaintune.growth import PLACES, grown, growth_scores
 from domaintune.inputs import checksums
@@ -23,8 +24,10 @@ from domaintune.methods.base import Attached
 from domaintune.parts import Parts, assemble
 from domaintune.predict import HEADS, Run, load, open_base, save_heads
 from domaintune.recipe import Recipe
-from domaintune.run import RunFolder, is_run, provenance, read_json, write_folder, write_json, write_lines
-from domaintune.tasks.base import Dataset, Finding, dataset
+from domaintune.run import RunFolder, is_run, provenance, write_folder, write_json, write_lines
+from domaintune.seeds import tune_seeds
+from domaintune.tasks.base import Dataset, Finding, Task, dataset
+from domaintune.tracking import require, tracked
 
 Report = Callable[[str, Progress | None], None]
 
@@ -33,12 +36,16 @@ def tune(recipe: Recipe, *, overwrite: bool = False, report: Report = lambda sta
     """Train the base on the domain and leave a finished run in `recipe.output`; the same recipe resumes an unfinished one.
 
     `report` is told the stage ("data", "base", "starting head", "train", "fold-0", ..., "frontier", "confirmation") and, while
-    training, its progress.
+    training, its progress. A recipe of several seeds leaves a run for each and their summary; see `seeds`.
 
     Raises:
         DomainTuneError: anything the user can mend, with file and line where there are any.
     """
+    if recipe.seeds > 1:
+        made: Run = tune_seeds(recipe, tune, overwrite=overwrite, report=report)
+        return made
     started = time.monotonic()
+    require(recipe.track)
     folder = RunFolder(Path(recipe.output))
     with folder.lock(), threads_restored():
         report("data", None)
@@ -47,26 +54,28 @@ def tune(recipe: Recipe, *, overwrite: bool = False, report: Report = lambda sta
         threads = recipe.threads or torch.get_num_threads()
         folder = RunFolder.start(as_given, data=data, threads=threads, overwrite=overwrite)
         torch.set_num_threads(folder.read("run.json").get("threads") or threads)
-        report("base", None)
-        base = open_base(recipe)
-        parts = assemble(recipe, base, seen=seen_by(recipe.base))
-        recipe = with_precision(folder, recipe, base, parts)
-        general = general_of(parts)
-        base = general_base(recipe, base, general)
-        fitted = fit(
-            recipe,
-            base,
-            parts.task,
-            rows=parts.train,
-            dev=parts.dev,
-            general=general,
-            folder=folder.checkpoint,
-            report=report,
-        )
-        confirmation = confirm(recipe, fitted, parts, report=report)
-        grew = growth(recipe, parts, confirmation, fitted.chosen)
-        seconds = time.monotonic() - started
-        write_run(folder, recipe, parts, fitted, confirmation, growth=grew, data=data, seconds=seconds)
+        with tracked(recipe, report) as told:
+            told("base", None)
+            base = open_base(recipe)
+            parts = assemble(recipe, base, seen=seen_by(recipe.base))
+            recipe = with_precision(folder, recipe, base, parts)
+            general = general_of(parts)
+            base = general_base(recipe, base, general)
+            fitted = fit(
+                recipe,
+                base,
+                parts.task,
+                rows=parts.train,
+                dev=parts.dev,
+                general=general,
+                folder=folder.checkpoint,
+                report=told,
+            )
+            confirmation = confirm(recipe, fitted, parts, report=told)
+            grew = growth(recipe, parts, confirmation, fitted.chosen)
+            seconds = time.monotonic() - started
+            write_run(folder, recipe, parts, fitted, confirmation, growth=grew, data=data, seconds=seconds)
+            told.result(folder)
     return load(recipe.output)
 
 
@@ -113,7 +122,7 @@ def general_of(parts: Parts) -> General | None:
 def seen_by(base: str) -> list[str]:
     """Checksums of the rows that the base, an earlier run (and those it was based on), trained or chose on; none for other bases."""
     path = Path(base)
-    return list(read_json(path / "seen.json")) if is_run(path) else []
+    return list(RunFolder.existing(path).read("seen.json")) if is_run(path) else []
 
 
 def growth(recipe: Recipe, parts: Parts, confirmation: Confirmation, chosen: float) -> dict[str, Any] | None:
@@ -234,6 +243,7 @@ def write_run(
     path, base = folder.path, fitted.base
     write_folder(path / "adapter", fitted.attached.save)
     write_folder(path / "predictions", lambda inner: write_predictions(inner, confirmation, parts, fitted.chosen))
+    write_folder(path / "records", lambda inner: write_records(inner, confirmation, parts))
     save_heads(base, path / HEADS)
     tasks = {"domain": parts.task.model_dump(mode="json")}
     if parts.general is not None and parts.general.head == "general":
@@ -286,12 +296,23 @@ def scores_of(parts: Parts, fitted: Fitted, confirmation: Confirmation) -> dict[
     }
 
 
+def sides(confirmation: Confirmation, parts: Parts) -> list[tuple[str, Task, Sequence[Any], SideScores]]:
+    """(name of its files, task, examples, scores) of each side that was confirmed."""
+    made: list[tuple[str, Task, Sequence[Any], SideScores]] = [("test", parts.task, parts.test, confirmation.domain)]
+    if parts.general is not None and confirmation.general is not None:
+        made.append(("general", parts.general.task, parts.general.headline, confirmation.general))
+    return made
+
+
+def write_records(folder: Path, confirmation: Confirmation, parts: Parts) -> None:
+    """test.safetensors and general.safetensors: what every score is computed from, by strength and example."""
+    for name, task, examples, side in sides(confirmation, parts):
+        save_records(folder / f"{name}.safetensors", scored_rows(task, examples), side.records)
+
+
 def write_predictions(folder: Path, confirmation: Confirmation, parts: Parts, chosen: float) -> None:
     """test.jsonl and general.jsonl: file, line, the output at the chosen strength, and the base's under "base"."""
-    sides = [("test", parts.task, parts.test, confirmation.domain)]
-    if parts.general is not None and confirmation.general is not None:
-        sides.append(("general", parts.general.task, parts.general.headline, confirmation.general))
-    for name, task, examples, side in sides:
+    for name, task, examples, side in sides(confirmation, parts):
         rows = [
             {"file": e.file, "line": e.line, **task.render(ours), "base": task.render(theirs)}
             for e, ours, theirs in zip(examples, side.predictions[chosen], side.predictions[0.0], strict=True)

@@ -7,8 +7,8 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -183,8 +183,8 @@ class Run:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _local: threading.local = field(default_factory=threading.local)
 
-    def view(self, strength: float | None = None, *, head: str = "domain") -> nn.Module:
-        """The model at a strength in [0, 1] (by default the run's), with the domain's or the general head; the last few are kept.
+    def checked_strength(self, strength: float | None) -> float:
+        """The strength itself; the run's own where None.
 
         Raises:
             RunError: a strength outside [0, 1].
@@ -192,6 +192,15 @@ class Run:
         chosen = self.strength if strength is None else float(strength)
         if not 0 <= chosen <= 1:
             raise RunError(f"strength must lie in [0, 1], got {chosen:g}.", where="--strength")
+        return chosen
+
+    def view(self, strength: float | None = None, *, head: str = "domain") -> nn.Module:
+        """The model at a strength in [0, 1] (by default the run's), with the domain's or the general head; the last few are kept.
+
+        Raises:
+            RunError: a strength outside [0, 1].
+        """
+        chosen = self.checked_strength(strength)
         with self._lock:
             view = self._views.pop((chosen, head), None)
             if view is None:
@@ -215,7 +224,8 @@ class Run:
             RunError: a name that the run does not know.
         """
         given = dict(strength) if isinstance(strength, Mapping) else {} if strength is None else {"": strength}
-        whole = given.get("", self.strength)
+        whole = self.checked_strength(given.get(""))
+        given = {name: self.checked_strength(value) for name, value in given.items()}
         if unknown := set(given) - {"", *self.domains}:
             raise RunError(
                 f"the run has learned no weight for '{min(unknown)}'; it has: {', '.join(self.domains) or 'none'}.",
@@ -299,8 +309,15 @@ def load(path: str | Path) -> Run:
         RunError: no finished run there, or its base is gone or changed.
     """
     folder = RunFolder.existing(path)
-    try:
+    with damage_told(path):
         return _load(folder)
+
+
+@contextmanager
+def damage_told(path: str | Path) -> Iterator[None]:
+    """Turns what a run's torn or edited files raise into a RunError."""
+    try:
+        yield
     except (OSError, SafetensorError, ValidationError, KeyError) as error:
         raise RunError(
             f"is damaged ({type(error).__name__}: {str(error).splitlines()[0]}).",
@@ -309,23 +326,30 @@ def load(path: str | Path) -> Run:
         ) from error
 
 
+def saved_tasks(folder: RunFolder) -> dict[str, Task]:
+    """A run's tasks by the name of their head; needs no base."""
+    kind = TASKS[folder.read("resolved.json")["task"]["name"]]
+    return {name: kind.model_validate_json(json.dumps(values)) for name, values in folder.read("tasks.json").items()}
+
+
 def _load(folder: RunFolder) -> Run:
     recipe = Recipe.make(folder.read("resolved.json"), where=str(folder.path / "resolved.json"))
-    tasks = {
-        name: TASKS[recipe.task.name].model_validate_json(json.dumps(values))
-        for name, values in folder.read("tasks.json").items()
-    }
+    tasks = saved_tasks(folder)
     origin = folder.read("provenance.json")["base"]
     base = _origin(recipe, origin)
     base = with_saved_heads(base, tasks, folder.path / HEADS)
-    attached = method_from(recipe.method).attach(base, generator=torch.Generator().manual_seed(recipe.seed))
-    attached.load(folder.path / "adapter")
-    attached.model.eval()
     strength = folder.read("strength.json")
+    weights = strength.get("domains", {})
+    attached = method_from(recipe.method).attach(
+        base, generator=torch.Generator().manual_seed(recipe.seed), domains=list(weights)
+    )
+    attached.load(folder.path / "adapter")
+    attached.set_domain_weights_(weights)
+    attached.model.eval()
     form: Form = strength["form"]
     return Run(
         folder.path, recipe, tasks["domain"], tasks.get("general"), base, attached, strength["chosen"], form,
-        strength.get("domains", {}),
+        weights,
     )  # fmt: skip
 
 

@@ -77,6 +77,8 @@ class BalanceSettings(Settings):
 
 
 class DataSettings(Settings):
+    seed: int | None = Field(default=None, ge=0, lt=2**31)
+    """Of what parts are cut and capped with; by default the recipe's `seed`."""
     test_fraction: float = Field(default=0.2, gt=0, lt=1)
     """Share of train that becomes test where none is given."""
     dev_fraction: float = Field(default=0.15, gt=0, lt=1)
@@ -143,12 +145,17 @@ class Recipe(Settings):
     """Folder of the run."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Everything random: splits, order, heads, dropout, bootstrap."""
+    seeds: int = Field(default=1, ge=1, le=100)
+    """With more than one the recipe is run with `seed`, `seed` + 1, ..., on the same parts, and summed up over them."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads; by default all cores that the process may use."""
     device: str = "auto"
     """`auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:1`."""
     trust_remote_code: bool = False
     """Run Python code that a base brings along. Only for authors whom you trust."""
+    track: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()
+    """Where training is also logged, live: TensorBoard (in the run), MLflow (`mlflow.db` in the working folder, or MLFLOW_TRACKING_URI),
+    Weights & Biases (offline in the run, unless WANDB_MODE says otherwise)."""
     training: TrainingSettings = TrainingSettings()
     balance: BalanceSettings = BalanceSettings()
     data: DataSettings = DataSettings()
@@ -209,6 +216,11 @@ class Recipe(Settings):
                     remedy="Write key=value, the value in YAML, the key of a setting.",
                 ) from None
         return cls.make(_filled(merged, defaults or {}), where=str(path) if path else "arguments")
+
+    @property
+    def data_seed(self) -> int:
+        """What parts are cut with."""
+        return self.seed if self.data.seed is None else self.data.seed
 
     def plain(self) -> dict[str, Any]:
         """Plain JSON values, every default written out."""

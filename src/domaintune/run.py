@@ -18,25 +18,38 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from domaintune.errors import RunError
 from domaintune.memory import FOLDER as ROWS
 from domaintune.recipe import Recipe
 
 FORMAT = 1
+SEEDS, SEEDS_SUMMARY = "seeds", "seeds.json"
+"""Where a run over several seeds keeps one run for each, and what they have in common."""
 PACKAGES = ("domaintune", "torch", "transformers", "accelerate", "tokenizers", "numpy", "scikit-learn", "safetensors")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all: a temporary neighbour, flushed to disk, then renamed over the target."""
+@contextmanager
+def writing(path: Path) -> Iterator[TextIO]:
+    """What is written in the block becomes the file at its end, whole or not at all: a temporary neighbour, flushed to disk, then
+    renamed over the target; removed where the block fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8", newline="\n") as stream:
+    try:
+        with temporary.open("w", encoding="utf-8", newline="\n") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    with writing(path) as stream:
         stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
 
 
 def write_json(path: Path, values: Any) -> None:
@@ -97,9 +110,13 @@ class RunFolder:
     def read(self, name: str) -> Any:
         return read_json(self.path / name)
 
+    def read_lines(self, name: str) -> list[Any]:
+        """JSON lines."""
+        return [json.loads(line) for line in (self.path / name).read_text(encoding="utf-8").split("\n") if line]
+
     @classmethod
     def existing(cls, path: str | Path) -> RunFolder:
-        """A finished run.
+        """A finished run; of a run over several seeds the one of them that stands for it.
 
         Raises:
             RunError: no run there, one of a newer format, or an unfinished one.
@@ -112,7 +129,7 @@ class RunFolder:
             raise RunError("was written by a newer domaintune.", where=str(path), remedy="Upgrade domaintune.")
         if not state.get("finished"):
             raise RunError("is not finished.", where=str(path), remedy="Run the same `tune` command again: it resumes.")
-        return folder
+        return folder if "used_seed" not in state else cls.existing(folder.path / SEEDS / str(state["used_seed"]))
 
     @classmethod
     def start(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -55,6 +56,38 @@ class ProgressBar:
             self.bar.update(self.row, total=progress.total_steps, completed=progress.step, told=told)
 
 
+class RowProgress:
+    """Callable that is told rows done and the line of the last one while a file is predicted; silent unless `shown`.
+
+    `total` is the number of lines, from which the remaining time is estimated; None: unknown.
+    """
+
+    def __init__(self, console: Console, *, total: int | None, shown: bool) -> None:
+        self.bar = Progress(
+            BarColumn(),
+            TextColumn("{task.fields[rows]:,} rows"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+            console=console,
+            transient=True,
+            disable=not shown,
+        )
+        self.row = self.bar.add_task("", total=total, rows=0)
+
+    def __enter__(self) -> RowProgress:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.stop()
+
+    def __call__(self, rows: int, line: int) -> None:
+        self.bar.update(self.row, completed=line, rows=rows)
+
+
 def scores_table(scores: Mapping[str, Any]) -> Table:
     """One run: base, chosen strength and strength 1, side by side, for both sides."""
     chosen, primary = scores["chosen_strength"], scores["primary"]
@@ -84,26 +117,134 @@ def beside(scores: Mapping[str, Any]) -> str:
     return " ".join(told)
 
 
-def comparison_table(runs: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Several runs from one base on the same data: a row each, at the chosen strength."""
-    primary = next(iter(runs.values()))["primary"]
-    title = f"{primary} before and after, with 95 % intervals"
+def comparison_table(compared: Mapping[str, Any]) -> Table:
+    """What `compare` returns: a row for each run, at its strength."""
+    title = f"{compared['primary']} on {compared['rows']:,} rows ({compared['data']}), with 95 % intervals"
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=0, pad_edge=False)  # fits 80 columns
-    for column in ("method", "strength", "base", "tuned", "gain", "kept"):
-        table.add_column(column, no_wrap=True)
+    for column in ("run", "base", "tuned", "gain", "kept", "trained"):
+        table.add_column(column, no_wrap=column != "run")
     table.add_column("verdict", width=9)
-    for name, scores in runs.items():
-        chosen, general = f"{scores['chosen_strength']:g}", scores["general"]
+    names = short_names([run["run"] for run in compared["runs"]])
+    for run in compared["runs"]:
         table.add_row(
-            name,
-            chosen,
-            interval(scores["domain"]["scores"]["0"][primary]),
-            interval(scores["domain"]["scores"][chosen][primary]),
-            signed(scores["domain"]["change"][chosen]),
-            "unknown" if general is None else percent(general["change"][chosen]),
-            scores["verdict"]["kind"],
+            f"{names[run['run']]}\n{run['method']}, at {run['strength']:g}",
+            interval(run["base_score"]),
+            interval(run["score"]),
+            signed(run["gain"]),
+            "unknown" if run["retention"] is None else percent(run["retention"]),
+            f"{quantity(run['trainable_parameters'])}\n{run['training_seconds']:.0f} s",
+            run["verdict"] or "unknown",
         )
     return table
+
+
+def pairs_table(compared: Mapping[str, Any]) -> Table:
+    """The paired tests of what `compare` returns."""
+    title = f"Differences, paired; p corrected for {len(compared['pairs'])} comparisons (Holm)"
+    table = Table(title=title, box=box.SIMPLE_HEAD)
+    names = short_names([run["run"] for run in compared["runs"]])
+    for column in ("", "difference", "p", "corrected"):
+        table.add_column(column, no_wrap=bool(column))
+    for pair in compared["pairs"]:
+        difference = signed(pair["difference"]).replace("\n", " ")
+        told = f"{names[pair['second']]} - {names[pair['first']]}"
+        table.add_row(told, difference, f"{pair['p']:.4f}", f"{pair['p_corrected']:.4f}")
+    return table
+
+
+def evaluation_table(evaluation: Mapping[str, Any]) -> Table:
+    """A run's scores on rows it was given later, a row for each score."""
+    strength = f"{evaluation['strength']:g}"
+    title = f"{evaluation['rows']:,} rows of {evaluation['name']}, with 95 % intervals"
+    table = Table(title=title, box=box.SIMPLE_HEAD)
+    for column in ("", "base (0)", f"strength {strength}"):
+        table.add_column(column, no_wrap=True)
+    for name, base in evaluation["scores"]["0"].items():
+        values = [interval(e).replace("\n", " ") for e in (base, evaluation["scores"][strength][name])]
+        table.add_row(f"{name}{' (primary)' if name == evaluation['primary'] else ''}", *values)
+    form = signed if evaluation["kind"] == "gain" else percent
+    table.add_row(f"{evaluation['kind']}", "", form(evaluation["change"][strength]).replace("\n", " "))
+    return table
+
+
+def frontier_table(scores: Mapping[str, Any], strength: float) -> Table:
+    """The scores at every strength on the parts that the choice was made on; `strength` is what the run predicts with."""
+    table = Table(title=f"{scores['primary']} where the strength was chosen", box=box.SIMPLE_HEAD)
+    for column in ("strength", "domain", "general", "kept", ""):
+        table.add_column(column, justify="left" if not column else "right")
+    for point in scores["frontier"]:
+        marks = ["used"] if point["strength"] == strength else []
+        marks += ["chosen by tune"] if point["strength"] == scores["chosen_strength"] else []
+        general, kept = point["general"], point["retention"]
+        table.add_row(
+            f"{point['strength']:g}",
+            f"{point['domain']:.3f}",
+            "unknown" if general is None else f"{general:.3f}",
+            "unknown" if kept is None else f"{100 * kept:.1f} %",
+            ", ".join(marks),
+        )
+    return table
+
+
+def runs_table(runs: Sequence[Mapping[str, Any]]) -> Table:
+    """What `list_runs` returns."""
+    table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
+    for column in ("run", "task, base", "method", "verdict", "gain", "kept", "date"):
+        table.add_column(column, overflow="fold", min_width=20 if column == "task, base" else None)
+    for run in runs:
+        if "damaged" in run:
+            table.add_row(run["run"], f"damaged: {run['damaged']}")
+            continue
+        over = f", {run['seeds']} seeds" if run["seeds"] > 1 else ""
+        table.add_row(
+            run["run"],
+            f"{run['task']}\n{run['base']}",
+            f"{run['method']}{over}",
+            run["verdict"] or "unfinished",
+            "" if run["gain"] is None else f"{run['gain']['value']:+.3f}",
+            "" if run["retention"] is None else f"{100 * run['retention']['value']:.1f} %",
+            datetime.fromtimestamp(run["date"]).strftime("%Y-%m-%d"),
+        )
+    return table
+
+
+def seeds_table(summary: Mapping[str, Any]) -> Table:
+    """What seeds.json holds: a row for each seed, and their mean with intervals over seeds and examples."""
+    primary, domain, general = summary["primary"], summary["domain"], summary["general"]
+    title = f"{primary} over {len(summary['runs'])} seeds, intervals over seeds and examples"
+    table = Table(title=title, box=box.SIMPLE_HEAD)
+    for column in ("seed", "dev", "strength", "domain", "kept", "verdict"):
+        table.add_column(column)
+    for number, run in enumerate(summary["runs"]):
+        table.add_row(
+            f"{run['seed']}{' (used)' if number == summary['used_seed'] else ''}",
+            f"{run['dev']:.3f}",
+            f"{run['chosen_strength']:g}",
+            f"{run['score']:.3f}",
+            "unknown" if run["retention"] is None else f"{100 * run['retention']:.1f} %",
+            run["verdict"],
+        )
+    for name, key in (("base", "base"), ("chosen", "chosen"), ("tuned (1)", "tuned")):
+        kept = "unknown" if general is None else percent(general["change"][key])
+        table.add_row(
+            f"mean, {name}", "", "", interval(domain["scores"][key][primary]), "" if key == "base" else kept, ""
+        )
+    table.add_row("gain, chosen", "", "", signed(domain["change"]["chosen"]), "", "")
+    return table
+
+
+def short_names(paths: Sequence[str]) -> dict[str, str]:
+    """The last part of each path, or all of it where two would be the same."""
+    last = [path.rstrip("/").rpartition("/")[2] for path in paths]
+    return {path: name if last.count(name) == 1 else path for path, name in zip(paths, last, strict=True)}
+
+
+def quantity(count: int) -> str:
+    """1234567 -> "1.2 M"."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return str(count)
 
 
 def interval(estimate: Estimate) -> str:

@@ -62,14 +62,23 @@ def read_part(given: str | Sequence[str], wanted: Wanted, *, part: str = "train"
             the task needs and the rows lack.
     """
     reading, wanted = Reading(), replace(wanted, targets=targets)
-    for path in files_of(given):
-        reading.add_(_guarded(path, wanted, part))
+    reading.add_(stream_part(given, wanted, part=part))
     if not reading.rows:
         why = "; ".join(reading.summary())
         raise DataError(f"no row is left. {why}".strip(), where=str(given), remedy="Give rows that can be used.")
     if wanted.task and wanted.task != "object-detection":
         require_columns(reading.rows[0], wanted, targets=targets)
     return reading
+
+
+def stream_part(given: str | Sequence[str], wanted: Wanted, *, part: str = "test") -> Iterator[Entry]:
+    """Every entry of one part as it is read: nothing is kept of formats that are read row by row.
+
+    Raises:
+        DataError: as `read_part`, but for missing columns and for a part without rows.
+    """
+    for path in files_of(given):
+        yield from _guarded(path, wanted, part)
 
 
 def files_of(given: str | Sequence[str]) -> list[str]:
@@ -199,9 +208,9 @@ def _shaped(entries: Iterable[Entry], wanted: Wanted, folder: Path) -> Iterator[
         return everything
     if wanted.task == "token-classification":
         spans = wanted.column("tags") not in first.values and has_spans(first, wanted)
-        return (
-            _through(everything, lambda rows: span_rows(rows, wanted)) if spans else normalised_tags(everything, wanted)
-        )
+        if spans:
+            return _through(everything, lambda rows: span_rows(rows, wanted))
+        return everything if wanted.inputs else normalised_tags(everything, wanted)
     if wanted.task == "generation" and has_chat(first, wanted):
         return _through(everything, lambda rows: chat_rows(rows, wanted))
     if wanted.task == "image-classification":

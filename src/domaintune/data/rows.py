@@ -80,13 +80,14 @@ class Wanted:
 
     `columns` maps a canonical name (text, label, tokens, tags, source, target, prompt, completion, messages, image, boxes) to the
     user's; names not in it are themselves. `encoding` is None where it is to be recognised. `targets`: rows without a target are
-    of no use.
+    of no use. `inputs`: what rows have for targets does not matter and passes as it stands, so that tables stream.
     """
 
     task: str
     columns: Mapping[str, str] = field(default_factory=dict)
     encoding: str | None = None
     targets: bool = False
+    inputs: bool = False
 
     def column(self, name: str) -> str:
         return self.columns.get(name, name)

@@ -12,7 +12,9 @@ from typing import Any, Literal
 import numpy as np
 from scipy.special import betaincinv
 
-from domaintune.tasks.base import Record, Task
+from domaintune.tasks.base import Primary, Record, Task
+
+Kind = Literal["ratio", "difference"]
 
 FEW = 5
 UNDEFINED_BELOW = 0.05
@@ -127,24 +129,32 @@ def _exact_difference(tuned: Sequence[Record], base: Sequence[Record], differing
 
 def retention_estimate(
     task: Task, tuned: Sequence[Record], base: Sequence[Record], weights: np.ndarray
-) -> tuple[Estimate, Literal["ratio", "difference"]]:
+) -> tuple[Estimate, Kind]:
     """What is kept of the general score, 1 = all: tuned / base; of a loss exp(base - tuned).
 
     Where the base's score is below .05 the ratio is undefined, and 1 - (base - tuned) stands for it ("difference").
     """
     name, ones = task.primary.name, np.ones((1, len(base)))
     b, t = task.reduce(base, ones)[name][0], task.reduce(tuned, ones)[name][0]
-    differing = differing_records(tuned, base)
-    if not task.primary.higher_is_better:
-        draws = np.exp(task.reduce(base, weights)[name] - task.reduce(tuned, weights)[name])
-        return percentiles(float(np.exp(b - t)), draws, differing=differing), "ratio"
+    differing, kind = differing_records(tuned, base), retention_kind(task.primary, float(b))
     if task.primary.binary and decided_records(tuned, base) < FEW:
-        gain, scale = _exact_difference(tuned, base, differing), 1.0 if b < UNDEFINED_BELOW else float(b)
-        kind: Literal["ratio", "difference"] = "difference" if b < UNDEFINED_BELOW else "ratio"
+        gain, scale = _exact_difference(tuned, base, differing), 1.0 if kind == "difference" else float(b)
         value, low, high, lower = (1 + x / scale for x in (gain.value, gain.low, gain.high, gain.lower))
         return Estimate(value, low, high, lower, "exact", differing), kind
-    base_draws, tuned_draws = task.reduce(base, weights)[name], task.reduce(tuned, weights)[name]
-    if b < UNDEFINED_BELOW:
-        return percentiles(float(1 - (b - t)), 1 - (base_draws - tuned_draws), differing=differing), "difference"
+    draws = kept(task.primary, task.reduce(tuned, weights)[name], task.reduce(base, weights)[name], kind)
+    return percentiles(float(kept(task.primary, t, b, kind)), draws, differing=differing), kind
+
+
+def retention_kind(primary: Primary, base: float) -> Kind:
+    """How retention is told where the base has this score: a ratio, or below .05 a difference."""
+    return "difference" if primary.higher_is_better and base < UNDEFINED_BELOW else "ratio"
+
+
+def kept(primary: Primary, tuned: np.ndarray, base: np.ndarray, kind: Kind) -> np.ndarray:
+    """Retention from scores of equal shape."""
+    if not primary.higher_is_better:
+        return np.asarray(np.exp(base - tuned))
+    if kind == "difference":
+        return np.asarray(1 - (base - tuned))
     with np.errstate(divide="ignore", invalid="ignore"):
-        return percentiles(float(t / b), tuned_draws / base_draws, differing=differing), "ratio"
+        return np.asarray(tuned / base)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from domaintune.bases.anatomy import Cut, clean_cut
 from domaintune.bases.base import Base
 from domaintune.bases.cuts import train_behind_prefix_
+from domaintune.errors import MethodError
 
 Form = Literal["merged", "terms"]
 
@@ -71,6 +72,15 @@ class Attached(ABC):
     def domain_weights(self) -> dict[str, float]:
         """The learned weight in [0, 1] of each domain that has one, the largest 1; it multiplies the strength."""
         return {}
+
+    def set_domain_weights_(self, weights: Mapping[str, float]) -> None:
+        """Take over what `domain_weights` returned; only for a method attached with these domains.
+
+        Raises:
+            MethodError: the method knows no such domains.
+        """
+        if weights:
+            raise MethodError(f"has no weights for the domains {', '.join(weights)}.")
 
     @contextmanager
     def in_domain(self, name: str | None) -> Iterator[nn.Module]:

@@ -169,6 +169,13 @@ class LoRAAttached(Attached):
         weights = self._weights().tolist() if self.domains else []
         return dict(zip(self.domains, weights, strict=True))
 
+    def set_domain_weights_(self, weights: Mapping[str, float]) -> None:
+        if set(weights) != set(self.domains):
+            super().set_domain_weights_(weights)
+        with torch.no_grad():
+            for place, name in enumerate(self.domains):
+                self._log_weights[place] = math.log(max(weights[name], 1e-30))
+
     def _weights(self) -> Tensor:
         """exp(a - max a) [domains]."""
         return (self._log_weights - self._log_weights.max()).exp()

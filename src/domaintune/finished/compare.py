@@ -1,0 +1,182 @@
+"""Finished runs side by side, and paired tests between them on the same rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from domaintune.errors import RunError
+from domaintune.evaluation.intervals import bootstrap_weights, gain_estimate
+from domaintune.evaluation.paired import holm, swap_test
+from domaintune.evaluation.records import ScoredRows, load_records, scored_rows
+from domaintune.finished.evaluate import Evaluation, evaluate
+from domaintune.predict import damage_told, load, saved_tasks
+from domaintune.run import RunFolder
+from domaintune.tasks.base import Record, Task
+
+DRAWS = 2000
+SEED = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One run at its strength: its facts, and its records on the rows that all are compared on."""
+
+    name: str
+    task: Task
+    facts: dict[str, Any]
+    rows: ScoredRows
+    places: list[str]
+    """ "file:line" of each row."""
+    records: list[Record]
+
+
+def compare(paths: Sequence[str | Path], *, data: str | None = None) -> dict[str, Any]:
+    """The runs' facts, and for each pair the difference of the primary scores (second minus first, positive where the second is
+    better) with its interval and the p-value of a paired test, as it is and corrected for the number of pairs.
+
+    `data`: labelled rows to score all runs on, by default each run's own test part, which has to be the same.
+
+    Raises:
+        RunError: fewer than two runs, one that is named twice, other tasks or labels, or other test rows; says which differ.
+        DataError: a bad row of `data`.
+    """
+    names = [str(path) for path in paths]
+    repeated = [name for name in names if sum(Path(name).resolve() == Path(other).resolve() for other in names) > 1]
+    if len(names) < 2 or repeated:
+        what = f"'{repeated[0]}' is named twice." if repeated else "got one run."
+        raise RunError(what, where="compare", remedy="Give two or more different runs.")
+    folders = [RunFolder.existing(name) for name in names]
+    _same_tasks(names, folders)
+    made = []
+    for name, folder in zip(names, folders, strict=True):
+        with damage_told(name):
+            made.append(_candidate(name, folder, data))
+    first = made[0]
+    orders = [_order(candidate, first) for candidate in made]
+    pairs = [_pair(made[i], made[j], orders[i], orders[j]) for i, j in combinations(range(len(made)), 2)]
+    for pair, corrected in zip(pairs, holm([pair["p"] for pair in pairs]), strict=True):
+        pair["p_corrected"] = corrected
+    return {
+        "task": first.task.name,
+        "primary": first.task.primary.name,
+        "data": data or "test",
+        "rows": len(first.records),
+        "runs": [candidate.facts for candidate in made],
+        "pairs": pairs,
+    }
+
+
+def _same_tasks(names: Sequence[str], folders: Sequence[RunFolder]) -> None:
+    kinds = {name: folder.read("run.json")["task"] for name, folder in zip(names, folders, strict=True)}
+    if len(set(kinds.values())) > 1:
+        told = ", ".join(f"{name} is {kind}" for name, kind in kinds.items())
+        raise RunError(f"runs of different tasks: {told}.", where="compare", remedy="Compare runs of one task.")
+    labels = [tuple(_task(folder).head().labels) for folder in folders]
+    for name, own in zip(names, labels, strict=True):
+        if own != labels[0]:
+            odd = sorted(set(own) ^ set(labels[0]))
+            raise RunError(
+                f"{name} has other labels than {names[0]} ({', '.join(odd[:5]) or 'in another order'}).",
+                where="compare",
+                remedy="Give all runs the same --set task.labels=[...].",
+            )
+
+
+def _task(folder: RunFolder) -> Task:
+    with damage_told(folder.path):
+        return saved_tasks(folder)["domain"]
+
+
+def _candidate(name: str, folder: RunFolder, data: str | None) -> Candidate:
+    scores, state, facts = folder.read("scores.json"), folder.read("run.json"), folder.read("provenance.json")
+    strength, task = float(folder.read("strength.json")["chosen"]), _task(folder)
+    key = f"{strength:g}"
+    if data is None:
+        rows, records = load_records(folder.path / "records" / "test.safetensors")
+        if key not in records:
+            raise RunError(
+                f"was set to strength {strength:g}, at which it was not scored on its test part.",
+                where=name,
+                remedy="Give labelled rows with --data.",
+            )
+        side, mine, places = scores["domain"], records[key], _places(folder)
+    else:
+        evaluation: Evaluation = evaluate(load(folder.path), data)
+        side, mine = evaluation.side.plain(), evaluation.side.records[strength]
+        rows = scored_rows(task, evaluation.examples)
+        places = [example.where for example in evaluation.examples]
+    primary, general = scores["primary"], scores["general"]
+    kept = None if general is None else general["change"].get(key)
+    return Candidate(
+        name,
+        task,
+        {
+            "run": name,
+            "method": state["method"],
+            "base": state["base"],
+            "strength": strength,
+            "base_score": side["scores"]["0"][primary],
+            "score": side["scores"][key][primary],
+            "gain": side["change"][key],
+            "retention": kept,
+            "retention_kind": None if general is None else general["kind"],
+            "verdict": scores["verdict"]["kind"] if strength == scores["chosen_strength"] else None,
+            "trainable_parameters": scores["trainable_parameters"],
+            "training_seconds": facts["training_seconds"],
+            "seconds": facts["seconds"],
+        },
+        rows,
+        places,
+        mine,
+    )
+
+
+def _places(folder: RunFolder) -> list[str]:
+    return [f"{row['file']}:{row['line']}" for row in folder.read_lines("predictions/test.jsonl")]
+
+
+def _order(candidate: Candidate, first: Candidate) -> np.ndarray:
+    """Positions of the candidate's rows that put them into the first one's order: rows that say the same may stand anywhere."""
+    mine, theirs = candidate.rows.checksums, first.rows.checksums
+    order = np.argsort(mine, kind="stable")
+    target = np.argsort(theirs, kind="stable")
+    if len(mine) != len(theirs) or not np.array_equal(mine[order], theirs[target]):
+        raise RunError(
+            f"{candidate.name} was tested on other rows than {first.name}: {_missing(candidate, first)}, and "
+            f"{_missing(first, candidate)}.",
+            where="compare",
+            remedy="Give labelled rows for all with --data.",
+        )
+    made = np.empty(len(mine), dtype=np.int64)
+    made[target] = order
+    return made
+
+
+def _missing(candidate: Candidate, other: Candidate) -> str:
+    lacking = [
+        place
+        for place, known in zip(candidate.places, np.isin(candidate.rows.checksums, other.rows.checksums), strict=True)
+        if not known
+    ]
+    told = f" ({', '.join(lacking[:3])}{', ...' if len(lacking) > 3 else ''})" if lacking else ""
+    return f"{len(lacking)} of the {len(candidate.records)} rows of {candidate.name} are not among those of {other.name}{told}"
+
+
+def _pair(first: Candidate, second: Candidate, first_order: np.ndarray, second_order: np.ndarray) -> dict[str, Any]:
+    task = first.task
+    one = [first.records[i] for i in first_order]
+    two = [second.records[i] for i in second_order]
+    groups = [first.rows.group_names()[i] for i in first_order]
+    weights = bootstrap_weights(len(one), draws=DRAWS, seed=SEED, groups=groups)
+    return {
+        "first": first.name,
+        "second": second.name,
+        "difference": gain_estimate(task, two, one, weights).plain(),
+        "p": swap_test(task, two, one, draws=DRAWS, seed=SEED, groups=groups),
+    }

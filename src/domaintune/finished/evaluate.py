@@ -1,0 +1,89 @@
+"""A run scored on labelled rows that it was given later, at one strength beside its base."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from domaintune.balance.frontier import Side
+from domaintune.confirm import SideScores, side_scores
+from domaintune.data.columns import wanted_of
+from domaintune.data.formats import read_part
+from domaintune.data.labels import only, renamed
+from domaintune.data.rows import Row
+from domaintune.errors import DataError
+from domaintune.parts import examples_with_groups, input_checksum, label_separator
+from domaintune.predict import Run
+from domaintune.run import RunFolder
+from domaintune.tasks.base import Task, dataset
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """A run on `data`: `side` holds the scores at strength 0 and at `strength`, and the change from one to the other."""
+
+    data: str
+    strength: float
+    side: SideScores
+    examples: Sequence[Any]
+    primary: str
+    seen: int
+    """Rows that the run, or one before it, trained or chose on."""
+    notes: list[str]
+
+    def plain(self) -> dict[str, Any]:
+        return {
+            "data": self.data,
+            "strength": self.strength,
+            "primary": self.primary,
+            "seen_rows": self.seen,
+            "notes": self.notes,
+            **self.side.plain(),
+        }
+
+
+def evaluate(run: Run, data: str, *, strength: float | None = None, general: bool = False) -> Evaluation:
+    """Every score of the run's task on labelled rows at a strength (by default the run's) and at the base, with 95 % intervals, and
+    the paired gain. `general`: the rows are of what the base could do before; its head answers, and retention is measured.
+
+    Raises:
+        DataError: a bad row, or one without a target.
+        RunError: a strength outside [0, 1].
+    """
+    chosen = run.checked_strength(strength)
+    task, head = (run.task, "domain")
+    if general:
+        task, head = (run.task, "domain") if run.general_task is None else (run.general_task, "general")
+    rows, notes = _labelled_rows(run, task, data, general=general)
+    if general and run.recipe.data.general_labels is not None:
+        task = task.scoring(run.recipe.data.general_labels)
+    examples = examples_with_groups(task, rows, run.recipe.data, labelled=True)
+    side = Side(task, dataset(task, run.base, examples), head)
+    strengths = sorted({0.0, chosen})
+    scored = side_scores(run.recipe, run, side, "general" if general else "test", strengths, drift=False)
+    known = set(RunFolder.existing(run.path).read("seen.json"))
+    seen = sum(input_checksum(task.keys(example).input) in known for example in examples)
+    if seen:
+        notes.append(
+            f"{seen:,} of {len(examples):,} rows were trained or chosen on by this run: both scores are too good."
+        )
+    return Evaluation(data, chosen, replace(scored, name=data), examples, task.primary.name, seen, notes)
+
+
+def _labelled_rows(run: Run, task: Task, data: str, *, general: bool) -> tuple[list[Row], list[str]]:
+    recipe, wanted = run.recipe, wanted_of(run.recipe)
+    reading = read_part(data, wanted, part="test")
+    rows = renamed(reading.rows, wanted, recipe.data.label_map, separator=label_separator(recipe))
+    bare = next((row for row in rows if not task.has_target(row)), None)
+    if bare is not None:
+        raise DataError(
+            "the row has no target, so there is nothing to score against.",
+            where=bare.where,
+            remedy="Label every row; for answers alone use `domaintune predict`.",
+        )
+    notes = reading.summary()
+    if general and recipe.data.general_labels is not None:
+        rows, dropped = only(rows, wanted, recipe.data.general_labels)
+        notes.append(f"{dropped} labels other than {', '.join(recipe.data.general_labels)} were left out.")
+    return rows, notes

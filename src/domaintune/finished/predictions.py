@@ -1,0 +1,271 @@
+"""A file or a stream of any size through a run: rows are read, predicted and written in chunks, and nothing is kept."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import itertools
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from io import BufferedReader
+from pathlib import Path
+from typing import Any, TextIO, cast
+
+from domaintune.data.columns import INPUTS, wanted_of
+from domaintune.data.folders import read_class_folders
+from domaintune.data.formats import WITH_PICTURES, stream_part
+from domaintune.data.pictures import PICTURE_SUFFIXES
+from domaintune.data.rows import Entry, LeftOut, Note, Row, Wanted
+from domaintune.data.words import word_spans
+from domaintune.errors import DataError
+from domaintune.predict import Run, Strength
+from domaintune.run import writing
+
+CHUNK_ROWS = 512
+READ_BYTES = 1 << 16
+STANDARD_INPUT = "-"
+TABLES = {".csv": ",", ".tsv": "\t"}
+LINES = (".jsonl", ".ndjson")
+
+Told = Callable[[int, int], None]
+"""Receives (rows predicted, line of the last of them) after each chunk."""
+
+
+@dataclass(slots=True)
+class Passed:
+    """What a reader left out or noted, counted."""
+
+    notes: dict[str, None]
+    left_out: dict[str, tuple[int, str]]
+    """Reason -> how many, and where the first stands."""
+
+    def lines(self) -> list[str]:
+        told = [f"{count} entries left out: {why} (first: {first})." for why, (count, first) in self.left_out.items()]
+        return [*self.notes, *told]
+
+
+def predict_file(
+    run: Run,
+    given: str,
+    *,
+    output: Path | None,
+    strength: Strength | None = None,
+    told: Told = lambda rows, line: None,
+) -> list[str]:
+    """Predict every row of `given` (a file as in training, or "-": standard input, one input a line) and write it with the user's
+    columns and the answer, whose names get "predicted_" in front where a column has them already.
+
+    `output` is a table or JSON lines by its suffix, and is there whole or not at all; None: JSON lines on standard output, each
+    chunk as soon as it is predicted. Returns notes on what was left out.
+
+    Raises:
+        DataError: a bad row (file and line), no row at all, another suffix.
+        RunError: a strength outside [0, 1].
+    """
+    checked_output(output)
+    passed = Passed({}, {})
+    chunks = (
+        _input_chunks(run, cast(BufferedReader, sys.stdin.buffer))
+        if given == STANDARD_INPUT
+        else _file_chunks(run, given, passed)
+    )
+    unknown: list[int] = []
+    answers = _answers(run, chunks, strength, told, unknown)
+    if output is None:
+        for chunk in answers:
+            _write_lines(sys.stdout, chunk)
+            sys.stdout.flush()
+    else:
+        with writing(output) as stream:
+            separator = TABLES.get(output.suffix.lower())
+            table = None if separator is None else _Table(stream, separator)
+            for chunk in answers:
+                if table is None:
+                    _write_lines(stream, chunk)
+                else:
+                    table.write(chunk)
+    weighted = [f"{sum(unknown)} rows name no domain that the run has learned a weight for: theirs is 1."]
+    return [*passed.lines(), *(weighted if sum(unknown) else [])]
+
+
+def checked_output(output: Path | None) -> None:
+    """
+    Raises:
+        DataError: a suffix that is no format of predictions, or a folder.
+    """
+    if output is None:
+        return
+    if output.suffix.lower() not in (*TABLES, *LINES):
+        raise DataError(
+            f"unknown format '{output.suffix}'.",
+            where=f"--output {output}",
+            remedy=f"Allowed are {', '.join((*LINES, *TABLES))}.",
+        )
+    if output.is_dir():
+        raise DataError("is a folder.", where=f"--output {output}", remedy="Give the name of a file.")
+
+
+def line_total(given: str) -> int | None:
+    """The lines of one uncompressed text file, for an estimate of what remains; None for everything else."""
+    path = Path(given)
+    if path.suffix.lower() not in (*TABLES, *LINES, ".txt") or not path.is_file():
+        return None
+    with path.open("rb") as stream:
+        return sum(block.count(b"\n") for block in iter(lambda: stream.read(1 << 20), b""))
+
+
+# --- rows
+
+
+def _file_chunks(run: Run, given: str, passed: Passed) -> Iterator[list[Row]]:
+    wanted = replace(wanted_of(run.recipe), inputs=True)
+    rows = (_with_input(run, wanted, row) for row in _rows(_entries(given, wanted), passed))
+    count = 0
+    while chunk := list(itertools.islice(rows, CHUNK_ROWS)):
+        count += len(chunk)
+        yield chunk
+    if not count:
+        raise DataError(f"no row is left. {' '.join(passed.lines())}".strip(), where=given, remedy="Give other rows.")
+
+
+def _entries(given: str, wanted: Wanted) -> Iterator[Entry]:
+    path = Path(given)
+    if wanted.task in WITH_PICTURES and path.suffix.lower() in PICTURE_SUFFIXES and path.is_file():
+        return iter([Row({"image": given}, given, 1)])
+    if wanted.task == "object-detection" and path.is_dir() and _holds_pictures_alone(path):
+        return iter(read_class_folders(path))
+    return stream_part(given, wanted)
+
+
+def _holds_pictures_alone(folder: Path) -> bool:
+    entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+    return bool(entries) and all(entry.suffix.lower() in PICTURE_SUFFIXES for entry in entries)
+
+
+def _rows(entries: Iterable[Entry], passed: Passed) -> Iterator[Row]:
+    for entry in entries:
+        if isinstance(entry, Row):
+            yield entry
+        elif isinstance(entry, LeftOut):
+            count, first = passed.left_out.get(entry.reason, (0, entry.where))
+            passed.left_out[entry.reason] = (count + 1, first)
+        elif isinstance(entry, Note):
+            passed.notes[entry.message] = None
+
+
+def _with_input(run: Run, wanted: Wanted, row: Row) -> Row:
+    """The row itself where it has the task's input, else the one that its "text" makes."""
+    names = [wanted.column(name) for name in INPUTS[wanted.task]]
+    if any(name in row.values for name in names):
+        return row
+    if isinstance(row.values.get("text"), str):
+        return Row({**row.values, **run.task.from_bare(row.values["text"])}, row.file, row.line)
+    raise DataError(
+        f"no column '{names[0]}' (columns: {', '.join(map(str, row.values)) or 'none'}).",
+        where=row.where,
+        remedy="The run reads the columns that it was trained with: rename yours.",
+    )
+
+
+def _input_chunks(run: Run, stream: BufferedReader) -> Iterator[list[Row]]:
+    """Standard input: a chunk is what is there, so that a slow writer gets its answers while it writes. Blank lines are passed over."""
+    name, number, rest = "standard input", 0, ""
+    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    while True:
+        block = stream.read1(READ_BYTES)
+        try:
+            *whole, rest = (rest + decoder.decode(block, final=not block)).split("\n")
+        except UnicodeDecodeError as error:
+            line = number + 1 + error.object.count(b"\n", 0, error.start)
+            raise DataError("is not UTF-8.", where=f"{name}:{line}", remedy="Convert it to UTF-8.") from None
+        lines = whole if block else [*whole, rest]
+        numbered = [(number + place, line.removesuffix("\r")) for place, line in enumerate(lines, start=1)]
+        number += len(lines)
+        rows = [Row(_bare(run, line), name, place) for place, line in numbered if line.strip()]
+        for start in range(0, len(rows), CHUNK_ROWS):
+            yield rows[start : start + CHUNK_ROWS]
+        if not block:
+            return
+
+
+def _bare(run: Run, line: str) -> dict[str, Any]:
+    values = dict(run.task.from_bare(line))
+    return values if line in values.values() else {"text": line, **values}
+
+
+# --- answers
+
+
+def _answers(
+    run: Run, chunks: Iterable[Sequence[Row]], strength: Strength | None, told: Told, unknown: list[int]
+) -> Iterator[list[tuple[Row, dict[str, Any]]]]:
+    done = 0
+    for rows in chunks:
+        made = run.predict_rows(rows, strength=strength)
+        unknown.append(run.unknown_domains(rows))
+        yield [(row, _joined(row, answer)) for row, answer in zip(rows, made, strict=True)]
+        done += len(rows)
+        told(done, rows[-1].line)
+
+
+def _joined(row: Row, answer: Mapping[str, Any]) -> dict[str, Any]:
+    answer = _with_characters(row.values, answer)
+    return {**row.values, **{f"predicted_{key}" if key in row.values else key: value for key, value in answer.items()}}
+
+
+def _with_characters(values: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, Any]:
+    """Entities of words that were cut from a "text" also say at which characters of it they stand, end exclusive."""
+    made, text = dict(answer), values.get("text")
+    if not isinstance(text, str):
+        return made
+    spans = word_spans(text)
+    words = [text[start:end] for start, end in spans]
+    if not any(value == words for value in values.values()):
+        return made
+    for name in ("entities", "base_entities"):
+        if name in made:
+            made[name] = [_placed(entity, text, spans) for entity in made[name]]
+    return made
+
+
+def _placed(entity: Mapping[str, Any], text: str, spans: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    start, end = spans[entity["start"]][0], spans[entity["end"] - 1][1]
+    return {**entity, "text": text[start:end], "start_character": start, "end_character": end}
+
+
+# --- writing
+
+
+def _write_lines(stream: TextIO, chunk: Iterable[tuple[Row, Mapping[str, Any]]]) -> None:
+    for _, values in chunk:
+        stream.write(json.dumps(values, ensure_ascii=False, default=str) + "\n")  # dates of Parquet as their text
+
+
+class _Table:
+    """Rows as lines of a CSV or TSV file, under the columns of the first; lists and objects as JSON."""
+
+    def __init__(self, stream: TextIO, separator: str) -> None:
+        self.writer = csv.writer(stream, delimiter=separator, lineterminator="\n")
+        self.header: list[str] = []
+
+    def write(self, chunk: Iterable[tuple[Row, Mapping[str, Any]]]) -> None:
+        for row, values in chunk:
+            if not self.header:
+                self.header = list(values)
+                self.writer.writerow(self.header)
+            unknown = [name for name in values if name not in self.header]
+            if unknown:
+                raise DataError(
+                    f"the row has a column '{unknown[0]}' that the first row lacks.",
+                    where=row.where,
+                    remedy="Write JSON lines: --output NAME.jsonl.",
+                )
+            self.writer.writerow([_cell(values.get(name)) for name in self.header])
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

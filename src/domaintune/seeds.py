@@ -1,0 +1,216 @@
+"""One recipe over several seeds: a run for each, and their scores with what seeds and examples both add to the uncertainty."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from domaintune.confirm import floor_of
+from domaintune.errors import RunError
+from domaintune.evaluation.intervals import Estimate, bootstrap_weights, kept, percentiles, retention_kind
+from domaintune.evaluation.records import ScoredRows, load_records
+from domaintune.evaluation.verdict import Confirmed, judge
+from domaintune.inputs import checksums
+from domaintune.predict import load, saved_tasks
+from domaintune.recipe import Recipe
+from domaintune.run import SEEDS, SEEDS_SUMMARY, RunFolder, write_json
+from domaintune.tasks.base import Record, Task
+
+
+def tune_seeds(
+    recipe: Recipe,
+    tune_one: Callable[..., Any],
+    *,
+    overwrite: bool,
+    report: Callable[[str, Any], None],
+) -> Any:
+    """`recipe.seeds` runs of the recipe in OUTPUT/seeds/0, 1, ..., on the same parts, by `tune_one`; and their summary in OUTPUT.
+
+    The same recipe resumes: finished runs are kept, an unfinished one goes on. `load(OUTPUT)` is the run with the median dev
+    score (of an even number the lower of the two in the middle).
+    """
+    folder = RunFolder(Path(recipe.output))
+    with folder.lock():
+        folder = RunFolder.start(recipe, data=checksums(recipe), overwrite=overwrite)
+        made = [_recipe_of(recipe, number) for number in range(recipe.seeds)]
+        for number, one in enumerate(made, start=1):
+            if not RunFolder(Path(one.output)).finished:
+                tune_one(one, report=_numbered(report, f"seed {number} of {recipe.seeds}: "))
+        _summarise(folder, recipe, [RunFolder.existing(one.output) for one in made])
+    return load(recipe.output)
+
+
+def _recipe_of(recipe: Recipe, number: int) -> Recipe:
+    data = recipe.data.model_copy(update={"seed": recipe.data_seed})
+    output = str(Path(recipe.output) / SEEDS / str(number))
+    return recipe.model_copy(update={"seed": recipe.seed + number, "seeds": 1, "data": data, "output": output})
+
+
+def _numbered(report: Callable[[str, Any], None], prefix: str) -> Callable[[str, Any], None]:
+    return lambda stage, progress: report(prefix + stage, progress)
+
+
+def _summarise(folder: RunFolder, recipe: Recipe, runs: Sequence[RunFolder]) -> None:
+    scores = [run.read("scores.json") for run in runs]
+    tasks = saved_tasks(runs[0])
+    chosen = [f"{s['chosen_strength']:g}" for s in scores]
+    domain = _side(tasks["domain"], runs, "test", chosen, recipe)
+    general = None
+    if scores[0]["general"] is not None:
+        agreement = scores[0]["general"]["kind"] == "agreement"
+        general = _side(tasks.get("general", tasks["domain"]), runs, "general", chosen, recipe)
+    dev = [dev_score(s) for s in scores]
+    used = median_place(dev, higher_is_better=tasks["domain"].primary.higher_is_better)
+
+    def at(strength: float, name: str) -> Confirmed:
+        retention = None if general is None else general.change(name, agreement=agreement)
+        return Confirmed(strength, domain.gain(name), retention)
+
+    verdict = judge(
+        at(float(chosen[used]), "chosen"),
+        at(1.0, "tuned"),
+        floor=floor_of(recipe, tasks["domain"], agreement=general is not None and agreement),
+        agreement=general is not None and agreement,
+        test_rows=domain.count,
+        general_rows=0 if general is None else general.count,
+    )
+    summary = {
+        "primary": scores[0]["primary"],
+        "used_seed": used,
+        "runs": [
+            {
+                "folder": f"{SEEDS}/{number}",
+                "seed": recipe.seed + number,
+                "dev": value,
+                "chosen_strength": s["chosen_strength"],
+                "score": s["domain"]["scores"][key][s["primary"]]["value"],
+                "retention": None if s["general"] is None else s["general"]["change"][key]["value"],
+                "verdict": s["verdict"]["kind"],
+            }
+            for number, (s, key, value) in enumerate(zip(scores, chosen, dev, strict=True))
+        ],
+        "domain": domain.plain(change=domain.gain, kind="gain"),
+        "general": None
+        if general is None
+        else general.plain(
+            change=lambda name: general.change(name, agreement=agreement), kind=scores[0]["general"]["kind"]
+        ),
+        "verdict": verdict.plain(),
+    }
+    write_json(folder.path / SEEDS_SUMMARY, summary)
+    folder.finish(
+        {
+            "task": tasks["domain"].name,
+            "method": recipe.method.name,
+            "base": recipe.base,
+            "verdict": verdict.kind,
+            "seeds": recipe.seeds,
+            "used_seed": used,
+        }
+    )
+
+
+def dev_score(scores: dict[str, Any]) -> float:
+    """A run's primary score on its dev part (out of fold where folds stand in for it), at the strength that it chose."""
+    chosen = next(point for point in scores["frontier"] if point["strength"] == scores["chosen_strength"])
+    return float(chosen["domain"])
+
+
+def median_place(values: Sequence[float], *, higher_is_better: bool) -> int:
+    """Where the median stands; of an even number the worse of the two in the middle, of equal ones the first."""
+    order = sorted(range(len(values)), key=lambda place: (values[place] if higher_is_better else -values[place], place))
+    return order[(len(values) - 1) // 2]
+
+
+@dataclass(frozen=True)
+class _Side:
+    """The scores of one side over seeds and resamples.
+
+    Resamples draw seeds and examples independently, as the seeds were all scored on the same examples. Source: Owen 2007, the
+    pigeonhole bootstrap (arXiv 0711.0083). Where a run's own interval is exact, because its models differ on few examples, the
+    interval reaches at least as far as that of every run. `points` and `draws`: "base", "chosen" (each run at its own choice), "tuned" ->
+    score -> the mean over seeds, once and by draw.
+    """
+
+    task: Task
+    count: int
+    points: dict[str, dict[str, float]]
+    draws: dict[str, dict[str, np.ndarray]]
+    keys: dict[str, Sequence[str]]
+    confirmed: Sequence[Mapping[str, Any]]
+    """What each run's scores.json says of this side."""
+
+    def gain(self, name: str) -> Estimate:
+        primary = self.task.primary
+        sign = 1.0 if primary.higher_is_better else -1.0
+        value = sign * (self.points[name][primary.name] - self.points["base"][primary.name])
+        made = percentiles(value, sign * (self.draws[name][primary.name] - self.draws["base"][primary.name]))
+        return self._reaching(made, name, lambda side, key: side["change"][key])
+
+    def change(self, name: str, *, agreement: bool) -> Estimate:
+        """Retention: of the means over seeds; or agreement."""
+        primary = self.task.primary
+        value, base = self.points[name][primary.name], self.points["base"][primary.name]
+        draws, base_draws = self.draws[name][primary.name], self.draws["base"][primary.name]
+        if agreement and primary.higher_is_better:
+            return self.score(name, primary.name)
+        kind = retention_kind(primary, base)
+        whole = kept(primary, np.array(value), np.array(base), kind)
+        made = percentiles(float(whole), kept(primary, draws, base_draws, kind))
+        return self._reaching(made, name, lambda side, key: side["change"][key])
+
+    def score(self, name: str, score: str) -> Estimate:
+        made = percentiles(self.points[name][score], self.draws[name][score])
+        return self._reaching(made, name, lambda side, key: side["scores"][key][score])
+
+    def _reaching(
+        self, made: Estimate, name: str, of: Callable[[Mapping[str, Any], str], Mapping[str, Any]]
+    ) -> Estimate:
+        own = [of(side, key) for side, key in zip(self.confirmed, self.keys[name], strict=True)]
+        exact = [estimate for estimate in own if estimate["how"] == "exact"]
+        if not exact:
+            return made
+        return replace(
+            made,
+            low=min(made.low, *(e["low"] for e in exact)),
+            high=max(made.high, *(e["high"] for e in exact)),
+            lower=min(made.lower, *(e["lower"] for e in exact)),
+            how="exact",
+        )
+
+    def plain(self, *, change: Callable[[str], Estimate], kind: str) -> dict[str, Any]:
+        scores = {name: {key: self.score(name, key).plain() for key in points} for name, points in self.points.items()}
+        changes = {name: change(name).plain() for name in self.points}
+        return {"rows": self.count, "kind": kind, "scores": scores, "change": changes}
+
+
+def _side(task: Task, runs: Sequence[RunFolder], part: str, chosen: Sequence[str], recipe: Recipe) -> _Side:
+    read = [load_records(run.path / "records" / f"{part}.safetensors") for run in runs]
+    rows = _same_rows([entry[0] for entry in read], runs)
+    count, draws = len(rows.checksums), recipe.evaluation.draws
+    weights = bootstrap_weights(count, draws=draws, seed=recipe.seed, groups=rows.group_names())
+    over_seeds = bootstrap_weights(len(runs), draws=draws, seed=recipe.seed) / len(runs)
+    points: dict[str, dict[str, float]] = {}
+    drawn: dict[str, dict[str, np.ndarray]] = {}
+    strengths = {"base": ["0"] * len(runs), "chosen": chosen, "tuned": ["1"] * len(runs)}
+    for name, keys in strengths.items():
+        records: list[list[Record]] = [entry[1][key] for entry, key in zip(read, keys, strict=True)]
+        once = [task.reduce(one, np.ones((1, count))) for one in records]
+        often = [task.reduce(one, weights) for one in records]
+        points[name] = {key: float(np.mean([one[key][0] for one in once])) for key in once[0]}
+        drawn[name] = {key: (over_seeds * np.stack([one[key] for one in often], axis=1)).sum(1) for key in once[0]}
+    sides = [run.read("scores.json")["domain" if part == "test" else part] for run in runs]
+    return _Side(task, count, points, drawn, strengths, sides)
+
+
+def _same_rows(rows: Sequence[ScoredRows], runs: Sequence[RunFolder]) -> ScoredRows:
+    for own, run in zip(rows, runs, strict=True):
+        if not np.array_equal(own.checksums, rows[0].checksums):
+            raise RunError(
+                "was scored on other rows than the first seed's run.", where=str(run.path), remedy="Make the runs anew."
+            )
+    return rows[0]

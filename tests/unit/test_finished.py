@@ -1,0 +1,207 @@
+"""What is done with finished runs: evaluated on later rows, compared in pairs, listed, set to another strength."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from small_runs import recipe, save_base, table
+
+from domaintune import Run, load, tune
+from domaintune.errors import DataError, RunError
+from domaintune.finished.compare import compare
+from domaintune.finished.evaluate import evaluate
+from domaintune.finished.listing import list_runs
+from domaintune.finished.strength import moved, set_strength, told
+from domaintune.run import RunFolder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("finished")
+    save_base(made)
+    return made
+
+
+def name(folder: Path, run: str) -> str:
+    return str(folder / "runs" / run)
+
+
+@pytest.fixture(scope="module")
+def first(folder: Path) -> Run:
+    return tune(recipe(folder, output=name(folder, "first"), method="full"))
+
+
+@pytest.fixture(scope="module")
+def second(folder: Path) -> Run:
+    return tune(recipe(folder, output=name(folder, "second"), general=None))
+
+
+def scores(run: Run) -> dict:
+    return RunFolder.existing(run.path).read("scores.json")
+
+
+def test_evaluating_the_test_part_gives_what_was_confirmed(second: Run, folder: Path) -> None:
+    made = evaluate(second, str(folder / "test.csv")).plain()
+    confirmed = scores(second)["domain"]
+    assert made["strength"] == second.strength == 1.0
+    assert made["seen_rows"] == 0
+    assert made["notes"] == []
+    for key in ("scores", "change", "rows", "kind"):
+        assert made[key] == confirmed[key]
+
+
+def test_evaluating_at_a_strength_agrees_with_the_answers(first: Run, folder: Path) -> None:
+    data = table(folder / "later.csv", 30, start=1200)
+    made = evaluate(first, data, strength=0.3)
+    rows = [line.rsplit(",", 1) for line in Path(data).read_text().splitlines()[1:]]
+    for strength in (0.0, 0.3):
+        answers = first.predict([text for text, _ in rows], strength=strength)
+        right = [a["label"] == label for a, (_, label) in zip(answers, rows, strict=True)]
+        assert made.side.scores[strength]["accuracy"].value == pytest.approx(sum(right) / len(right))
+    gain = made.side.change[0.3]
+    assert gain.low <= gain.value <= gain.high
+    assert made.side.plain()["kind"] == "gain"
+    kept = evaluate(first, data, strength=1.0, general=True).side
+    ratio = kept.scores[1.0]["accuracy"].value / kept.scores[0.0]["accuracy"].value
+    assert kept.kind == "retention (ratio)"
+    assert kept.change[1.0].value == pytest.approx(ratio)
+
+
+def test_rows_that_were_seen_are_told_and_bare_ones_refused(first: Run, folder: Path) -> None:
+    mixed = folder / "mixed.csv"
+    seen = (folder / "train.csv").read_text().splitlines()[:6]
+    mixed.write_text("\n".join([*seen, "a new room,positive"]) + "\n")
+    made = evaluate(first, str(mixed))
+    assert made.seen == 5
+    assert made.notes[-1].startswith("5 of 6 rows were trained or chosen on")
+    bare = table(folder / "bare.csv", 5, column="")
+    with pytest.raises(DataError, match=r"bare.csv:2: the row has no target.*domaintune predict"):
+        evaluate(first, bare)
+    (folder / "odd.csv").write_text("text,label\na room,lovely\n")
+    with pytest.raises(DataError, match=r"odd.csv:2: unknown label 'lovely'"):
+        evaluate(first, str(folder / "odd.csv"))
+    with pytest.raises(RunError, match="strength"):
+        evaluate(first, str(mixed), strength=3)
+
+
+def test_general_rows_with_labels_of_their_own_are_answered_by_their_head(first: Run, folder: Path) -> None:
+    three = ("food", "room", "staff")
+    parts = {
+        part: table(folder / f"{part}3.csv", 24, labels=three, start=start)
+        for part, start in (("train", 0), ("dev", 500), ("test", 700))
+    }
+    run = tune(recipe(folder, output=name(folder, "three"), base=name(folder, "first"), **parts))
+    made = evaluate(run, str(folder / "later.csv"), strength=1.0, general=True)
+    answers = run.predict(
+        [line.rsplit(",", 1)[0] for line in (folder / "later.csv").read_text().splitlines()[1:]], strength=1.0
+    )
+    labels = [line.rsplit(",", 1)[1] for line in (folder / "later.csv").read_text().splitlines()[1:]]
+    right = [a["base_label"] == label for a, label in zip(answers, labels, strict=True)]
+    assert made.side.scores[1.0]["accuracy"].value == pytest.approx(sum(right) / len(right))
+
+
+def test_comparing_runs_in_pairs(first: Run, second: Run, folder: Path) -> None:
+    third = tune(recipe(folder, output=name(folder, "third"), method="freeze", general=None))
+    made = compare([first.path, second.path, third.path])
+    assert [run["run"] for run in made["runs"]] == [name(folder, run) for run in ("first", "second", "third")]
+    assert [(pair["first"], pair["second"]) for pair in made["pairs"]] == [
+        (name(folder, a), name(folder, b)) for a, b in (("first", "second"), ("first", "third"), ("second", "third"))
+    ]
+    for facts, run in zip(made["runs"], (first, second, third), strict=True):
+        own, key = scores(run), f"{run.strength:g}"
+        assert facts["score"] == own["domain"]["scores"][key]["accuracy"]
+        assert facts["base_score"] == own["domain"]["scores"]["0"]["accuracy"]
+        assert facts["verdict"] == own["verdict"]["kind"]
+        assert facts["trainable_parameters"] == own["trainable_parameters"] > 0
+    assert made["runs"][1]["retention"] is None
+    assert made["runs"][0]["retention"]["value"] > 0
+    for pair in made["pairs"]:
+        one, two = (next(r for r in made["runs"] if r["run"] == pair[side]) for side in ("first", "second"))
+        assert pair["difference"]["value"] == pytest.approx(two["score"]["value"] - one["score"]["value"])
+        assert pair["p"] <= pair["p_corrected"] <= 1
+    again = compare([first.path, second.path, third.path], data=str(folder / "test.csv"))
+    assert again["pairs"] == made["pairs"]
+
+
+def test_rows_in_another_order_are_brought_into_one(first: Run, second: Run, folder: Path) -> None:
+    header, *rows = (folder / "test.csv").read_text().splitlines()
+    (folder / "turned.csv").write_text("\n".join([header, *reversed(rows)]) + "\n")
+    turned = tune(recipe(folder, output=name(folder, "turned"), test=str(folder / "turned.csv"), general=None))
+    made = compare([second.path, turned.path])  # the same recipe but for the order: the same answers
+    assert made["pairs"][0]["difference"]["value"] == 0
+    assert made["pairs"][0]["difference"]["differing"] == 0
+    assert made["pairs"][0]["p"] == 1.0
+
+
+def test_comparisons_that_mean_nothing_are_refused(first: Run, second: Run, folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="got one run"):
+        compare([first.path])
+    with pytest.raises(RunError, match="is named twice"):
+        compare([first.path, second.path, folder / "runs" / ".." / "runs" / "first"])
+    with pytest.raises(RunError, match=r"three has other labels than .*first \(food"):
+        compare([first.path, name(folder, "three")])
+    other = tune(
+        recipe(folder, output=name(folder, "other"), test=table(folder / "test2.csv", 24, start=201), general=None)
+    )
+    with pytest.raises(RunError, match=r"other rows than .*second.*: 1 of the 24 rows of .*\(.*test2.csv:25\).*--data"):
+        compare([second.path, other.path])
+    assert compare([second.path, other.path], data=str(folder / "later.csv"))["rows"] == 30
+    shutil.copytree(first.path, tmp_path / "old")
+    shutil.rmtree(tmp_path / "old" / "records")
+    with pytest.raises(RunError, match=r"older versions.*--data"):
+        compare([tmp_path / "old", second.path])
+    (tmp_path / "old" / "tasks.json").write_text('{"domain": {"labels": ["a", "b"]}}')
+    with pytest.raises(RunError, match=r"old: is damaged"):
+        compare([tmp_path / "old", second.path])
+    state = json.loads((tmp_path / "old" / "run.json").read_text())
+    (tmp_path / "old" / "run.json").write_text(json.dumps({**state, "task": "generation"}))
+    with pytest.raises(RunError, match=r"different tasks: .*old is generation, .*second is text-classification"):
+        compare([tmp_path / "old", second.path])
+
+
+def test_listing(first: Run, second: Run, folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(first.path, tmp_path / "runs" / "inner" / "first")
+    shutil.copytree(second.path, tmp_path / "runs" / "half")
+    shutil.copytree(second.path, tmp_path / "runs" / "inner" / "first" / "seeds" / "0")  # inside a run: not looked at
+    half = tmp_path / "runs" / "half" / "run.json"
+    half.write_text(json.dumps({**json.loads(half.read_text()), "finished": False}))
+    (tmp_path / "runs" / "torn").mkdir()
+    (tmp_path / "runs" / "torn" / "run.json").write_text("{")
+    made = list_runs(tmp_path / "runs")
+    assert [Path(run["run"]).name for run in made] == ["half", "first", "torn"]
+    assert (made[0]["finished"], made[0]["verdict"], made[0]["method"]) == (False, None, "lora")
+    assert made[1]["finished"]
+    assert made[1]["gain"] == scores(first)["domain"]["change"][f"{scores(first)['chosen_strength']:g}"]
+    assert "not valid JSON" in made[2]["damaged"]
+    for place in (tmp_path / "nowhere", tmp_path / "runs" / "half" / "adapter"):
+        with pytest.raises(RunError):
+            list_runs(place)
+
+
+def test_setting_the_strength(second: Run, folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    shutil.copytree(second.path, path)
+    texts = ["a clean room and a rude desk", "cold soup"]
+    before = (path / "scores.json").read_text()
+    assert moved(path) == []
+    assert told(path, 0.25, keep=False)[0].startswith("Strength 0.25 is in the table.")
+    assert told(path, 0.3, keep=False)[0].startswith("Strength 0.3 was not measured.")
+    assert load(path).strength == 1.0
+    lines = told(path, 0.25, keep=True)
+    assert "now predicts at strength 0.25" in lines[0]
+    assert "was for strength 1, not for 0.25" in lines[1]
+    run = load(path)
+    assert run.strength == 0.25
+    assert run.predict(texts) == second.predict(texts, strength=0.25)
+    assert (path / "scores.json").read_text() == before
+    with pytest.raises(RunError, match=r"set to strength 0.25.*--data"):
+        compare([path, second.path])
+    for bad in (-0.1, 1.5, float("nan")):
+        with pytest.raises(RunError, match="strength must lie"):
+            set_strength(path, bad)
+    with pytest.raises(RunError, match="--strength"):
+        told(path, None, keep=True)
+    assert load(path).strength == 0.25

@@ -1,0 +1,210 @@
+"""Predictions of files and streams: columns kept, formats by name, whole files or none, bad rows named, nothing kept."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_runs import recipe, save_base, table
+from tiny import TEXT, tiny_base
+
+from domaintune import Run, tune
+from domaintune.data.formats import stream_part
+from domaintune.data.rows import Wanted
+from domaintune.errors import DataError, RunError
+from domaintune.finished import predictions
+from domaintune.finished.predictions import line_total, predict_file
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("predictions")
+    save_base(made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path) -> Run:
+    return tune(recipe(folder))
+
+
+@pytest.fixture(scope="module")
+def tagger(folder: Path) -> Run:
+    base = tiny_base("bert", "token-classification")
+    base.model.save_pretrained(folder / "tags")
+    base.processor.save_pretrained(folder / "tags")
+    rows = []
+    for text in TEXT * 3:
+        tokens = text.split()
+        rows.append({"tokens": tokens, "tags": ["B-PER", "I-PER", *["O"] * (len(tokens) - 3), "B-LOC"]})
+    values: dict[str, Any] = {
+        "task": "token-classification",
+        "base": str(folder / "tags"),
+        "output": str(folder / "runs/tagger"),
+        "data": {"keep_leaks": True},
+    }
+    parts = {"train": rows, "dev": rows, "test": rows, "general": None}
+    return tune(recipe(folder, **values, **parts, training={"epochs": 3, "learning_rate": 0.01}))
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_columns_are_kept_and_chunks_change_nothing(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = table(folder / "new.csv", 30, start=900)
+    told: list[tuple[int, int]] = []
+    monkeypatch.setattr(predictions, "CHUNK_ROWS", 7)
+    predict_file(run, data, output=folder / "o.jsonl", strength=0.5, told=lambda *done: told.append(done))
+    made = lines(folder / "o.jsonl")
+    with open(data, encoding="utf-8") as stream:
+        given = list(csv.DictReader(stream))
+    assert [{name: row[name] for name in ("text", "label")} for row in made] == given
+    expected = run.predict([row["text"] for row in given], strength=0.5)
+    assert [row["predicted_label"] for row in made] == [e["label"] for e in expected]
+    assert [row["probability"] for row in made] == pytest.approx(
+        [e["probability"] for e in expected], abs=1e-5
+    )  # other batches, float32
+    assert told == [(7, 8), (14, 15), (21, 22), (28, 29), (30, 31)]
+    assert line_total(data) == 31
+
+
+def test_a_table_stays_a_table(run: Run, folder: Path) -> None:
+    data = folder / "quoted.csv"
+    data.write_text('id,text\n1,"a clean, ""warm"" room"\n2,"two\nlines"\n', encoding="utf-8")
+    for suffix, separator in ((".csv", ","), (".TSV", "\t")):
+        output = folder / f"out{suffix}"
+        predict_file(run, str(data), output=output)
+        with output.open(encoding="utf-8", newline="") as stream:
+            made = list(csv.DictReader(stream, delimiter=separator))
+        assert list(made[0]) == ["id", "text", "label", "probability"]
+        assert [row["text"] for row in made] == ['a clean, "warm" room', "two\nlines"]
+        assert float(made[0]["probability"]) > 0
+
+
+def test_a_table_of_uneven_rows_is_refused(run: Run, folder: Path) -> None:
+    data = folder / "uneven.jsonl"
+    data.write_text('{"text": "a clean room"}\n{"text": "a room", "id": 3}\n', encoding="utf-8")
+    with pytest.raises(DataError, match=r"uneven.jsonl:2: the row has a column 'id'"):
+        predict_file(run, str(data), output=folder / "uneven.csv")
+    predict_file(run, str(data), output=folder / "even.jsonl")
+    assert lines(folder / "even.jsonl")[1]["id"] == 3
+
+
+def test_a_failed_prediction_leaves_what_was_there(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predictions, "CHUNK_ROWS", 4)
+    data, output = folder / "bad.csv", folder / "results" / "bad.jsonl"
+    data.write_text("text\n" + "a room\n" * 9 + '" "\na room\n', encoding="utf-8")
+    with pytest.raises(DataError, match=r"bad.csv:11: 'text' is empty"):
+        predict_file(run, str(data), output=output)
+    assert list(output.parent.iterdir()) == []
+    output.write_text("before")
+    with pytest.raises(DataError, match=r"bad.csv:11"):
+        predict_file(run, str(data), output=output)
+    assert output.read_text() == "before"
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predict_file(run, table(folder / "fine.csv", 9), output=output, told=killed)
+    assert [path.name for path in output.parent.iterdir()] == ["bad.jsonl"]
+    assert output.read_text() == "before"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", "review\nfine\n", r"a.csv:2: no column 'text' \(columns: review\). The run reads the columns"),
+        ("b.csv", "text\n", r"no rows"),
+        ("c.jsonl", '{"text": "a"}\n{"text": 3}\n', r"c.jsonl:2: 'text' must be text"),
+        ("d.jsonl", '{"text": "a"}\nnot json\n', r"d.jsonl:2: not valid JSON"),
+        ("e.csv", "text,id\na,1\nb\n", r"e.csv:3: 1 cells"),
+    ],
+)
+def test_bad_rows_are_named(run: Run, tmp_path: Path, name: str, content: str, message: str) -> None:
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    with pytest.raises(DataError, match=message):
+        predict_file(run, str(tmp_path / name), output=tmp_path / "out.jsonl")
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_bad_outputs_and_strengths_are_refused(run: Run, folder: Path) -> None:
+    with pytest.raises(DataError, match=r"unknown format '.xlsx'. Allowed are .jsonl"):
+        predict_file(run, "-", output=folder / "x.xlsx")
+    (folder / "folder.csv").mkdir()
+    with pytest.raises(DataError, match="is a folder"):
+        predict_file(run, "-", output=folder / "folder.csv")
+    with pytest.raises(RunError, match="strength"):
+        predict_file(run, table(folder / "new.csv", 4), output=folder / "x.csv", strength=-0.1)
+
+
+class Slow(io.BytesIO):
+    """Gives what one `write` of the other side gave, and says how much had been answered by then."""
+
+    def __init__(self, blocks: list[bytes], answered: io.StringIO) -> None:
+        super().__init__()
+        self.blocks, self.answered, self.seen = blocks, answered, []
+
+    def read1(self, size: int | None = -1, /) -> bytes:
+        self.seen.append(self.answered.getvalue().count("\n"))
+        return self.blocks.pop(0) if self.blocks else b""
+
+
+def test_standard_input_is_answered_while_it_comes(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    answered = io.StringIO()
+    blocks = [b"a clean room\r\n\nein fau", "ler Hund 服".encode()[:-1], "服".encode()[-1:] + b"\nlast"]
+    stream = Slow(blocks, answered)
+    monkeypatch.setattr(sys, "stdin", type("Input", (), {"buffer": stream}))
+    monkeypatch.setattr(sys, "stdout", answered)
+    predict_file(run, "-", output=None)
+    made = [json.loads(line) for line in answered.getvalue().splitlines()]
+    assert [row["text"] for row in made] == ["a clean room", "ein fauler Hund 服", "last"]
+    assert stream.seen == [0, 1, 1, 2]
+    assert [row["label"] for row in made] == [e["label"] for e in run.predict([row["text"] for row in made])]
+    monkeypatch.setattr(sys, "stdin", type("Input", (), {"buffer": Slow([b"fine\nbad \xff\n"], answered)}))
+    with pytest.raises(DataError, match=r"standard input:2: is not UTF-8"):
+        predict_file(run, "-", output=None)
+
+
+def test_entities_say_where_in_the_text_they_stand(tagger: Run, tmp_path: Path) -> None:
+    texts = ["Angela  Merkel visited Paris.", "der Hund, 服务很好"]
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    predict_file(tagger, str(tmp_path / "texts.jsonl"), output=tmp_path / "out.jsonl")
+    made = lines(tmp_path / "out.jsonl")
+    assert [row["text"] for row in made] == texts
+    found = [(row["text"], entity) for row in made for entity in row["entities"]]
+    assert found, "the tagger marks something"
+    for text, entity in found:
+        assert text[entity["start_character"] : entity["end_character"]] == entity["text"]
+    assert any("  " in entity["text"] for _, entity in found)
+    rows = [{"tokens": text.split(), "tags": ["x"] * 3} for text in texts]
+    (tmp_path / "words.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    predict_file(tagger, str(tmp_path / "words.jsonl"), output=tmp_path / "words_out.jsonl")
+    for row, given in zip(lines(tmp_path / "words_out.jsonl"), rows, strict=True):
+        assert row["tags"] == given["tags"]  # the user's, of whatever kind
+        assert len(row["predicted_tags"]) == len(given["tokens"])
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "tags"])
+def test_reading_keeps_nothing(tmp_path: Path, kind: str) -> None:
+    count, path = 40_000, tmp_path / f"large.{'csv' if kind == 'csv' else 'jsonl'}"
+    with path.open("w", encoding="utf-8") as stream:
+        stream.write("text,note\n" if kind == "csv" else "")
+        for number in range(count):
+            values: dict[str, Any] = {"text": f"room {number}", "note": "x" * 200}
+            values |= {"tokens": ["a", "b"], "tags": ["O", "B-X"]} if kind == "tags" else {}
+            line = ",".join(values.values()) if kind == "csv" else json.dumps(values)
+            stream.write(line + "\n")
+    wanted = Wanted("token-classification" if kind == "tags" else "text-classification", inputs=True)
+    tracemalloc.start()
+    assert sum(1 for _ in stream_part(str(path), wanted)) == count
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8_000_000 < path.stat().st_size  # a block of 1 MB as text, its lines, and little else

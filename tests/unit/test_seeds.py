@@ -1,0 +1,121 @@
+"""One recipe over several seeds: complete runs on the same parts, a summary, and the run in the middle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_runs import recipe, save_base
+
+from domaintune import load, seeds, tune
+from domaintune.errors import RunError
+from domaintune.evaluation.records import load_records
+from domaintune.finished.listing import list_runs
+from domaintune.seeds import median_place
+
+
+def read(path: Path) -> dict:
+    return json.loads(path.read_text())
+
+
+def test_a_killed_one_goes_on_and_the_summary_is_the_mean(tmp_path: Path) -> None:
+    save_base(tmp_path)
+    output = tmp_path / "runs" / "s"
+    made = recipe(tmp_path, seeds=3, seed=5, test=None, output=str(output), method="full")
+
+    def kill(stage: str, progress: object) -> None:
+        if stage == "seed 2 of 3: frontier":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tune(made, report=kill)
+    with pytest.raises(RunError, match="not finished"):
+        load(output)
+    first = (output / "seeds/0/adapter/weights.safetensors").stat()
+    with pytest.raises(RunError, match=r"seeds: 3 -> 4"):
+        tune(made.model_copy(update={"seeds": 4}))
+    run = tune(made)
+    assert (output / "seeds/0/adapter/weights.safetensors").stat().st_mtime_ns == first.st_mtime_ns
+    summary = read(output / "seeds.json")
+    own = [read(output / "seeds" / str(n) / "scores.json") for n in range(3)]
+    assert [read(output / "seeds" / str(n) / "recipe.json")["seed"] for n in range(3)] == [5, 6, 7]
+    rows = [load_records(output / "seeds" / str(n) / "records/test.safetensors")[0].checksums for n in range(3)]
+    assert all(np.array_equal(rows[0], other) for other in rows)
+    assert len({(output / "seeds" / str(n) / "adapter/weights.safetensors").read_bytes() for n in range(3)}) == 3
+    for word, keys in (("base", "000"), ("tuned", "111"), ("chosen", [f"{s['chosen_strength']:g}" for s in own])):
+        values = [s["domain"]["scores"][key]["accuracy"]["value"] for s, key in zip(own, keys, strict=True)]
+        estimate = summary["domain"]["scores"][word]["accuracy"]
+        assert estimate["value"] == pytest.approx(np.mean(values))
+        assert estimate["low"] <= min(np.mean(values), estimate["high"])
+    tuned = summary["domain"]["change"]["tuned"]
+    gains = [s["domain"]["change"]["1"]["value"] for s in own]
+    assert tuned["value"] == pytest.approx(np.mean(gains))
+    kept = summary["general"]["change"]["tuned"]["value"]
+    general = summary["general"]["scores"]
+    assert kept == pytest.approx(general["tuned"]["accuracy"]["value"] / general["base"]["accuracy"]["value"])
+    dev = [entry["dev"] for entry in summary["runs"]]
+    assert dev[summary["used_seed"]] == np.median(dev)
+    assert run.path == output / "seeds" / str(summary["used_seed"])
+    assert load(output).predict(["a clean room"]) == load(run.path).predict(["a clean room"])
+    (listed,) = list_runs(tmp_path / "runs")
+    assert (listed["run"], listed["seeds"], listed["finished"]) == (str(output), 3, True)
+    with pytest.raises(RunError, match="finished run"):
+        tune(made)
+
+
+@pytest.mark.parametrize(
+    ("values", "higher", "place"),
+    [
+        ([0.2, 0.9, 0.5], True, 2),
+        ([0.9, 0.2], True, 1),
+        ([0.9, 0.2], False, 0),
+        ([0.5, 0.5, 0.5], True, 1),
+        ([3], True, 0),
+    ],
+)
+def test_the_median_run(values: list[float], higher: bool, place: int) -> None:
+    assert median_place(values, higher_is_better=higher) == place
+
+
+class Mean:
+    """A task whose score is the mean of a number."""
+
+    from domaintune.tasks.generation import Generation
+
+    primary = Generation.primary.__class__("mean")
+
+    @staticmethod
+    def reduce(records: list, weights: np.ndarray) -> dict[str, np.ndarray]:
+        values = np.array([record["value"] for record in records], dtype=np.float64)
+        return {"mean": weights @ values / weights.sum(1)}
+
+
+def test_intervals_hold_what_seeds_and_examples_add(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Example effects of standard deviation 1 over 400 rows, seed effects of .3 over 8 seeds: the variances of the mean add up,
+    the seeds' times 7/8 as a resample of 8 has it."""
+    generator = np.random.default_rng(0)
+    count, number = 400, 8
+    examples, shifts = generator.normal(size=count), 0.3 * generator.normal(size=number)
+    shared = seeds.ScoredRows(np.arange(count), np.full(count, -1))
+
+    def stored(path: Path) -> tuple:
+        shift = shifts[int(path.parent.parent.name)]
+        zero = [{"value": np.asarray(0.0)}] * count
+        return shared, {"0": zero, "1": [{"value": np.asarray(x + shift)} for x in examples]}
+
+    monkeypatch.setattr(seeds, "load_records", stored)
+    runs = []
+    for n in range(number):
+        (tmp_path / str(n)).mkdir()
+        estimate = {"how": "bootstrap"}
+        side = {"scores": {"0": {"mean": estimate}, "1": {"mean": estimate}}, "change": {"0": estimate, "1": estimate}}
+        (tmp_path / str(n) / "scores.json").write_text(json.dumps({"domain": side}))
+        runs.append(seeds.RunFolder(tmp_path / str(n)))
+    made = recipe(tmp_path, evaluation={"draws": 4000})
+    gain = seeds._side(Mean(), runs, "test", ["1"] * number, made).gain("tuned")  # type: ignore[arg-type]
+    assert gain.value == pytest.approx(examples.mean() + shifts.mean())
+    expected = np.sqrt(examples.var() / count + shifts.var() / number)
+    assert (gain.high - gain.low) / (2 * 1.96) == pytest.approx(expected, rel=0.06)
+    assert expected > 1.5 * examples.std() / np.sqrt(count)  # examples alone would say far less
