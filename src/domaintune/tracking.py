@@ -159,17 +159,18 @@ class Tracking:
         self.primary = TASKS[recipe.task.name].primary
 
     def __call__(self, stage: str, progress: Progress | None) -> None:
+        values = {} if progress is None else self._values(progress)
+        if progress is not None and values:
+            self._numbers({f"{stage}/{name}": value for name, value in values.items()}, step=progress.step)
         self.report(stage, progress)
-        if progress is None or not self.trackers:
-            return
+
+    def _values(self, progress: Progress) -> dict[str, float]:
         if progress.score is not None:
             sign = 1.0 if self.primary.higher_is_better else -1.0
-            values = {f"dev/{self.primary.name}": sign * progress.score, "epoch_loss": progress.loss}
-        elif progress.step % max(1, progress.total_steps // POINTS) == 0:
-            values = {"loss": progress.loss, "learning_rate": progress.learning_rate}
-        else:
-            return
-        self._numbers({f"{stage}/{name}": value for name, value in values.items()}, step=progress.step)
+            return {f"dev/{self.primary.name}": sign * progress.score, "epoch_loss": progress.loss}
+        if progress.step % max(1, progress.total_steps // POINTS) == 0:
+            return {"loss": progress.loss, "learning_rate": progress.learning_rate}
+        return {}
 
     def result(self, folder: RunFolder) -> None:
         """Log the final scores and the run's report."""

@@ -88,6 +88,15 @@ def test_a_table_stays_a_table(run: Run, folder: Path) -> None:
         assert float(made[0]["probability"]) > 0
 
 
+def test_no_column_of_the_users_is_lost(run: Run, folder: Path) -> None:
+    data = folder / "twice.csv"
+    data.write_text("text,label,predicted_label\na room,mine,too\n", encoding="utf-8")
+    predict_file(run, str(data), output=folder / "twice.jsonl")
+    (made,) = lines(folder / "twice.jsonl")
+    assert (made["label"], made["predicted_label"]) == ("mine", "too")
+    assert made["predicted_predicted_label"] in ("negative", "positive")
+
+
 def test_a_table_of_uneven_rows_is_refused(run: Run, folder: Path) -> None:
     data = folder / "uneven.jsonl"
     data.write_text('{"text": "a clean room"}\n{"text": "a room", "id": 3}\n', encoding="utf-8")

@@ -211,8 +211,13 @@ def _answers(
 
 
 def _joined(row: Row, answer: Mapping[str, Any]) -> dict[str, Any]:
-    answer = _with_characters(row.values, answer)
-    return {**row.values, **{f"predicted_{key}" if key in row.values else key: value for key, value in answer.items()}}
+    made = dict(row.values)
+    for key, value in _with_characters(row.values, answer).items():
+        name = key
+        while name in row.values:
+            name = f"predicted_{name}"
+        made[name] = value
+    return made
 
 
 def _with_characters(values: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, Any]:
