@@ -154,14 +154,15 @@ def _plan_table(plan: Any) -> Table:
 def show(console: Console, path: Path) -> None:
     """The result table of a run."""
     from domaintune.run import RunFolder
-    from domaintune.terminal import beside, scores_table
+    from domaintune.terminal import beside, scores_table, trust_lines
 
     folder = RunFolder.existing(path)
     scores = folder.read("scores.json")
     for note in [*scores["notes"], *scores["findings"]]:
         console.print(f"note: {note}", highlight=False, markup=False)
     console.print(scores_table(scores))
-    console.print(beside(scores), highlight=False, markup=False)
+    for line in [beside(scores), *trust_lines(scores)]:
+        console.print(line, highlight=False, markup=False)
     console.print(scores["verdict"]["sentence"], highlight=False, markup=False)
     console.print(f"The run is in {path}. Use it: domaintune predict {path} FILE", highlight=False, markup=False)
 

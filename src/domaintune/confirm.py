@@ -36,6 +36,7 @@ class SideScores:
     change: dict[float, Estimate]
     divergence: dict[float, float]
     predictions: dict[float, list[Prediction]]
+    records: dict[float, list[Record]]
 
     def plain(self) -> dict[str, Any]:
         return {
@@ -141,7 +142,7 @@ def _side(
         made = {s: retention_estimate(task, records[s], records[0.0], weights) for s in strengths}
         change = {s: estimate for s, (estimate, _) in made.items()}
         kind = "agreement" if side.agreement else f"retention ({made[0.0][1]})"
-    return SideScores(len(examples), name, kind, scores, change, divergence, predictions)
+    return SideScores(len(examples), name, kind, scores, change, divergence, predictions, records)
 
 
 def majority_score(task: Task, train: Sequence[Any], test: Sequence[Any]) -> float | None:

@@ -21,6 +21,7 @@ from domaintune.data.splits import folds
 from domaintune.engine.starting_head import linear_head, probe_head
 from domaintune.engine.train import Progress, Training, train
 from domaintune.errors import RecipeError
+from domaintune.evaluation.calibration import temperatures
 from domaintune.evaluation.score import default_budget, primary_score
 from domaintune.methods import method_from
 from domaintune.methods.base import Attached, Form
@@ -64,6 +65,8 @@ class Fitted:
     domain_probe: float | None
     """Dev score of a head fitted on the domain's train part, body frozen."""
     folds: list[dict[str, Any]]
+    calibration: tuple[tuple[float, float], ...]
+    """(strength, temperature) of the frontier, fitted on its domain side; empty where the task has no probabilities."""
 
 
 def form_of(recipe: Recipe, base: Base) -> Form:
@@ -95,10 +98,15 @@ def training_settings(recipe: Recipe, task: Task, *, rows: int) -> TrainingSetti
 
 def sample(examples: Sequence[Any], count: int, *, seed: int) -> list[Any]:
     """At most `count` examples, drawn without replacement, in their order."""
-    if len(examples) <= count:
-        return list(examples)
-    chosen = np.sort(np.random.default_rng([seed, len(examples)]).choice(len(examples), count, replace=False))
-    return [examples[i] for i in chosen]
+    return [examples[i] for i in sampled(len(examples), count, seed=seed)]
+
+
+def sampled(rows: int, count: int, *, seed: int) -> list[int]:
+    """The positions that `sample` draws from so many rows."""
+    if rows <= count:
+        return list(range(rows))
+    made: list[int] = np.sort(np.random.default_rng([seed, rows]).choice(rows, count, replace=False)).tolist()
+    return made
 
 
 def starting_base(
@@ -199,7 +207,7 @@ def fit(
     domain, general_records, general_side = _frontier_records(recipe, started, attached, side, general)
     frontier = points(task, domain, general_side, general_records)
     chosen = choose(frontier, keep=keep_of(recipe, general), primary=task.primary)
-    return Fitted(started, attached, training, frontier, chosen, start, probe, [])
+    return Fitted(started, attached, training, frontier, chosen, start, probe, [], temperatures(task, domain))
 
 
 def _train(
@@ -309,7 +317,8 @@ def _fit_over_folds(
     ]
     probe_scores = [probe for probe in probes if probe is not None]
     probe = float(np.mean(probe_scores)) if probe_scores else None
-    return Fitted(started, attached, training, frontier, chosen, start, probe, report_folds)
+    calibration = temperatures(task, domain)
+    return Fitted(started, attached, training, frontier, chosen, start, probe, report_folds, calibration)
 
 
 def general_base(recipe: Recipe, base: Base, general: General | None) -> Base:

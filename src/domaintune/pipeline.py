@@ -21,6 +21,7 @@ from domaintune.predict import HEADS, Run, load, open_base, save_heads
 from domaintune.recipe import Recipe
 from domaintune.run import RunFolder, is_run, provenance, read_json, write_folder, write_json, write_lines
 from domaintune.tasks.base import Finding, dataset
+from domaintune.trust import trust
 
 Report = Callable[[str, Progress | None], None]
 
@@ -28,7 +29,7 @@ Report = Callable[[str, Progress | None], None]
 def tune(recipe: Recipe, *, overwrite: bool = False, report: Report = lambda stage, progress: None) -> Run:
     """Train the base on the domain and leave a finished run in `recipe.output`; the same recipe resumes an unfinished one.
 
-    `report` is told the stage ("data", "base", "starting head", "train", "fold-0", ..., "frontier", "confirmation") and, while
+    `report` is told the stage ("data", "base", "starting head", "train", "fold-0", ..., "frontier", "confirmation", "robustness") and, while
     training, its progress.
 
     Raises:
@@ -57,8 +58,11 @@ def tune(recipe: Recipe, *, overwrite: bool = False, report: Report = lambda sta
             folder=folder.checkpoint,
             report=report,
         )
+        parts = parts.calibrated(fitted.calibration)
         confirmation = confirm(recipe, fitted, parts, report=report)
-        write_run(folder, recipe, parts, fitted, confirmation, data=data, seconds=time.monotonic() - started)
+        trusted = trust(recipe, fitted, parts, confirmation.domain, report=report)
+        seconds = time.monotonic() - started
+        write_run(folder, recipe, parts, fitted, confirmation, trusted, data=data, seconds=seconds)
     return load(recipe.output)
 
 
@@ -176,6 +180,7 @@ def write_run(
     parts: Parts,
     fitted: Fitted,
     confirmation: Confirmation,
+    trusted: dict[str, Any],
     *,
     data: dict[str, str],
     seconds: float,
@@ -205,6 +210,7 @@ def write_run(
         "notes": parts.notes,
         "findings": [finding.message for finding in parts.findings],
         **confirmation.plain(),
+        **trusted,
     }
     write_json(path / "scores.json", scores)
     facts = provenance(
@@ -233,7 +239,12 @@ def write_predictions(folder: Path, confirmation: Confirmation, parts: Parts, ch
         sides.append(("general", parts.general.task, parts.general.headline, confirmation.general))
     for name, task, examples, side in sides:
         rows = [
-            {"file": e.file, "line": e.line, **task.render(ours), "base": task.render(theirs)}
+            {
+                "file": e.file,
+                "line": e.line,
+                **task.render(task.calibrated(ours, chosen)),
+                "base": task.render(task.calibrated(theirs, 0.0)),
+            }
             for e, ours, theirs in zip(examples, side.predictions[chosen], side.predictions[0.0], strict=True)
         ]
         write_lines(folder / f"{name}.jsonl", rows)

@@ -214,18 +214,21 @@ class Run:
 
     def predict_rows(self, rows: Sequence[Row], *, strength: float | None = None) -> list[dict[str, Any]]:
         """As `predict`, for rows read from a file."""
-        made = self._rendered(self.task, rows, self.view(strength))
+        made = self._rendered(self.task, rows, strength)
         if self.general_task is not None and "general" in self.base.heads:
-            others = self._rendered(self.general_task, rows, self.view(strength, head="general"))
+            others = self._rendered(self.general_task, rows, strength, head="general")
             for own, other in zip(made, others, strict=True):
                 own.update({f"base_{key}": value for key, value in other.items()})
         return made
 
-    def _rendered(self, task: Task, rows: Sequence[Row], view: nn.Module) -> list[dict[str, Any]]:
-        base = self._own_base()
+    def _rendered(
+        self, task: Task, rows: Sequence[Row], strength: float | None, *, head: str = "domain"
+    ) -> list[dict[str, Any]]:
+        base, view = self._own_base(), self.view(strength, head=head)
         data = dataset(task, base, list(task.read(rows, labelled=False)))
         made = predict(task, base, view, data, wanted=frozenset({"output"}), mode="predict")
-        return [task.render(prediction) for prediction in made]
+        at = self.strength if strength is None else strength
+        return [task.render(task.calibrated(prediction, at)) for prediction in made]
 
 
 def load(path: str | Path) -> Run:
