@@ -45,7 +45,7 @@ def test_a_damage_changes_a_little_and_is_decided_by_text_and_seed(script: str, 
     assert made != text
     assert abs(len(made) - len(text)) <= 0.15 * len(text)
     if kind not in ("case", "punctuation"):
-        assert len({damaged(text, kind, seed=seed) for seed in range(8)}) > 3
+        assert len({damaged(text, kind, seed=seed) for seed in range(8)}) > 2
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -74,6 +74,7 @@ def test_short_and_odd_texts_pass(text: str, kind: str) -> None:
 @pytest.mark.parametrize("kind", PICTURES)
 def test_pictures_keep_their_size_and_content(kind: str) -> None:
     ramp = np.add.outer(np.arange(64), np.arange(48))[:, :, None] + np.array([0, 40, 80])
+    ramp[::2, ::2] += 30
     picture = Image.fromarray(ramp.astype(np.uint8))
     made, again, other = (PICTURES[kind](picture, randomness("key", kind=kind, seed=s)) for s in (0, 0, 3))
     assert (made.size, made.mode) == (picture.size, "RGB")

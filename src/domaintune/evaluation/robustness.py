@@ -49,7 +49,12 @@ def typos(text: str, random: Random) -> str:
     """One letter in 25 swapped with the next, doubled by a near key, replaced by one, or left out; first letters stay. In Chinese
     and Japanese characters are swapped or left out."""
     runs = [match.span() for match in TYPED.finditer(text)]
-    letters = [place for start, end in runs for place in range(start + 1 if text[start] < "\u3040" else start, end - 1)]
+    letters = [
+        place
+        for start, end in runs
+        for place in range(start + (text[start] < "\u3040"), end - 1)
+        if text[place] != text[place + 1]  # twins could be swapped unseen
+    ]
     for place in sorted(_drawn(letters, SLIPS, random), reverse=True):  # from the end, so that places stay true
         near = _near(text[place])
         slip = ("swap", "drop", "insert", "replace")[random.integers(4 if near else 2)]
