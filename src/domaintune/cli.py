@@ -226,7 +226,7 @@ def show(console: Console, path: Path) -> None:
     """The result table of a run."""
     from domaintune.finished.strength import moved
     from domaintune.run import SEEDS_SUMMARY, RunFolder, read_json
-    from domaintune.terminal import beside, scores_table, seeds_table
+    from domaintune.terminal import beside, scores_table, seeds_table, trust_lines
 
     folder = RunFolder.existing(path)
     if (path / SEEDS_SUMMARY).is_file():
@@ -238,8 +238,7 @@ def show(console: Console, path: Path) -> None:
     for note in [*scores["notes"], *scores["findings"]]:
         console.print(f"note: {note}", highlight=False, markup=False)
     console.print(scores_table(scores))
-    console.print(beside(scores), highlight=False, markup=False)
-    for line in [scores["verdict"]["sentence"], *moved(path)]:
+    for line in [beside(scores), *trust_lines(scores), scores["verdict"]["sentence"], *moved(path)]:
         console.print(line, highlight=False, markup=False)
     console.print(f"The run is in {path}. Use it: domaintune predict {path} FILE", highlight=False, markup=False)
 

@@ -30,6 +30,7 @@ from domaintune.data.splits import folds
 from domaintune.engine.starting_head import linear_head, probe_head
 from domaintune.engine.train import Progress, Training, train
 from domaintune.errors import RecipeError
+from domaintune.evaluation.calibration import temperatures
 from domaintune.evaluation.score import (
     default_budget,
     point_scores,
@@ -79,6 +80,8 @@ class Fitted:
     domain_probe: float | None
     """Dev score of a head fitted on the domain's train part, body frozen."""
     folds: list[dict[str, Any]]
+    calibration: tuple[tuple[float, float], ...]
+    """(strength, temperature) of the frontier, fitted on its domain side; empty where the task has no probabilities."""
     domain_frontier: dict[str, list[Any]] = field(default_factory=dict)
     """Domain -> [strength, primary score on the choosing part], where rows name domains."""
 
@@ -112,10 +115,15 @@ def training_settings(recipe: Recipe, task: Task, *, rows: int) -> TrainingSetti
 
 def sample(examples: Sequence[Any], count: int, *, seed: int) -> list[Any]:
     """At most `count` examples, drawn without replacement, in their order."""
-    if len(examples) <= count:
-        return list(examples)
-    chosen = np.sort(np.random.default_rng([seed, len(examples)]).choice(len(examples), count, replace=False))
-    return [examples[i] for i in chosen]
+    return [examples[i] for i in sampled(len(examples), count, seed=seed)]
+
+
+def sampled(rows: int, count: int, *, seed: int) -> list[int]:
+    """The positions that `sample` draws from so many rows."""
+    if rows <= count:
+        return list(range(rows))
+    made: list[int] = np.sort(np.random.default_rng([seed, rows]).choice(rows, count, replace=False)).tolist()
+    return made
 
 
 def starting_base(
@@ -228,7 +236,9 @@ def fit(
     frontier = points(task, domain, general_side, general_records)
     chosen = choose(frontier, keep=keep_of(recipe, general), primary=task.primary)
     by_domain = domain_points(task, side.data.examples, domain)
-    return Fitted(started, attached, training, frontier, chosen, start, probe, [], by_domain)
+    return Fitted(
+        started, attached, training, frontier, chosen, start, probe, [], temperatures(task, domain), by_domain
+    )
 
 
 def _train(
@@ -343,7 +353,9 @@ def _fit_over_folds(
     probe = float(np.mean(probe_scores)) if probe_scores else None
     held_out = [example for _, _, _, dev in kept for example in dev.examples]
     by_domain = domain_points(task, held_out, domain)
-    return Fitted(started, attached, training, frontier, chosen, start, probe, report_folds, by_domain)
+    return Fitted(
+        started, attached, training, frontier, chosen, start, probe, report_folds, temperatures(task, domain), by_domain
+    )
 
 
 def general_base(recipe: Recipe, base: Base, general: General | None) -> Base:

@@ -66,6 +66,13 @@ class Parts:
                 made[name].setdefault(example.file, []).append(example.line)
         return made
 
+    def calibrated(self, calibration: tuple[tuple[float, float], ...]) -> Parts:
+        """The same with this calibration of the domain's task; a general set that shares its head shares it."""
+        update, general = {"calibration": calibration}, self.general
+        if general is not None and general.head == "domain":
+            general = replace(general, task=general.task.model_copy(update=update))
+        return replace(self, task=self.task.model_copy(update=update), general=general)
+
     def seen(self) -> list[str]:
         """Checksums of every input that this run trains or chooses on."""
         general = [*self.general.learn, *self.general.choose] if self.general else []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ from domaintune.run import RunFolder, is_run, provenance, write_folder, write_js
 from domaintune.seeds import tune_seeds
 from domaintune.tasks.base import Dataset, Finding, Task, dataset
 from domaintune.tracking import require, tracked
+from domaintune.trust import trust
 
 Report = Callable[[str, Progress | None], None]
 
@@ -35,8 +36,8 @@ Report = Callable[[str, Progress | None], None]
 def tune(recipe: Recipe, *, overwrite: bool = False, report: Report = lambda stage, progress: None) -> Run:
     """Train the base on the domain and leave a finished run in `recipe.output`; the same recipe resumes an unfinished one.
 
-    `report` is told the stage ("data", "base", "starting head", "train", "fold-0", ..., "frontier", "confirmation") and, while
-    training, its progress. A recipe of several seeds leaves a run for each and their summary; see `seeds`.
+    `report` is told the stage ("data", "base", "starting head", "train", "fold-0", ..., "frontier", "confirmation", "robustness")
+    and, while training, its progress. A recipe of several seeds leaves a run for each and their summary; see `seeds`.
 
     Raises:
         DomainTuneError: anything the user can mend, with file and line where there are any.
@@ -71,10 +72,12 @@ def tune(recipe: Recipe, *, overwrite: bool = False, report: Report = lambda sta
                 folder=folder.checkpoint,
                 report=told,
             )
+            parts = parts.calibrated(fitted.calibration)
             confirmation = confirm(recipe, fitted, parts, report=told)
-            grew = growth(recipe, parts, confirmation, fitted.chosen)
+            more = trust(recipe, fitted, parts, confirmation.domain, report=told)
+            more["growth"] = growth(recipe, parts, confirmation, fitted.chosen)
             seconds = time.monotonic() - started
-            write_run(folder, recipe, parts, fitted, confirmation, growth=grew, data=data, seconds=seconds)
+            write_run(folder, recipe, parts, fitted, confirmation, more, data=data, seconds=seconds)
             told.result(folder)
     return load(recipe.output)
 
@@ -234,15 +237,18 @@ def write_run(
     parts: Parts,
     fitted: Fitted,
     confirmation: Confirmation,
+    more: dict[str, Any],
     *,
-    growth: dict[str, Any] | None,
     data: dict[str, str],
     seconds: float,
 ) -> None:
     """Everything that `load` and a reader need, each file whole or not at all, `run.json` last."""
     path, base = folder.path, fitted.base
+    weights = fitted.attached.domain_weights()
     write_folder(path / "adapter", fitted.attached.save)
-    write_folder(path / "predictions", lambda inner: write_predictions(inner, confirmation, parts, fitted.chosen))
+    write_folder(
+        path / "predictions", lambda inner: write_predictions(inner, confirmation, parts, fitted.chosen, weights)
+    )
     write_folder(path / "records", lambda inner: write_records(inner, confirmation, parts))
     save_heads(base, path / HEADS)
     tasks = {"domain": parts.task.model_dump(mode="json")}
@@ -256,7 +262,7 @@ def write_run(
         path / "strength.json",
         {"chosen": fitted.chosen, "form": form_of(recipe, base), "domains": fitted.attached.domain_weights()},
     )
-    write_json(path / "scores.json", scores_of(parts, fitted, confirmation) | {"growth": growth})
+    write_json(path / "scores.json", scores_of(parts, fitted, confirmation) | more)
     facts = provenance(
         base=dict(base.provenance),
         data=data,
@@ -310,11 +316,18 @@ def write_records(folder: Path, confirmation: Confirmation, parts: Parts) -> Non
         save_records(folder / f"{name}.safetensors", scored_rows(task, examples), side.records)
 
 
-def write_predictions(folder: Path, confirmation: Confirmation, parts: Parts, chosen: float) -> None:
+def write_predictions(
+    folder: Path, confirmation: Confirmation, parts: Parts, chosen: float, weights: Mapping[str, float]
+) -> None:
     """test.jsonl and general.jsonl: file, line, the output at the chosen strength, and the base's under "base"."""
     for name, task, examples, side in sides(confirmation, parts):
         rows = [
-            {"file": e.file, "line": e.line, **task.render(ours), "base": task.render(theirs)}
+            {
+                "file": e.file,
+                "line": e.line,
+                **task.render(task.calibrated(ours, chosen * weights.get(e.domain or "", 1.0))),
+                "base": task.render(task.calibrated(theirs, 0.0)),
+            }
             for e, ours, theirs in zip(examples, side.predictions[chosen], side.predictions[0.0], strict=True)
         ]
         write_lines(folder / f"{name}.jsonl", rows)

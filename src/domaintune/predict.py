@@ -270,7 +270,10 @@ class Run:
             named = [str(row.values.get(column)) for row in rows]
             examples = [replace(e, domain=name) for e, name in zip(examples, named, strict=True)]
         made = self.predictions(task, examples, at, head=head, wanted=frozenset({"output"}), mode="predict")
-        return [task.render(prediction) for prediction in made]
+        return [
+            task.render(task.calibrated(prediction, at.get(example.domain or "", at[""])))
+            for prediction, example in zip(made, examples, strict=True)
+        ]
 
     def predictions(
         self,

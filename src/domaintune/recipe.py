@@ -110,6 +110,11 @@ class EvaluationSettings(Settings):
     """Bootstrap draws."""
     batch_budget: int | None = Field(default=None, ge=1)
     """Tokens or pixels in one scoring forward; by default 16,384 tokens or 8,000,000 pixels."""
+    robustness: bool | None = None
+    """Score test rows with typos, without punctuation, blurred, ...; by default on for classification and entities, off for tasks
+    that decode and for detection."""
+    robustness_rows: int = Field(default=200, ge=10)
+    """Test rows that this is done with."""
 
 
 DEFAULT_LEARNING_RATES = {"full": 5e-5, "freeze": 2e-4, "lora": 5e-4, "p-tuning": 3e-2}

@@ -117,6 +117,25 @@ def beside(scores: Mapping[str, Any]) -> str:
     return " ".join(told)
 
 
+def trust_lines(scores: Mapping[str, Any]) -> list[str]:
+    """How far stated probabilities can be believed, and which damage to the inputs moves the score most; one line each."""
+    lines = []
+    if calibration := scores.get("calibration"):
+        before, after = (100 * calibration[name]["ece"] for name in ("before", "after"))
+        lines.append(
+            f"Stated probabilities are off by {after:.1f} points on test ({before:.1f} before calibration, "
+            f"temperature {calibration['temperature']:.2f})."
+        )
+    if robustness := scores.get("robustness"):
+        clean, kinds = robustness["clean"], robustness["kinds"]
+        worst = max(kinds, key=lambda kind: abs(kinds[kind]["tuned"]["value"] - clean["tuned"]["value"]))
+        tuned, base = (f"{clean[m]['value']:.3f} to {kinds[worst][m]['value']:.3f}" for m in ("tuned", "base"))
+        lines.append(
+            f"Damaged inputs move {scores['primary']} most by {worst}: {tuned} (base: {base}; {robustness['rows']} rows)."
+        )
+    return lines
+
+
 def comparison_table(compared: Mapping[str, Any]) -> Table:
     """What `compare` returns: a row for each run, at its strength."""
     title = f"{compared['primary']} on {compared['rows']:,} rows ({compared['data']}), with 95 % intervals"

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from small_runs import recipe, save_base, table
 
 from domaintune import Recipe, load, tune
 from domaintune.errors import DataError, DomainTuneError, MethodError, RecipeError, RunError
+from domaintune.predict import Run
+from domaintune.terminal import trust_lines
 
 
 @pytest.fixture
@@ -82,13 +85,73 @@ def test_finished_and_changed_outputs_are_refused(folder: Path) -> None:
     assert (folder / "other" / "file").read_text() == "x"
 
 
+def uncalibrated(run: Run) -> Run:
+    return replace(run, task=run.task.model_copy(update={"calibration": ()}))
+
+
+def test_probabilities_are_calibrated_and_answers_are_not_touched(folder: Path) -> None:
+    run = tune(recipe(folder))
+    scores = json.loads((folder / "runs/x/scores.json").read_text())
+    calibration = run.task.calibration
+    assert [strength for strength, _ in calibration] == [0, 0.25, 0.5, 0.75, 1]
+    assert scores["calibration"]["temperature"] == pytest.approx(run.task.temperature(run.strength))
+    texts = [line.rsplit(",", 1)[0] for line in (folder / "test.csv").read_text().splitlines()[1:]]
+    for strength in (0.0, 0.6, 1.0):
+        made, raw = (r.predict(texts, strength=strength) for r in (run, uncalibrated(run)))
+        assert [m["label"] for m in made] == [r["label"] for r in raw]
+        temperature = run.task.temperature(strength)
+        assert temperature != 1
+        expected = [1 / (1 + (1 / r["probability"] - 1) ** (1 / temperature)) for r in raw]  # of two labels
+        assert [m["probability"] for m in made] == pytest.approx(expected, abs=1e-9)
+    chosen = f"{scores['chosen_strength']:g}"
+    assert scores["calibration"]["before"]["log_loss"] == pytest.approx(
+        scores["domain"]["scores"][chosen]["log_loss"]["value"]
+    )
+    rows = [json.loads(line) for line in (folder / "runs/x/predictions/general.jsonl").read_text().splitlines()]
+    general = [line.rsplit(",", 1)[0] for line in (folder / "general.csv").read_text().splitlines()]
+    made = run.predict([general[row["line"] - 1] for row in rows])
+    assert [m["probability"] for m in made] == pytest.approx([r["probability"] for r in rows], abs=1e-6)
+
+
+def test_each_class_and_damaged_inputs_are_scored(folder: Path) -> None:
+    tune(recipe(folder, evaluation={"draws": 200, "robustness_rows": 20}))
+    scores = json.loads((folder / "runs/x/scores.json").read_text())
+    rows = [json.loads(line) for line in (folder / "runs/x/predictions/test.jsonl").read_text().splitlines()]
+    truth = [line.rsplit(",", 1)[1] for line in (folder / "test.csv").read_text().splitlines()[1:]]
+    assert [c["label"] for c in scores["classes"]] == ["negative", "positive"]
+    for entry in scores["classes"]:
+        wanted = [t == entry["label"] for t in truth]
+        assert entry["support"] == sum(wanted)
+        for prefix, answers in (("", [r["label"] for r in rows]), ("base_", [r["base"]["label"] for r in rows])):
+            hits = sum(a == entry["label"] and w for a, w in zip(answers, wanted, strict=True))
+            assert entry[f"{prefix}recall"] == pytest.approx(hits / sum(wanted))
+    robustness = scores["robustness"]
+    assert robustness["rows"] == 20
+    assert set(robustness["kinds"]) == {
+        "typos",
+        "case",
+        "homoglyphs",
+        "spacing",
+        "dropped words",
+    }  # no punctuation there
+    assert {"value", "low", "high"} <= set(robustness["kinds"]["typos"]["tuned"])
+    told = trust_lines(scores)
+    assert f"temperature {scores['calibration']['temperature']:.2f}" in told[0]
+    assert "20 rows" in told[1]
+    tune(recipe(folder, output=str(folder / "runs/off"), evaluation={"draws": 200, "robustness": False}))
+    off = json.loads((folder / "runs/off/scores.json").read_text())
+    assert off["robustness"] is None
+    assert off["domain"] == scores["domain"]
+
+
 def test_an_earlier_run_is_a_base_with_its_head_and_labels(folder: Path) -> None:
     first = tune(recipe(folder, method="full", output=str(folder / "runs/first")))
     second = tune(recipe(folder, base=str(folder / "runs/first")))
     scores = json.loads((folder / "runs/x/scores.json").read_text())
     assert scores["start"] == "the base's own head"
     texts = ["a clean room and a rude desk", "a cold soup"]
-    assert second.predict(texts, strength=0) == first.predict(texts)
+    # each states probabilities by temperatures fitted on its own data; the model is the same
+    assert uncalibrated(second).predict(texts, strength=0) == uncalibrated(first).predict(texts)
     general = json.loads((folder / "runs/x/provenance.json").read_text())["base"]
     assert general["strength"] == first.strength
     # its strength may change afterwards; this run does not follow
@@ -133,7 +196,7 @@ def test_other_general_labels_keep_their_head(folder: Path) -> None:
     made = run.predict(["a clean room"])[0]
     assert made["label"] in three
     assert made["base_label"] in ("negative", "positive")
-    start = load(folder / "runs/first").predict(["a clean room"])[0]
+    start = uncalibrated(load(folder / "runs/first")).predict(["a clean room"])[0]
     kept = run.predict(["a clean room"], strength=0)[0]
     assert kept["base_label"] == start["label"]
     assert kept["base_probability"] == pytest.approx(start["probability"], abs=1e-6)

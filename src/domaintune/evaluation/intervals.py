@@ -89,9 +89,9 @@ def score_estimates(task: Task, records: Sequence[Record], weights: np.ndarray) 
 
 
 def differing_records(ours: Sequence[Record], theirs: Sequence[Record]) -> int:
-    """On how many examples two models' statistics differ in what is not a loss (for losses every example does)."""
+    """On how many examples two models' statistics differ in what is no loss or probability (in those every example does)."""
     return sum(
-        any(not np.array_equal(a[key], b[key]) for key in a if key != "log_loss")
+        any(not np.array_equal(a[key], b[key]) for key in a if key not in ("log_loss", "probability"))
         for a, b in zip(ours, theirs, strict=True)
     )
 

@@ -7,7 +7,7 @@ knows which method is attached.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self
 
@@ -139,6 +139,11 @@ class Task(BaseModel, ABC):
     contiguous: bool = False
     # With few rows and no dev part: 5 folds. Off where decoding or detection makes that too slow.
     cross_validates: ClassVar[bool] = True
+    # What `altered` hands over: running texts, the words of a tagged text, or the path of a picture (with boxes in it).
+    input_kind: ClassVar[Literal["text", "words", "picture", "boxes"]] = "text"
+
+    calibration: tuple[tuple[float, float], ...] = ()
+    """(strength, temperature) by rising strength, for the probabilities that a user sees; none: as the model gives them."""
 
     @classmethod
     @abstractmethod
@@ -279,9 +284,34 @@ class Task(BaseModel, ABC):
     def reduce(self, records: Sequence[Record], weights: np.ndarray) -> dict[str, np.ndarray]:
         """Scores from weighted records: weights [draws, examples] (counts) -> one float64 value a draw for each score."""
 
+    def classes(self, records: Sequence[Record]) -> dict[str, dict[str, float | None]]:
+        """Scores of each label: `support` (targets that have it) and precision, recall and f1, or ap; none where nothing is labelled."""
+        return {}
+
+    def confidences(self, records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray] | None:
+        """Probabilities [decisions, classes], as the model gives them, and the right classes [decisions]: what a temperature is
+        fitted on. None where the task has no such probabilities."""
+        return None
+
+    def temperature(self, strength: float) -> float:
+        """That of `calibration` at a strength, between two of them linear in its logarithm; 1 where there is none."""
+        if not self.calibration:
+            return 1.0
+        strengths, temperatures = np.array(self.calibration).T
+        return float(np.exp(np.interp(strength, strengths, np.log(temperatures))))
+
+    def calibrated(self, prediction: Prediction, strength: float) -> Prediction:
+        """A prediction of the model at a strength whose `render` shows calibrated probabilities. The answer stays."""
+        return prediction
+
     @abstractmethod
     def render(self, prediction: Prediction) -> dict[str, Any]:
         """What the user sees of a prediction: plain JSON values."""
+
+    @abstractmethod
+    def altered(self, example: Any, change: Callable[[Sequence[str]], Sequence[str]]) -> Any:
+        """The example with what the model reads of it changed and its target kept. `change` gives as many parts as it gets;
+        `input_kind` says what they are."""
 
     @abstractmethod
     def as_reference(self, prediction: Prediction, example: Any) -> Any:

@@ -101,6 +101,61 @@ def probabilities(logits: Tensor, *, multi_label: bool) -> np.ndarray:
     return result
 
 
+def tempered(probability: np.ndarray, temperature: float, *, multi_label: bool = False) -> np.ndarray:
+    """Probabilities [..., labels] of logits divided by a temperature: p ** (1 / T), normalised; of several labels each its own.
+
+    Text windows are put together before it, so that the order of the labels stays.
+    """
+    eps = np.finfo(np.float64).eps
+    logs = np.log(np.clip(probability, eps, 1.0)) / temperature
+    if multi_label:
+        others = np.log(np.clip(1 - np.asarray(probability), eps, 1.0)) / temperature
+        return np.asarray(np.exp(logs - np.logaddexp(logs, others)))
+    powers = np.exp(logs - logs.max(-1, keepdims=True))
+    return np.asarray(powers / powers.sum(-1, keepdims=True))
+
+
+def with_shown(prediction: Prediction, temperature: float, *, multi_label: bool = False) -> Prediction:
+    """The prediction with calibrated probabilities beside its own, from which the answer is still taken."""
+    return {**prediction, "shown": tempered(prediction["probability"], temperature, multi_label=multi_label)}
+
+
+def shown(prediction: Prediction) -> np.ndarray:
+    """The probabilities [..., labels] that the user sees."""
+    return np.asarray(prediction.get("shown", prediction["probability"]))
+
+
+def label_confidences(records: Sequence[Record], *, multi_label: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities [decisions, classes] and right classes [decisions]: a decision is a row, or with several labels whether a row
+    has a label (classes: no, yes)."""
+    probability = np.stack([record["probability"] for record in records])
+    target = np.stack([record["target"] for record in records])
+    if not multi_label:
+        return probability, target.argmax(1)
+    return np.stack([1 - probability.ravel(), probability.ravel()], axis=1), target.ravel().astype(np.int64)
+
+
+def class_scores(
+    labels: Sequence[str], hits: np.ndarray, predicted: np.ndarray, target: np.ndarray
+) -> dict[str, dict[str, float | None]]:
+    """Support, precision, recall and f1 (0 where undefined) of each label from its counts [labels]."""
+    rows = {}
+    for label, right, guessed, wanted in zip(labels, hits.tolist(), predicted.tolist(), target.tolist(), strict=True):
+        rows[label] = {
+            "support": wanted,
+            "precision": right / guessed if guessed else 0.0,
+            "recall": right / wanted if wanted else 0.0,
+            "f1": 2 * right / (guessed + wanted) if guessed + wanted else 0.0,
+        }
+    return rows
+
+
+def label_scores(labels: Sequence[str], records: Sequence[Record]) -> dict[str, dict[str, float | None]]:
+    """`class_scores` of classification records."""
+    predicted, target = (np.stack([record[name] for record in records]).astype(int) for name in ("predicted", "target"))
+    return class_scores(labels, (predicted * target).sum(0), predicted.sum(0), target.sum(0))
+
+
 def classification_divergence(tuned: Tensor, base: Tensor, *, multi_label: bool) -> Tensor:
     """Sum over rows of KL(base || tuned), of the label distribution or of each label's own."""
     if multi_label:
@@ -130,6 +185,7 @@ def classification_record(probability: np.ndarray, target: np.ndarray, *, multi_
         "predicted": predicted,
         "target": wanted,
         "log_loss": np.asarray(loss, dtype=np.float64),
+        "probability": np.asarray(probability, dtype=np.float64),
     }
 
 
@@ -163,13 +219,12 @@ def reduce_classification(
     return scores
 
 
-def render_labels(probability: np.ndarray, labels: Sequence[str], *, multi_label: bool) -> dict[str, Any]:
+def render_labels(prediction: Prediction, labels: Sequence[str], *, multi_label: bool) -> dict[str, Any]:
     """label (or labels) and probability (or probabilities) for the user."""
+    chosen, stated = predicted_labels(prediction, multi_label=multi_label), shown(prediction)
     if multi_label:
-        chosen = [(label, float(p)) for label, p in zip(labels, probability, strict=True) if p >= 0.5]
-        return {"labels": [label for label, _ in chosen], "probabilities": [p for _, p in chosen]}
-    best = int(np.argmax(probability))
-    return {"label": labels[best], "probability": float(probability[best])}
+        return {"labels": [labels[index] for index in chosen], "probabilities": [float(stated[i]) for i in chosen]}
+    return {"label": labels[chosen[0]], "probability": float(stated[chosen[0]])}
 
 
 def predicted_labels(prediction: Mapping[str, Any], *, multi_label: bool) -> tuple[int, ...]:

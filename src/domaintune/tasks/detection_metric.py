@@ -127,6 +127,18 @@ def mean_average_precision(records: Sequence[Record], weights: np.ndarray) -> di
     return {"mAP": means.mean(1), "mAP50": means[:, 0]}
 
 
+def average_precisions(records: Sequence[Record]) -> np.ndarray:
+    """[classes]: each class's average precision (mean over overlaps .5 to .95); nan where there is no ground truth."""
+    ones = np.ones((1, len(records)))
+    truths = np.sum([record["counts"] for record in records], axis=0).astype(np.float64)
+    ranked = _ranked(records, ones)
+    made = np.where(truths > 0, 0.0, np.nan)
+    for label in np.flatnonzero(truths):
+        if (entries := ranked.get(int(label))) is not None:
+            made[label] = entries.average_precision(ones, truths[None, label]).mean()
+    return made
+
+
 class _Ranking:
     """All scored boxes of one class, best first, with the picture each belongs to.
 

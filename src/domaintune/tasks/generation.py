@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import Any, ClassVar
@@ -34,6 +34,7 @@ from domaintune.tasks.decoding import Decoding, decode
 from domaintune.tasks.generation_examples import (
     PromptExample,
     TextExample,
+    altered_prompt,
     chat_example,
     has_answer,
     is_chat,
@@ -339,6 +340,12 @@ class Generation(Task):
 
     def reduce(self, records: Sequence[Record], weights: np.ndarray) -> dict[str, np.ndarray]:
         return reduce_text(records, weights)
+
+    def altered(
+        self, example: GenerationExample, change: Callable[[Sequence[str]], Sequence[str]]
+    ) -> GenerationExample:
+        """Prompts alone, of chats what users say; plain text, all of which is the target, stays."""
+        return example if isinstance(example, TextExample) else altered_prompt(example, change)
 
     def render(self, prediction: Prediction) -> dict[str, Any]:
         return {"output": prediction["text"]}

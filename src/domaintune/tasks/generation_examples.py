@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from domaintune.data.chats import messages_of
 from domaintune.data.rows import Row
@@ -61,10 +61,25 @@ def chat_example(row: Row, settings: GenerationSettings, *, labelled: bool) -> P
     return PromptExample(
         file=row.file,
         line=row.line,
-        prompt="\n".join(message["content"] for message in messages),
+        prompt=_contents(messages),
         completion=answer if labelled else None,
         messages=tuple(messages),
     )
+
+
+def _contents(messages: Iterable[Mapping[str, str]]) -> str:
+    return "\n".join(message["content"] for message in messages)
+
+
+def altered_prompt(example: PromptExample, change: Callable[[Sequence[str]], Sequence[str]]) -> PromptExample:
+    """The example with its prompt changed; of a chat what is neither an answer nor an instruction of the system."""
+    if example.messages is None:
+        return replace(example, prompt=change([example.prompt])[0])
+    asked = [n for n, message in enumerate(example.messages) if message["role"] not in (ANSWER, "system")]
+    messages = list(example.messages)
+    for place, content in zip(asked, change([messages[n]["content"] for n in asked]), strict=True):
+        messages[place] = {**messages[place], "content": content}
+    return replace(example, prompt=_contents(messages), messages=tuple(messages))
 
 
 def with_breaks(rows: Iterable[Row], column: str) -> Iterator[tuple[Row, str]]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -35,8 +35,10 @@ from domaintune.tasks.classification import (
     classification_divergence,
     classification_loss,
     classification_record,
+    label_confidences,
     label_index,
     label_map,
+    label_scores,
     majority_prediction,
     multi_hot,
     predicted_labels,
@@ -44,6 +46,7 @@ from domaintune.tasks.classification import (
     reduce_classification,
     render_labels,
     target_weights,
+    with_shown,
 )
 
 IMAGE, LABEL = "image", "label"
@@ -70,6 +73,7 @@ class ImageClassification(Task):
     auto_class: ClassVar[str] = "AutoModelForImageClassification"
     primary: ClassVar[Primary] = Primary("accuracy", binary=True)
     scores: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1", "mcc", "log_loss")
+    input_kind: ClassVar[Literal["picture"]] = "picture"
 
     labels: tuple[str, ...]
     weights: tuple[float, ...] | None
@@ -199,8 +203,20 @@ class ImageClassification(Task):
     def reduce(self, records: Sequence[Record], weights: np.ndarray) -> dict[str, np.ndarray]:
         return reduce_classification(records, weights, multi_label=False)
 
+    def classes(self, records: Sequence[Record]) -> dict[str, dict[str, float | None]]:
+        return label_scores(self.labels, records)
+
+    def confidences(self, records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
+        return label_confidences(records, multi_label=False)
+
+    def calibrated(self, prediction: Prediction, strength: float) -> Prediction:
+        return with_shown(prediction, self.temperature(strength), multi_label=False)
+
+    def altered(self, example: ImageExample, change: Callable[[Sequence[str]], Sequence[str]]) -> ImageExample:
+        return replace(example, image=change([example.image])[0])
+
     def render(self, prediction: Prediction) -> dict[str, Any]:
-        return render_labels(np.asarray(prediction["probability"]), self.labels, multi_label=False)
+        return render_labels(prediction, self.labels, multi_label=False)
 
     def as_reference(self, prediction: Prediction, example: ImageExample) -> ImageExample:
         return replace(example, labels=predicted_labels(prediction, multi_label=False))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from domaintune.settings import ObjectDetectionSettings
 from domaintune.tasks.base import Batch, Finding, Item, Keys, Mode, Prediction, Primary, RawPrediction, Record, Task
 from domaintune.tasks.detection_examples import DetectionExample, box_labels, read_example, to_pixels, to_shares
 from domaintune.tasks.detection_loss import detection_loss, detection_units, family_of, query_count
-from domaintune.tasks.detection_metric import match_boxes, mean_average_precision
+from domaintune.tasks.detection_metric import average_precisions, match_boxes, mean_average_precision
 
 STRIDE = 32
 FEW_BOXES = 10
@@ -39,6 +39,7 @@ class ObjectDetection(Task):
     auto_class: ClassVar[str] = "AutoModelForObjectDetection"
     primary: ClassVar[Primary] = Primary("mAP")
     scores: ClassVar[tuple[str, ...]] = ("mAP", "mAP50")
+    input_kind: ClassVar[Literal["boxes"]] = "boxes"
     # A box moved by a few pixels finds the same object and yet fails at the higher overlaps of mAP, and a confidence that
     # crosses the threshold makes a whole box differ: agreement falls well below 1 between models that a user would call equal.
     keep_agreement: ClassVar[float] = 0.8
@@ -226,8 +227,12 @@ class ObjectDetection(Task):
     def scoring(self, labels: Sequence[str]) -> ObjectDetection:
         return self.model_copy(update={"scored": tuple(labels)})
 
+    @property
+    def _counted(self) -> list[int]:
+        return [i for i, label in enumerate(self.labels) if self.scored is None or label in self.scored]
+
     def statistics(self, prediction: Prediction, example: DetectionExample) -> Record:
-        counted = [i for i, label in enumerate(self.labels) if self.scored is None or label in self.scored]
+        counted = self._counted
         truth = np.array(example.labels, dtype=np.int64)
         ours, theirs = np.isin(prediction["classes"], counted), np.isin(truth, counted)
         return match_boxes(
@@ -242,6 +247,17 @@ class ObjectDetection(Task):
 
     def reduce(self, records: Sequence[Record], weights: np.ndarray) -> dict[str, np.ndarray]:
         return mean_average_precision(records, weights)
+
+    def classes(self, records: Sequence[Record]) -> dict[str, dict[str, float | None]]:
+        """`ap` over the overlaps of mAP; None where no picture has such an object."""
+        support, precision = np.sum([record["counts"] for record in records], axis=0), average_precisions(records)
+        return {
+            self.labels[i]: {"support": int(support[i]), "ap": float(precision[i]) if support[i] else None}
+            for i in self._counted
+        }
+
+    def altered(self, example: DetectionExample, change: Callable[[Sequence[str]], Sequence[str]]) -> DetectionExample:
+        return replace(example, image=change([example.image])[0])
 
     def _shown(self, prediction: Prediction) -> np.ndarray:
         """Places of the boxes that are confident enough, and have an area, best first."""

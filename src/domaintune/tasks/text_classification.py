@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -34,8 +34,10 @@ from domaintune.tasks.classification import (
     classification_divergence,
     classification_loss,
     classification_record,
+    label_confidences,
     label_index,
     label_map,
+    label_scores,
     majority_prediction,
     multi_hot,
     predicted_labels,
@@ -43,6 +45,7 @@ from domaintune.tasks.classification import (
     reduce_classification,
     render_labels,
     target_weights,
+    with_shown,
 )
 
 DEFAULT_MAX_LENGTH = 512
@@ -238,8 +241,20 @@ class TextClassification(Task):
     def reduce(self, records: Sequence[Record], weights: np.ndarray) -> dict[str, np.ndarray]:
         return reduce_classification(records, weights, multi_label=self.multi_label)
 
+    def classes(self, records: Sequence[Record]) -> dict[str, dict[str, float | None]]:
+        return label_scores(self.labels, records)
+
+    def confidences(self, records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
+        return label_confidences(records, multi_label=self.multi_label)
+
+    def calibrated(self, prediction: Prediction, strength: float) -> Prediction:
+        return with_shown(prediction, self.temperature(strength), multi_label=self.multi_label)
+
+    def altered(self, example: TextExample, change: Callable[[Sequence[str]], Sequence[str]]) -> TextExample:
+        return replace(example, text=change([example.text])[0])
+
     def render(self, prediction: Prediction) -> dict[str, Any]:
-        return render_labels(np.asarray(prediction["probability"]), self.labels, multi_label=self.multi_label)
+        return render_labels(prediction, self.labels, multi_label=self.multi_label)
 
     def as_reference(self, prediction: Prediction, example: TextExample) -> TextExample:
         return replace(example, labels=predicted_labels(prediction, multi_label=self.multi_label))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ from domaintune.tasks.base import (
     Record,
     Task,
 )
-from domaintune.tasks.classification import class_weights
+from domaintune.tasks.classification import class_scores, class_weights, shown, with_shown
 from domaintune.tasks.tag_sequences import (
     OUTSIDE,
     broken_positions,
@@ -70,6 +70,7 @@ class TokenClassification(Task):
     auto_class: ClassVar[str] = "AutoModelForTokenClassification"
     primary: ClassVar[Primary] = Primary("f1")
     scores: ClassVar[tuple[str, ...]] = ("f1", "precision", "recall", "macro_f1", "token_accuracy", "log_loss")
+    input_kind: ClassVar[Literal["words"]] = "words"
 
     tags: tuple[str, ...]
     types: tuple[str, ...]
@@ -196,6 +197,10 @@ class TokenClassification(Task):
         names = self._names(tags)
         return names if self.scored is None else [name if name[2:] in self.scored else OUTSIDE for name in names]
 
+    @property
+    def _scored_types(self) -> tuple[str, ...]:
+        return self.types if self.scored is None else tuple(name for name in self.types if name in self.scored)
+
     def _names(self, tags: Iterable[int]) -> list[str]:
         return [self.tags[index] for index in tags]
 
@@ -315,14 +320,12 @@ class TokenClassification(Task):
         eps = np.finfo(np.float64).eps
         losses = -np.log(np.clip(probability[np.arange(len(tags)), tags], eps, 1.0))
         return {
-            **entity_counts(
-                self._scored_names(best),
-                self._scored_names(example.tags),
-                self.types if self.scored is None else tuple(t for t in self.types if t in self.scored),
-            ),
+            **entity_counts(self._scored_names(best), self._scored_names(example.tags), self._scored_types),
             "words": np.asarray(len(tags)),
             "correct_words": np.asarray((best == tags).sum()),
             "log_loss": np.asarray(losses.sum()),
+            "probability": probability,
+            "tags": tags,
         }
 
     def reduce(self, records: Sequence[Record], weights: np.ndarray) -> dict[str, np.ndarray]:
@@ -332,12 +335,29 @@ class TokenClassification(Task):
         )
         return {**reduce_entities(records, weights), "token_accuracy": correct / words, "log_loss": loss / words}
 
+    def classes(self, records: Sequence[Record]) -> dict[str, dict[str, float | None]]:
+        hits, guesses, truths = (sum(record[name] for record in records) for name in ("hits", "predicted", "target"))
+        return class_scores(self._scored_types, np.asarray(hits), np.asarray(guesses), np.asarray(truths))
+
+    def confidences(self, records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
+        """Word by word."""
+        return (
+            np.concatenate([record["probability"] for record in records]),
+            np.concatenate([record["tags"] for record in records]),
+        )
+
+    def calibrated(self, prediction: Prediction, strength: float) -> Prediction:
+        return with_shown(prediction, self.temperature(strength))
+
+    def altered(self, example: TokenExample, change: Callable[[Sequence[str]], Sequence[str]]) -> TokenExample:
+        return replace(example, tokens=tuple(change(example.tokens)))
+
     def render(self, prediction: Prediction) -> dict[str, Any]:
         """`tags`, one a word, and `entities` with type, start, end (words, exclusive), text and score (the mean probability of its
         words' tags)."""
         probability, tokens = np.asarray(prediction["probability"]), prediction["tokens"]
-        tags = self._names(probability.argmax(1))
-        best = probability.max(1)
+        chosen = probability.argmax(1)
+        tags, best = self._names(chosen), shown(prediction)[np.arange(len(chosen)), chosen]
         found = [
             {
                 "type": entity.type,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -197,6 +197,11 @@ class Translation(Task):
 
     def reduce(self, records: Sequence[Record], weights: np.ndarray) -> dict[str, np.ndarray]:
         return reduce_text(records, weights)
+
+    def altered(
+        self, example: TranslationExample, change: Callable[[Sequence[str]], Sequence[str]]
+    ) -> TranslationExample:
+        return replace(example, source=change([example.source])[0])
 
     def render(self, prediction: Prediction) -> dict[str, Any]:
         return {"translation": prediction["text"]}
