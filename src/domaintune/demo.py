@@ -16,7 +16,7 @@ from domaintune.terminal import ProgressBar, comparison_table, pairs_table
 
 METHODS = ("freeze", "p-tuning", "lora")
 # Few enough for the whole demonstration to take minutes on two cores; a run of one's own trains longer by default.
-BASE_EPOCHS, EPOCHS, PATIENCE = 4, 8, 3
+BASE_EPOCHS, EPOCHS, PATIENCE, ROBUSTNESS_ROWS = 4, 8, 3, 40
 
 
 def recipes(output: Path) -> dict[str, Recipe]:
@@ -32,6 +32,7 @@ def recipes(output: Path) -> dict[str, Recipe]:
         "test": str(samples / "general_test.csv"),
         "output": str(output / "base"),
         "training": {"epochs": BASE_EPOCHS},
+        "evaluation": {"robustness": False},
     }
     made = {"base": Recipe.make(general)}
     for method in METHODS:
@@ -46,6 +47,7 @@ def recipes(output: Path) -> dict[str, Recipe]:
                 "general": str(samples / "general_test.csv"),
                 "output": str(output / method),
                 "training": {"epochs": EPOCHS, "patience": PATIENCE},
+                "evaluation": {"robustness": method == METHODS[-1], "robustness_rows": ROBUSTNESS_ROWS},
             }
         )
     return made

@@ -113,7 +113,7 @@ class EvaluationSettings(Settings):
     robustness: bool | None = None
     """Score test rows with typos, without punctuation, blurred, ...; by default on for classification and entities, off for tasks
     that decode and for detection."""
-    robustness_rows: int = Field(default=200, ge=10)
+    robustness_rows: int = Field(default=150, ge=10)
     """Test rows that this is done with."""
 
 
