@@ -173,11 +173,11 @@ def _tmx_languages(source: Source, wanted: Wanted, named: tuple[str | None, str 
     given = [code for code in named if code is not None]
     absent = [code for code in given if not any(same_language(code, other) for other in found)]
     if absent:
-        raise _languages_error(source, list(found), f"holds nothing in '{absent[0]}'")
+        raise _languages_error(source, distinct_languages(found), f"holds nothing in '{absent[0]}'", original)
     languages = distinct_languages(found)
     others = [code for code in languages if not any(same_language(code, other) for other in given)]
     if len(given) < 2 and len(given) + len(others) != 2:
-        raise _languages_error(source, languages, f"holds {len(languages)} languages, not two")
+        raise _languages_error(source, languages, f"holds {len(languages)} languages, not two", original)
     left, right = named
     if left is None and right is None:
         left = next((code for code in others if same_language(code, original)), others[0])
@@ -185,11 +185,14 @@ def _tmx_languages(source: Source, wanted: Wanted, named: tuple[str | None, str 
     return left or others[0], right or others[0]
 
 
-def _languages_error(source: Source, found: list[str], what: str) -> DataError:
+def _languages_error(source: Source, found: list[str], what: str, original: str) -> DataError:
+    """Proposes the header's language and the next one."""
+    first = next((code for code in found if same_language(code, original)), found[0] if found else "en")
+    second = next((code for code in found if code != first), "de")
     return DataError(
         f"{what} (languages: {', '.join(found[:20]) or 'none'}).",
         where=str(source),
-        remedy="Name two of them: --set task.source_language=en --set task.target_language=de.",
+        remedy=f"Name two of them: --set task.source_language={first} --set task.target_language={second}.",
     )
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from domaintune.data.archives import is_archive, unpacked
 from domaintune.data.bitexts import read_aligned, read_po, read_tmx, read_xliff
 from domaintune.data.box_formats import read_boxes
+from domaintune.data.box_json import box_rows
 from domaintune.data.chats import chat_rows, has_chat
 from domaintune.data.columnar import is_saved_dataset, read_arrow, read_parquet, read_saved_dataset
 from domaintune.data.columns import require_columns
@@ -153,12 +154,12 @@ def _file(source: Source, wanted: Wanted, part: str) -> Iterator[Entry]:
     special = BY_TASK.get(wanted.task, {}).get(suffix)
     if special is not None and not _has_header(source, wanted):
         return special(source, wanted)
-    if wanted.task == "object-detection" or (wanted.task == "" and suffix == ".json" and _is_object(source)):
-        return read_boxes(source.path, wanted, part)
     if suffix == ".parquet":
         return _shaped(read_parquet(source.path, wanted), wanted, source.path.parent)
     if suffix == ".arrow":
         return _shaped(read_arrow(source.path, {}), wanted, source.path.parent)
+    if wanted.task == "object-detection" or (wanted.task == "" and suffix == ".json" and _is_object(source)):
+        return read_boxes(source.path, wanted, part)
     reader = TABLES.get(suffix)
     if reader is None:
         allowed = [*TABLES, ".parquet", ".arrow", *BY_TASK.get(wanted.task, {})]
@@ -206,6 +207,8 @@ def _shaped(entries: Iterable[Entry], wanted: Wanted, folder: Path) -> Iterator[
         return _through(everything, lambda rows: chat_rows(rows, wanted))
     if wanted.task == "image-classification":
         return _through(everything, lambda rows: table_pictures(rows, wanted, folder))
+    if wanted.task == "object-detection":
+        return box_rows(everything, wanted, folder)
     return everything
 
 
