@@ -80,7 +80,7 @@ def _label_studio(row: Row, wanted: Wanted, folder: Path) -> Iterator[Found]:
     for result in results:
         shape = _shape(result)
         labels = shape.get("rectanglelabels") or (shape.get("labels") if "width" in shape else None)
-        if not labels or shape.get("rotation") or shape.get("image_rotation"):
+        if not isinstance(labels, list) or not labels or shape.get("rotation") or shape.get("image_rotation"):
             yield Passed("shapes that are no upright rectangles passed over", row.where)
             continue
         size = [box_number(shape.get(f"original_{side}"), row.where, side) for side in ("width", "height")]

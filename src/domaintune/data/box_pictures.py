@@ -102,7 +102,7 @@ def box_number(value: Any, where: str, what: str) -> float:
     """
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = float("nan")
     if not abs(number) < 1e9:
         raise DataError(f"{what} is no usable number (got {value!r:.40}).", where=where, remedy="Mend the box.")
