@@ -25,7 +25,8 @@ from domaintune.data.folders import read_class_folders
 from domaintune.data.picture_tables import table_pictures
 from domaintune.data.rows import Entry, LeftOut, Note, Reading, Row, Wanted
 from domaintune.data.sources import COMPRESSIONS, Source
-from domaintune.data.tables import read_csv, read_json, read_json_lines, read_plain_text, read_tsv
+from domaintune.data.span_shapes import span_columns
+from domaintune.data.tables import lists_in_cells, read_csv, read_json, read_json_lines, read_plain_text, read_tsv
 from domaintune.data.tag_schemes import normalised_tags
 from domaintune.errors import DataError
 
@@ -187,6 +188,9 @@ def _is_object(source: Source) -> bool:
 
 def _shaped(entries: Iterable[Entry], wanted: Wanted, folder: Path) -> Iterator[Entry]:
     """Rows of a table in the shape that the task reads, by the keys of the first one."""
+    if wanted.task == "token-classification":
+        spans = span_columns(wanted)
+        entries = lists_in_cells(entries, (wanted.column("tokens"), wanted.column("tags"), *spans), may_be_blank=spans)
     entries = iter(entries)
     before: list[Entry] = []
     first = None
@@ -199,10 +203,9 @@ def _shaped(entries: Iterable[Entry], wanted: Wanted, folder: Path) -> Iterator[
     if first is None or not wanted.task:
         return everything
     if wanted.task == "token-classification":
-        spans = wanted.column("tags") not in first.values and has_spans(first, wanted)
-        return (
-            _through(everything, lambda rows: span_rows(rows, wanted)) if spans else normalised_tags(everything, wanted)
-        )
+        if wanted.column("tags") not in first.values and has_spans(first, wanted):
+            return _through(everything, lambda rows: span_rows(rows, wanted))
+        return normalised_tags(everything, wanted)
     if wanted.task == "generation" and has_chat(first, wanted):
         return _through(everything, lambda rows: chat_rows(rows, wanted))
     if wanted.task == "image-classification":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -156,6 +156,37 @@ def parse_json(text: str, *, where: str) -> Any:
         value = json.loads(text, parse_constant=_refuse_constant)
         _refuse_half_pairs(text, value)
         return value
+
+
+def lists_in_cells(
+    entries: Iterable[Entry], columns: Collection[str], *, may_be_blank: Collection[str]
+) -> Iterator[Entry]:
+    """The rows with the lists that a table of texts holds as JSON in these columns; a blank cell of `may_be_blank` is an empty list.
+
+    Raises:
+        DataError: a cell in square brackets that is no JSON.
+    """
+    for entry in entries:
+        made: dict[str, Any] = {}
+        for column in columns if isinstance(entry, Row) else ():
+            value = entry.values.get(column)  # type: ignore[union-attr]
+            cell = value.strip() if isinstance(value, str) else None
+            if cell == "" and column in may_be_blank:
+                made[column] = []
+            elif cell and cell[0] == "[" and cell[-1] == "]":
+                made[column] = _cell(cell, column, entry.where)  # type: ignore[union-attr]
+        yield Row({**entry.values, **made}, entry.file, entry.line) if made else entry  # type: ignore[union-attr]
+
+
+def _cell(cell: str, column: str, where: str) -> Any:
+    try:
+        return parse_json(cell, where=where)
+    except DataError:
+        raise DataError(
+            f"the list in '{column}' is no JSON ({cell:.40}).",
+            where=where,
+            remedy="Write it with json.dumps, or save the rows as JSON lines (.jsonl).",
+        ) from None
 
 
 def _refuse_half_pairs(text: str, value: Any) -> None:
