@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 from PIL import Image
 
@@ -390,6 +392,21 @@ class TestRows:
         assert found(read(file)) == found(made)
         write(file, '{"image": "a.png", "objects": [{"box": 1}]}')
         assert fault(file, "no 'bbox'").where == f"{file}:1"
+
+    def test_parquet_of_the_datasets_library(self, tmp_path: Path) -> None:
+        category = {"names": ["dog", "cat"], "_type": "ClassLabel"}
+        info = {"features": {"objects": {"feature": {"category": category}, "_type": "List"}}}
+        content = picture(tmp_path / "a.png").read_bytes()
+        rows = {
+            "image": [{"bytes": content, "path": None}] * 2,
+            "objects": [[{"bbox": [4.0, 2.0, 12.0, 8.0], "category": 1}], []],
+        }
+        table = pyarrow.table(rows).replace_schema_metadata({"huggingface": json.dumps({"info": info})})
+        pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+        made = read(tmp_path / "a.parquet")
+        assert [row.values["labels"] for row in made.rows] == [["cat"], []]
+        assert made.rows[0].values["boxes"] == [[4, 2, 12, 8]]
+        assert Path(made.rows[0].values["image"]).read_bytes() == content
 
     def test_other_labels_go_with_their_lines(self, tmp_path: Path) -> None:
         picture(tmp_path / "a.png")

@@ -10,6 +10,7 @@ from typing import Any
 from domaintune.data.rows import Entry, Row, Wanted, part_names
 from domaintune.data.tables import parse_json
 from domaintune.errors import DataError
+from domaintune.memory import with_class_names
 
 BATCH_ROWS = 1024
 STATE, INFO, PARTS = "state.json", "dataset_info.json", "dataset_dict.json"
@@ -36,7 +37,7 @@ def read_parquet(path: Path, wanted: Wanted) -> Iterator[Entry]:
             for batch in file.iter_batches(BATCH_ROWS):
                 for values in batch.to_pylist():
                     count += 1
-                    yield Row(_with_names(values, names), str(path), count)
+                    yield Row(with_class_names(values, names), str(path), count)
     except (pyarrow.ArrowException, OSError) as error:
         raise _unreadable(path, "Parquet", error) from None
     if not count:
@@ -53,7 +54,7 @@ def read_arrow(path: Path, names: Mapping[str, Any], start: int = 0) -> Iterator
             for batch in _batches(mapped):
                 for values in batch.to_pylist():
                     count += 1
-                    yield Row(_with_names(values, names), str(path), count)
+                    yield Row(with_class_names(values, names), str(path), count)
     except (pyarrow.ArrowException, OSError) as error:
         raise _unreadable(path, "Arrow", error) from None
 
@@ -114,27 +115,6 @@ def _class_names(content: bytes, where: str) -> Mapping[str, Any]:
     info = parse_json(content.decode("utf-8", "replace"), where=where)
     features = (info.get("info", info) if isinstance(info, dict) else {}).get("features") or {}
     return {column: feature for column, feature in features.items() if "ClassLabel" in json.dumps(feature)}
-
-
-def _with_names(values: dict[str, Any], features: Mapping[str, Any]) -> dict[str, Any]:
-    return {**values, **{column: _named(values.get(column), feature) for column, feature in features.items()}}
-
-
-def _named(value: Any, feature: Any) -> Any:
-    """The value with the names of its classes, however deep in lists and objects."""
-    if isinstance(feature, list):
-        feature = feature[0] if feature else {}
-    if not isinstance(feature, dict):
-        return value
-    inner = feature["feature"] if "_type" in feature and "feature" in feature else feature
-    if isinstance(value, dict):  # a list of objects may be kept as an object of lists
-        return {
-            key: _named(entry, inner.get(key)) if isinstance(inner, dict) else entry for key, entry in value.items()
-        }
-    if isinstance(value, list):
-        return [_named(entry, inner) for entry in value]
-    known = feature.get("names") if feature.get("_type") == "ClassLabel" else None
-    return known[value] if known and isinstance(value, int) and 0 <= value < len(known) else value
 
 
 def _unreadable(path: Path, kind: str, error: object) -> DataError:

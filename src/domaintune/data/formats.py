@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from domaintune.data.archives import is_archive, unpacked
-from domaintune.data.bitexts import read_aligned, read_po, read_tmx, read_xliff
+from domaintune.data.bitexts import read_aligned, read_po, read_tmx, read_xliff, translation_rows
 from domaintune.data.box_formats import read_boxes
 from domaintune.data.box_json import box_rows
 from domaintune.data.chats import chat_rows, has_chat
@@ -206,6 +206,8 @@ def _shaped(entries: Iterable[Entry], wanted: Wanted, folder: Path) -> Iterator[
         if wanted.column("tags") not in first.values and has_spans(first, wanted):
             return _through(everything, lambda rows: span_rows(rows, wanted))
         return normalised_tags(everything, wanted)
+    if wanted.task == "translation" and isinstance(first.values.get("translation"), dict):
+        return _through(everything, lambda rows: translation_rows(rows, wanted))
     if wanted.task == "generation" and has_chat(first, wanted):
         return _through(everything, lambda rows: chat_rows(rows, wanted))
     if wanted.task == "image-classification":
