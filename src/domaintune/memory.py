@@ -6,8 +6,11 @@ import base64
 import hashlib
 import io
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping
+from datetime import date, time
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,8 @@ PATHS = (str, os.PathLike)
 
 def stored_rows(values: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
     """The recipe's values with rows in memory (under any of `names`) written to OUTPUT/data/NAME-CHECKSUM.jsonl and replaced by
-    that path. Rows are a DataFrame, a `datasets.Dataset`, or an iterable of mappings; pictures in them (PIL) become files beside.
+    that path. Rows are a DataFrame (pandas, polars), a `datasets.Dataset`, or an iterable of mappings; pictures in them (PIL)
+    become files beside, class numbers that carry names become those, missing cells of pandas null, dates text.
 
     Raises:
         DataError: something else, no rows, or a value that JSON cannot hold.
@@ -47,14 +51,49 @@ def _store(given: Any, name: str, folder: Path) -> str:
 
 
 def _rows(given: Any, name: str) -> Iterable[Mapping[str, Any]]:
-    if type(given).__name__ == "DataFrame":
+    kind = f"{type(given).__module__.partition('.')[0]}.{type(given).__name__}"
+    if kind == "polars.DataFrame":
+        return given.iter_rows(named=True)
+    if kind.endswith(".DataFrame"):
         columns = [str(column) for column in given.columns]
-        return (dict(zip(columns, values, strict=True)) for values in given.itertuples(index=False, name=None))
+        tuples = given.itertuples(index=False, name=None)
+        return (dict(zip(columns, map(_or_none, values), strict=True)) for values in tuples)
+    if kind in ("datasets.Dataset", "datasets.IterableDataset") and given.features is not None:
+        features = given.features.to_dict()
+        return (with_class_names(row, features) for row in given)
     if isinstance(given, Iterable) and not isinstance(given, Mapping | bytes):
         return given
     raise DataError(
         f"got {type(given).__name__}.", where=name, remedy="Give a path, a DataFrame, a Dataset or a list of rows."
     )
+
+
+def _or_none(value: Any) -> Any:
+    """None for what pandas puts where nothing is."""
+    missing = type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, float) and math.isnan(value))
+    return None if missing else value
+
+
+def with_class_names(values: Mapping[str, Any], features: Mapping[str, Any]) -> dict[str, Any]:
+    """The row with names in the place of class numbers, by the features of its columns as `datasets` writes them."""
+    return {**values, **{column: _named(values.get(column), feature) for column, feature in features.items()}}
+
+
+def _named(value: Any, feature: Any) -> Any:
+    """However deep in lists and objects the classes are."""
+    if isinstance(feature, list):
+        feature = feature[0] if feature else {}
+    if not isinstance(feature, dict):
+        return value
+    inner = feature["feature"] if "_type" in feature and "feature" in feature else feature
+    if isinstance(value, dict):  # a list of objects may be kept as an object of lists
+        return {
+            key: _named(entry, inner.get(key)) if isinstance(inner, dict) else entry for key, entry in value.items()
+        }
+    if isinstance(value, list):
+        return [_named(entry, inner) for entry in value]
+    known = feature.get("names") if feature.get("_type") == "ClassLabel" else None
+    return known[value] if known and isinstance(value, int) and 0 <= value < len(known) else value
 
 
 def _line(row: Any, name: str, number: int, folder: Path) -> str:
@@ -85,6 +124,8 @@ def _plain(value: Any, folder: Path) -> Any:
         return value.tolist()
     if isinstance(value, os.PathLike):
         return os.fspath(value)
+    if isinstance(value, date | time | Decimal):
+        return str(value)
     if isinstance(value, list | tuple):
         return [_plain(entry, folder) for entry in value]
     if isinstance(value, Mapping):

@@ -50,7 +50,8 @@ class TranslationSettings(Settings):
     source_column: str = "source"
     target_column: str = "target"
     source_language: str | None = None
-    """Language code as the tokenizer knows it; only for multilingual bases."""
+    """Of the data: which two languages of a translation memory are read. Multilingual bases need both, as their tokenizer knows
+    them."""
     target_language: str | None = None
     max_source_length: int = Field(default=256, ge=4)
     max_target_length: int = Field(default=256, ge=4)
@@ -90,8 +91,17 @@ class ImageClassificationSettings(Settings):
     """Augmentation: smallest share of a picture's area that a random crop keeps; 1 = none."""
 
 
+BoxEdge = Literal["xmin", "ymin", "xmax", "ymax", "x", "y", "width", "height"]
+
+
 class ObjectDetectionSettings(Settings):
     name: Literal["object-detection"] = "object-detection"
+    image_column: str = "image"
+    """In tables of boxes: the picture's path, relative to the table."""
+    label_column: str = "label"
+    box_columns: dict[BoxEdge, str] = Field(default_factory=dict)
+    """In tables of boxes, where they are called otherwise: `{xmin: left, ymin: top, xmax: right, ymax: bottom}`, or of `x`, `y`,
+    `width` and `height`; in pixels."""
     labels: tuple[str, ...] | None = None
     flip: bool = True
     image_size: int | None = Field(default=None, ge=32)

@@ -17,8 +17,11 @@ from torch.nn import functional
 
 from domaintune.bases.base import Base
 from domaintune.checks.lengths import length_findings
+from domaintune.data.columns import wanted_of
+from domaintune.data.formats import read_part
 from domaintune.data.rows import Row
 from domaintune.errors import DataError, RecipeError
+from domaintune.recipe import Recipe
 from domaintune.settings import TranslationSettings
 from domaintune.tasks.base import Item
 from domaintune.tasks.translation import Translation, TranslationExample
@@ -273,9 +276,27 @@ def test_a_multilingual_base_gets_its_languages(pieces: tuple[Path, list[str]]) 
         Translation.build(rows(PAIRS), base, TranslationSettings(source_language="en"))
 
 
-def test_language_codes_are_refused_where_they_do_nothing() -> None:
-    with pytest.raises(RecipeError, match="not multilingual"):
-        built("marian", target_language="de")
+def test_languages_of_the_data_for_a_base_of_one_pair(tmp_path: Path) -> None:
+    """A memory of three languages needs two named, also where the tokenizer knows none."""
+    variants = "".join(
+        f'<tuv xml:lang="{code}"><seg>{text}</seg></tuv>'
+        for code, text in (("fr", "chien"), ("en", "dog"), ("de", "Hund"))
+    )
+    memory = tmp_path / "m.tmx"
+    memory.write_text(f'<tmx><header srclang="en"/><body>\n<tu>{variants}</tu></body></tmx>', encoding="utf-8")
+    given = {"base": "tiny", "train": str(memory), "output": str(tmp_path / "run")}
+    unnamed = Recipe.make({**given, "task": "translation"})
+    with pytest.raises(DataError, match="3 languages") as caught:
+        read_part(unnamed.train, wanted_of(unnamed))
+    assert "--set task.source_language=en --set task.target_language=fr" in caught.value.remedy
+    languages = {"source_language": "en", "target_language": "de"}
+    recipe = Recipe.make({**given, "task": {"name": "translation", **languages}})
+    read = read_part(recipe.train, wanted_of(recipe)).rows
+    assert [dict(row.values) for row in read] == [{"source": "dog", "target": "Hund"}]
+    base, task, items = built("marian", **languages)
+    assert not hasattr(base.processor, "src_lang")
+    assert task.forced_bos_token_id is None
+    assert items == built("marian")[2]
 
 
 def test_marian_with_two_vocabularies(pieces: tuple[Path, list[str]]) -> None:

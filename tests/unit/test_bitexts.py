@@ -393,3 +393,24 @@ def test_xml_of_many_blocks_keeps_its_lines(tmp_path: Path) -> None:
     many = [unit(("en", f"room {n} &amp; more"), ("zh", f"房间 {n}")) for n in range(5_000)]
     made = read(tmp_path / "a.tmx", tmx(*many))
     assert pairs(made) == [(f"room {n} & more", f"房间 {n}", n + 3) for n in range(5_000)]
+
+
+def test_columns_of_translations_by_language(tmp_path: Path) -> None:
+    """As data sets of the Hub have them."""
+    lines = [
+        '{"id": 1, "translation": {"en": "dog", "de": "Hund"}}',
+        '{"id": 2, "translation": {"en": "cat", "de": ""}}',
+    ]
+    made = read(tmp_path / "a.jsonl", "\n".join(lines))
+    assert pairs(made) == [("dog", "Hund", 1)]
+    assert reasons(made) == [("a side is missing", 2)]
+    assert made.notes == [f"{tmp_path}/a.jsonl is read as translated from en to de."]
+    three = '{"translation": {"en": "dog", "de": "Hund", "fr": "chien"}}'
+    with pytest.raises(DataError, match="3 languages") as caught:
+        read(tmp_path / "b.jsonl", three)
+    assert caught.value.where == f"{tmp_path}/b.jsonl:1"
+    named = Wanted("translation", {"source_language": "fr", "target_language": "en"})
+    assert pairs(read(tmp_path / "b.jsonl", three, named)) == [("chien", "dog", 1)]
+    with pytest.raises(DataError, match="no column 'translation'") as caught:
+        read(tmp_path / "c.jsonl", f'{lines[0]}\n{{"translation": "x"}}')
+    assert caught.value.where == f"{tmp_path}/c.jsonl:2"

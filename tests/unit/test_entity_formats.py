@@ -22,6 +22,7 @@ from domaintune.data.entity_spans import (
     trimmed,
     without_overlaps,
 )
+from domaintune.data.formats import read_part
 from domaintune.data.rows import Entry, LeftOut, Note, Reading, Row, Wanted
 from domaintune.data.sources import Source
 from domaintune.data.span_shapes import Span
@@ -198,7 +199,12 @@ class TestSchemes:
             (["I-A E-A"], None),  # IOE
             (["E-A"], None),
             (["S-A", "U-A"], None),
-            (["PER O"], None),
+            (["PER O", "MISC B"], None),
+            (["O PER PER", "Location"], "IO without I-"),
+            (["PER B-PER"], None),
+            (["B I O"], None),  # one class without a name
+            (["PER_B PER_I"], None),
+            (["0 0 3"], None),  # class numbers
             (["B-"], None),
             (["O E-mail"], None),  # a type without prefix
             (["B_PER"], None),
@@ -210,6 +216,39 @@ class TestSchemes:
     def test_broken_sequences_stay_broken_and_ended_entities_keep_their_end(self) -> None:
         assert to_bio(["O", "E-A", "O", "I-A"], "BIOES") == ["O", "I-A", "O", "I-A"]
         assert to_bio(["S-A", "I-A", "E-A", "E-A"], "BIOES") == ["B-A", "B-A", "I-A", "B-A"]
+
+    def test_bare_types(self, tmp_path: Path) -> None:
+        assert to_bio(["PER", "PER", "LOC", "O", "PER"], "IO without I-") == ["B-PER", "I-PER", "B-LOC", "O", "B-PER"]
+        path = tmp_path / "a.conll"
+        path.write_text("Ada PER\nLovelace PER\nleft O\n\nBonn LOC\n", encoding="utf-8")
+        made = read_part(str(path), NER, targets=True)
+        assert [row.values["tags"] for row in made.rows] == [["B-PER", "I-PER", "O"], ["B-LOC"]]
+        assert made.notes == [
+            f"{path}: the tags are IO without I-; 3 of 4 changed to make them BIO. Neighbouring entities of one type "
+            "cannot be told apart in IO: they are one."
+        ]
+
+    def test_lists_as_json_in_the_cells_of_a_table(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.csv"
+        path.write_text('tokens,tags\n"[""Ada"", ""left""]","[""PER"", ""O""]"\n', encoding="utf-8")
+        assert read_part(str(path), NER, targets=True).rows[0].values == {
+            "tokens": ["Ada", "left"],
+            "tags": ["B-PER", "O"],
+        }
+        # As Label Studio's CSV: a JSON list of spans, a blank cell where nothing was marked.
+        lines = [
+            "text,id,label,annotator",
+            "[1] nothing here,1,,2",
+            'Ada left.,2,"[{""start"":0,""end"":3,""text"":""Ada"",""labels"":[""PER""]}]",2',
+        ]
+        path.write_text("\n".join(lines), encoding="utf-8")
+        made = read_part(str(path), NER, targets=True)
+        assert [row.values["tags"] for row in made.rows] == [["O"] * 5, ["B-PER", "O", "O"]]
+        assert made.rows[0].values["tokens"][:2] == ["[", "1"]
+        path.write_text("text,entities\nAda left,\"[(0, 3, 'PER')]\"\n", encoding="utf-8")  # str() of a list
+        with pytest.raises(DataError, match="is no JSON") as caught:
+            read_part(str(path), NER)
+        assert caught.value.where == f"{path}:2"
 
     def test_rows_of_a_table(self) -> None:
         rows: list[Entry] = [

@@ -6,6 +6,7 @@ import gzip
 import json
 import lzma
 import os
+import tracemalloc
 import zipfile
 import zlib
 from pathlib import Path
@@ -14,9 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from domaintune.data.formats import ANY, read_part, read_rows
+from domaintune.data.formats import ANY, TABLES, TAGGED, read_part, read_rows
 from domaintune.data.pictures import examine_picture, open_picture
 from domaintune.data.rows import Wanted
+from domaintune.data.sources import Source
 from domaintune.errors import DataError
 
 SHARED = Path(os.environ.get("DOMAINTUNE_SHARED", Path(__file__).resolve().parents[3] / "shared")) / "data"
@@ -167,6 +169,32 @@ def test_parquet_and_saved_datasets_keep_values_and_name_classes(tmp_path: Path)
     (tmp_path / "saved" / "dataset_dict.json").write_text(json.dumps({"splits": ["train"]}))
     rows = read_part(str(tmp_path / "saved"), Wanted("text-classification")).rows
     assert [row.values["label"] for row in rows] == ["good", "bad"]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.conll"])
+def test_large_files_are_streamed_and_their_rows_small(tmp_path: Path, name: str) -> None:
+    """Short rows, the worst case: what is held stays under ten times the text, and nothing of rows that are let go."""
+    texts = [f"word{n % 997} and word{n % 773} make the text {n}" for n in range(12_000)]
+    made = {
+        "a.csv": "id,text,label\n" + "".join(f"{n},{text},l{n % 5}\n" for n, text in enumerate(texts)),
+        "a.jsonl": "".join(f'{{"id": {n}, "text": "{text}", "label": "l{n % 5}"}}\n' for n, text in enumerate(texts)),
+        "a.conll": "".join("".join(f"{word} O\n" for word in (text * 3).split()) + "\n" for text in texts[:3000]),
+    }[name]
+    path = Path(write(tmp_path / name, made))
+    wanted = Wanted("token-classification" if name == "a.conll" else "text-classification")
+    tracemalloc.start()
+    try:
+        count = sum(1 for _ in {**TAGGED, **TABLES}[path.suffix](Source(path), wanted))
+        streamed = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        rows = read_part(str(path), wanted, targets=True).rows
+        held = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(rows) == count == made.count("\n\n" if name == "a.conll" else "\n") - (name == "a.csv")
+    assert held < 10 * len(made)
+    if name != "a.conll":  # whose peak is the interpreter's table of interned words, made anew
+        assert streamed < held / 5
 
 
 def test_columns_are_proposed_never_guessed(tmp_path: Path) -> None:

@@ -53,6 +53,10 @@ TMX = "<tmx><header srclang='en'/><body>" + (
     "<tu><tuv xml:lang='en'><seg>Hello</seg></tuv><tuv xml:lang='de'><seg>Hallo</seg></tuv></tu>" * ROWS
     + "</body></tmx>"
 )
+SHAPE = {
+    "x": 1, "y": 1, "width": 4, "height": 4, "rotation": 0, "rectanglelabels": ["cat"], "original_width": 12, "original_height": 8
+}  # fmt: skip
+STUDIO = [{"data": {"image": "p.png"}, "annotations": [{"result": [{"value": SHAPE, **SHAPE}]}]}] * ROWS
 # name -> task, content, entries in it
 FORMATS: dict[str, tuple[str, bytes, int]] = {
     "a.csv": ("text-classification", TABLE.encode(), ROWS),
@@ -90,6 +94,16 @@ FORMATS: dict[str, tuple[str, bytes, int]] = {
         b"<annotations><image name='p.png' width='12' height='8'><box label='c' xtl='1' ytl='1' xbr='4' ybr='4'/></image></annotations>",
         1,
     ),
+    "studio.json": ("object-detection", json.dumps(STUDIO).encode(), ROWS),
+    "min.json": ("object-detection", json.dumps([{"image": "p.png", "label": [SHAPE]}] * ROWS).encode(), ROWS),
+    "rows.jsonl": (
+        "object-detection",
+        lines([{"image": "p.png", "objects": {"bbox": [[1, 1, 4, 4]], "category": ["cat"]}}] * ROWS),
+        ROWS,
+    ),
+    "yolo/labels/p.txt": ("object-detection", b"0 0.5 0.5 0.4 0.4\n" * 3, 1),
+    "yolo/data.yaml": ("object-detection", b"train: images\nnc: 1\nnames: [cat]\n", 1),
+    "list.txt": ("object-detection", b"./p.png\n" * ROWS, ROWS),
     "voc/a.xml": ("object-detection", VOC.encode(), 1),
 }
 
@@ -145,19 +159,21 @@ MUTATIONS: tuple[Mutation, ...] = (cut, flipped, dropped, repeated, replaced, re
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("fuzz")
-    (made / "voc").mkdir()
-    for place in (made, made / "voc"):
+    for place in (made, made / "voc", made / "yolo" / "images"):
+        place.mkdir(exist_ok=True, parents=True)
         (place / "p.png").write_bytes(picture())
     return made
 
 
 def path_of(folder: Path, name: str) -> str:
-    return str(folder / "voc" if name.startswith("voc") else folder / name)
+    top, inner, _ = name.partition("/")
+    return str(folder / top if inner else folder / name)
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_whole_files_lose_nothing(folder: Path, name: str) -> None:
     task, content, entries = FORMATS[name]
+    (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_bytes(content)
     made = read_part(path_of(folder, name), Wanted(task), targets=True)
     assert len(made.rows) + len(made.left_out) == entries

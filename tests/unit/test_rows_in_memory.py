@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,73 @@ class DataFrame:
     def itertuples(self, *, index: bool, name: None) -> list[tuple[object, ...]]:
         assert not index
         return [("a", np.int64(1)), ("None", np.int64(0))]
+
+
+CLASSES = {"names": ["neg", "pos"], "_type": "ClassLabel"}
+
+
+def of_library(module: str, name: str, rows: list[dict[str, object]], **attributes: object) -> object:
+    """A stand-in for a library's class: its name, its rows, and what else is asked of it."""
+    members = {"__module__": module, "__iter__": lambda self: iter(rows), **attributes}
+    return type(name, (), members)()
+
+
+def stored(tmp_path: Path, given: object, task: str = "text-classification") -> list[dict[str, object]]:
+    recipe = Recipe.make({"task": task, "base": "minilm", "output": str(tmp_path / "run"), "train": given})
+    return [dict(row.values) for row in read_rows(str(recipe.train))]
+
+
+def test_class_numbers_of_datasets_become_their_names(tmp_path: Path) -> None:
+    features = {
+        "text": {"dtype": "string", "_type": "Value"},
+        "label": CLASSES,
+        "tags": {"feature": CLASSES, "_type": "List"},
+        "objects": {"feature": {"bbox": {"_type": "Value"}, "category": CLASSES}, "_type": "List"},
+        "lists": {"feature": {"category": CLASSES}, "_type": "Sequence"},
+    }
+    rows: list[dict[str, object]] = [
+        {
+            "text": "a",
+            "label": 1,
+            "tags": [0, 1],
+            "objects": [{"bbox": [1], "category": 0}],
+            "lists": {"category": [1]},
+        },
+        {"text": "b", "label": -1, "tags": [], "objects": [], "lists": {"category": []}},  # -1: no label
+    ]
+    to_dict = type("Features", (), {"to_dict": lambda self: features})()
+    made = stored(tmp_path, of_library("datasets.arrow_dataset", "Dataset", rows, features=to_dict))
+    assert made == [
+        {
+            "text": "a", "label": "pos", "tags": ["neg", "pos"], "objects": [{"bbox": [1], "category": "neg"}],
+            "lists": {"category": ["pos"]},
+        },
+        rows[1],
+    ]  # fmt: skip
+    bare = of_library("datasets.iterable_dataset", "IterableDataset", rows[:1], features=None)
+    assert stored(tmp_path, bare) == rows[:1]
+
+
+def test_what_tables_hold_beside_texts_and_numbers(tmp_path: Path) -> None:
+    """Missing cells of pandas, dates and decimals stop nothing; a NaN in plain rows is a fault."""
+    missing = type("NAType", (), {})()
+    cells = [("a", float("nan"), datetime.date(2024, 1, 2)), ("b", missing, Decimal("1.50"))]
+    frame = of_library(
+        "pandas.core.frame",
+        "DataFrame",
+        [],
+        columns=("text", "label", "when"),
+        itertuples=lambda self, *, index, name: cells,
+    )
+    assert stored(tmp_path, frame) == [
+        {"text": "a", "label": None, "when": "2024-01-02"},
+        {"text": "b", "label": None, "when": "1.50"},
+    ]
+    rows = [{"text": "a", "label": None}]
+    polars = of_library("polars.dataframe.frame", "DataFrame", [], iter_rows=lambda self, *, named: iter(rows))
+    assert stored(tmp_path, polars) == rows
+    with pytest.raises(DataError, match="cannot be stored"):
+        stored(tmp_path, [{"label": float("nan")}])
 
 
 def test_rows_become_files_of_the_run(tmp_path: Path) -> None:

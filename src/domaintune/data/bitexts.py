@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 from typing import Any
 
@@ -170,14 +170,19 @@ def _tmx_languages(source: Source, wanted: Wanted, named: tuple[str | None, str 
         if element.name == "header":
             original = element.attributes.get("srclang", "")
         found.update(dict.fromkeys(_language(variant) for variant in element.children("tuv")))
+    return _two_of(found, named, original, str(source))
+
+
+def _two_of(found: Iterable[str], named: tuple[str | None, str | None], original: str, where: str) -> tuple[str, str]:
+    """The languages of source and target: those named, of two the other, else `original` first."""
     given = [code for code in named if code is not None]
     absent = [code for code in given if not any(same_language(code, other) for other in found)]
-    if absent:
-        raise _languages_error(source, list(found), f"holds nothing in '{absent[0]}'")
     languages = distinct_languages(found)
+    if absent:
+        raise _languages_error(where, languages, f"holds nothing in '{absent[0]}'", original)
     others = [code for code in languages if not any(same_language(code, other) for other in given)]
     if len(given) < 2 and len(given) + len(others) != 2:
-        raise _languages_error(source, languages, f"holds {len(languages)} languages, not two")
+        raise _languages_error(where, languages, f"holds {len(languages)} languages, not two", original)
     left, right = named
     if left is None and right is None:
         left = next((code for code in others if same_language(code, original)), others[0])
@@ -185,11 +190,38 @@ def _tmx_languages(source: Source, wanted: Wanted, named: tuple[str | None, str 
     return left or others[0], right or others[0]
 
 
-def _languages_error(source: Source, found: list[str], what: str) -> DataError:
+def translation_rows(rows: Iterable[Row], wanted: Wanted) -> Iterator[Entry]:
+    """Rows with a column `translation` of texts by language, as data sets of the Hub have them; languages as of `read_tmx`.
+
+    Raises:
+        DataError: no such column; more than two languages and none named, or a named one that is not there.
+    """
+    pair: tuple[str, str] | None = None
+    for row in rows:
+        texts = row.values.get("translation")
+        if not isinstance(texts, dict):
+            raise DataError("no column 'translation' of texts by language.", where=row.where, remedy="Mend the row.")
+        if pair is None:
+            named = (wanted.columns.get("source_language"), wanted.columns.get("target_language"))
+            pair = _two_of(texts, named, "", row.where)
+            if None in named:
+                yield Note(f"{row.file} is read as translated from {pair[0]} to {pair[1]}.")
+        sides = [next((text for code, text in texts.items() if same_language(code, side)), None) for side in pair]
+        if all(isinstance(text, str) and text.strip() for text in sides):
+            values = {wanted.column("source"): sides[0], wanted.column("target"): sides[1]}
+            yield Row({**row.values, **values}, row.file, row.line)
+        else:
+            yield LeftOut("a side is missing", row.file, row.line)
+
+
+def _languages_error(where: str, found: list[str], what: str, original: str) -> DataError:
+    """Proposes the header's language and the next one."""
+    first = next((code for code in found if same_language(code, original)), found[0] if found else "en")
+    second = next((code for code in found if code != first), "de")
     return DataError(
         f"{what} (languages: {', '.join(found[:20]) or 'none'}).",
-        where=str(source),
-        remedy="Name two of them: --set task.source_language=en --set task.target_language=de.",
+        where=where,
+        remedy=f"Name two of them: --set task.source_language={first} --set task.target_language={second}.",
     )
 
 

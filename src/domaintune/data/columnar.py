@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from domaintune.data.rows import Entry, Row, Wanted
+from domaintune.data.rows import Entry, Row, Wanted, part_names
 from domaintune.data.tables import parse_json
 from domaintune.errors import DataError
+from domaintune.memory import with_class_names
 
 BATCH_ROWS = 1024
 STATE, INFO, PARTS = "state.json", "dataset_info.json", "dataset_dict.json"
-NAMES_OF = {"train": ("train",), "dev": ("validation", "dev", "valid"), "test": ("test",)}
 
 
 def is_saved_dataset(folder: Path) -> bool:
@@ -28,21 +29,22 @@ def read_parquet(path: Path, wanted: Wanted) -> Iterator[Entry]:
     """
     import pyarrow.parquet
 
-    names, count = {}, 0
+    names: Mapping[str, Any] = {}
+    count = 0
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             names = _class_names((file.schema_arrow.metadata or {}).get(b"huggingface", b""), str(path))
             for batch in file.iter_batches(BATCH_ROWS):
                 for values in batch.to_pylist():
                     count += 1
-                    yield Row(_named(values, names), str(path), count)
+                    yield Row(with_class_names(values, names), str(path), count)
     except (pyarrow.ArrowException, OSError) as error:
         raise _unreadable(path, "Parquet", error) from None
     if not count:
         raise DataError("the file has no rows.", where=str(path), remedy="Give at least one row.")
 
 
-def read_arrow(path: Path, names: dict[str, list[str]], start: int = 0) -> Iterator[Row]:
+def read_arrow(path: Path, names: Mapping[str, Any], start: int = 0) -> Iterator[Row]:
     """Rows of one Arrow file (stream or random access); lines count on from `start`."""
     import pyarrow.ipc
 
@@ -52,7 +54,7 @@ def read_arrow(path: Path, names: dict[str, list[str]], start: int = 0) -> Itera
             for batch in _batches(mapped):
                 for values in batch.to_pylist():
                     count += 1
-                    yield Row(_named(values, names), str(path), count)
+                    yield Row(with_class_names(values, names), str(path), count)
     except (pyarrow.ArrowException, OSError) as error:
         raise _unreadable(path, "Arrow", error) from None
 
@@ -76,7 +78,7 @@ def read_saved_dataset(folder: Path, wanted: Wanted, part: str) -> Iterator[Entr
     """
     if (folder / PARTS).is_file():
         splits = _content(folder / PARTS).get("splits", [])
-        found = [name for name in NAMES_OF.get(part, ("test",)) if name in splits]
+        found = [name for name in part_names(part) if name in splits]
         if not found and len(splits) != 1:
             raise DataError(
                 f"no split for {part} (splits: {', '.join(map(str, splits))}).",
@@ -106,28 +108,13 @@ def _content(path: Path) -> dict[str, Any]:
     return content
 
 
-def _class_names(content: bytes, where: str) -> dict[str, list[str]]:
-    """Column -> names by class number, from what `datasets` wrote about the columns; also for lists of class numbers."""
+def _class_names(content: bytes, where: str) -> Mapping[str, Any]:
+    """Column -> its feature, from what `datasets` wrote about the columns, of those that hold class numbers."""
     if not content:
         return {}
     info = parse_json(content.decode("utf-8", "replace"), where=where)
     features = (info.get("info", info) if isinstance(info, dict) else {}).get("features") or {}
-    found = {}
-    for column, feature in features.items():
-        inner = feature.get("feature", feature) if isinstance(feature, dict) else {}
-        if isinstance(inner, dict) and inner.get("_type") == "ClassLabel":
-            found[column] = list(inner.get("names") or [])
-    return found
-
-
-def _named(values: dict[str, Any], names: dict[str, list[str]]) -> dict[str, Any]:
-    for column, known in names.items():
-        value = values.get(column)
-        if isinstance(value, int) and 0 <= value < len(known):
-            values[column] = known[value]
-        elif isinstance(value, list):
-            values[column] = [known[n] if isinstance(n, int) and 0 <= n < len(known) else n for n in value]
-    return values
+    return {column: feature for column, feature in features.items() if "ClassLabel" in json.dumps(feature)}
 
 
 def _unreadable(path: Path, kind: str, error: object) -> DataError:

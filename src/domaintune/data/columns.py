@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from domaintune.data.rows import Row, Wanted
 from domaintune.errors import DataError
 from domaintune.recipe import Recipe
-from domaintune.settings import TranslationSettings
+from domaintune.settings import ObjectDetectionSettings, TranslationSettings
 
 INPUTS: Mapping[str, Sequence[str]] = {
     "text-classification": ("text",),
@@ -59,6 +59,8 @@ def wanted_of(recipe: Recipe) -> Wanted:
     if isinstance(settings, TranslationSettings):
         languages = {"source_language": settings.source_language, "target_language": settings.target_language}
         named |= {name: code for name, code in languages.items() if code is not None}
+    if isinstance(settings, ObjectDetectionSettings):
+        named |= {str(edge): column for edge, column in settings.box_columns.items()}
     return Wanted(recipe.task.name, named, recipe.data.encoding)
 
 

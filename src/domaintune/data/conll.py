@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -83,8 +84,8 @@ def _sentences(source: Source, wanted: Wanted) -> Iterator[_Sentence]:
                 continue
             token, tag = columns.token_and_tag_(line, number)
             sentence = sentence or _Sentence(number)
-            sentence.tokens.append(token)
-            sentence.tags.append(tag)
+            sentence.tokens.append(sys.intern(token))  # a word's object is seven times as large as the word
+            sentence.tags.append(sys.intern(tag))
     if sentence is not None:
         yield sentence
 

@@ -85,8 +85,9 @@ def read_coco(path: Path) -> list[Row | Declared]:
     """The categories, and rows {"image", "width", "height", "boxes": [[x, y, width, height], ...] in pixels, "labels", "crowd"} in the order of the
     JSON's images; a row's line is the picture's number there. Boxes are as they stand in the file, faults included.
 
-    Pictures are looked for in the folder named as the JSON, beside it, and in `images/`. Width and height that the JSON lacks
-    are those of the picture.
+    Pictures are looked for in the folder named as the JSON, beside it, and in `images/`; those of annotations/instances_NAME.json
+    beside its folder too, in `NAME/` and `images/`, as COCO is laid out. Width and height that the JSON lacks are those of the
+    picture.
 
     Raises:
         DataError: not COCO, no pictures, a picture that is not there, an annotation of an unknown picture or category or whose box
@@ -143,6 +144,10 @@ def _images(path: Path, entries: Sequence[Any]) -> dict[int | str, _CocoImage]:
     if not entries:
         raise DataError("the file lists no images.", where=str(path), remedy="Give at least one.")
     images: dict[int | str, _CocoImage] = {}
+    places = [path.with_suffix(""), path.parent, path.parent / "images"]
+    if path.parent.name == "annotations":
+        root, part = path.parent.parent, path.stem.removeprefix("instances_")
+        places += [root / part, root / "images" / part, root / "images", root]
     for number, entry in enumerate(entries, start=1):
         where = f"{path}:{number}"
         key = _identifier(entry, "id", f"image {number}", where)
@@ -151,7 +156,7 @@ def _images(path: Path, entries: Sequence[Any]) -> dict[int | str, _CocoImage]:
         name = entry.get("file_name")
         if not isinstance(name, str) or not name:
             raise DataError(f"image {number} (id {key}) has no 'file_name'.", where=where, remedy="Name its file.")
-        file = find_picture(name, (path.with_suffix(""), path.parent, path.parent / "images"), where=where)
+        file = find_picture(name, places, where=where)
         width, height = entry.get("width"), entry.get("height")
         if not (_is_size(width) and _is_size(height)):
             facts = examine_picture(str(file), where=where)

@@ -12,8 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from domaintune.data.archives import is_archive, unpacked
-from domaintune.data.bitexts import read_aligned, read_po, read_tmx, read_xliff
+from domaintune.data.bitexts import read_aligned, read_po, read_tmx, read_xliff, translation_rows
 from domaintune.data.box_formats import read_boxes
+from domaintune.data.box_json import box_rows
 from domaintune.data.chats import chat_rows, has_chat
 from domaintune.data.columnar import is_saved_dataset, read_arrow, read_parquet, read_saved_dataset
 from domaintune.data.columns import require_columns
@@ -24,7 +25,8 @@ from domaintune.data.folders import read_class_folders
 from domaintune.data.picture_tables import table_pictures
 from domaintune.data.rows import Entry, Reading, Row, Wanted
 from domaintune.data.sources import COMPRESSIONS, Source
-from domaintune.data.tables import read_csv, read_json, read_json_lines, read_plain_text, read_tsv
+from domaintune.data.span_shapes import span_columns
+from domaintune.data.tables import lists_in_cells, read_csv, read_json, read_json_lines, read_plain_text, read_tsv
 from domaintune.data.tag_schemes import normalised_tags
 from domaintune.errors import DataError
 
@@ -162,12 +164,12 @@ def _file(source: Source, wanted: Wanted, part: str) -> Iterator[Entry]:
     special = BY_TASK.get(wanted.task, {}).get(suffix)
     if special is not None and not _has_header(source, wanted):
         return special(source, wanted)
-    if wanted.task == "object-detection" or (wanted.task == "" and suffix == ".json" and _is_object(source)):
-        return read_boxes(source.path, wanted, part)
     if suffix == ".parquet":
         return _shaped(read_parquet(source.path, wanted), wanted, source.path.parent)
     if suffix == ".arrow":
         return _shaped(read_arrow(source.path, {}), wanted, source.path.parent)
+    if wanted.task == "object-detection" or (wanted.task == "" and suffix == ".json" and _is_object(source)):
+        return read_boxes(source.path, wanted, part)
     reader = TABLES.get(suffix)
     if reader is None:
         allowed = [*TABLES, ".parquet", ".arrow", *BY_TASK.get(wanted.task, {})]
@@ -195,6 +197,9 @@ def _is_object(source: Source) -> bool:
 
 def _shaped(entries: Iterable[Entry], wanted: Wanted, folder: Path) -> Iterator[Entry]:
     """Rows of a table in the shape that the task reads, by the keys of the first one."""
+    if wanted.task == "token-classification":
+        spans = span_columns(wanted)
+        entries = lists_in_cells(entries, (wanted.column("tokens"), wanted.column("tags"), *spans), may_be_blank=spans)
     entries = iter(entries)
     before: list[Entry] = []
     first = None
@@ -207,14 +212,17 @@ def _shaped(entries: Iterable[Entry], wanted: Wanted, folder: Path) -> Iterator[
     if first is None or not wanted.task:
         return everything
     if wanted.task == "token-classification":
-        spans = wanted.column("tags") not in first.values and has_spans(first, wanted)
-        if spans:
+        if wanted.column("tags") not in first.values and has_spans(first, wanted):
             return _through(everything, lambda rows: span_rows(rows, wanted))
         return everything if wanted.inputs else normalised_tags(everything, wanted)
+    if wanted.task == "translation" and isinstance(first.values.get("translation"), dict):
+        return _through(everything, lambda rows: translation_rows(rows, wanted))
     if wanted.task == "generation" and has_chat(first, wanted):
         return _through(everything, lambda rows: chat_rows(rows, wanted))
     if wanted.task == "image-classification":
         return _through(everything, lambda rows: table_pictures(rows, wanted, folder))
+    if wanted.task == "object-detection":
+        return box_rows(everything, wanted, folder)
     return everything
 
 

@@ -29,7 +29,7 @@ def table_pictures(rows: Iterable[Row], wanted: Wanted, folder: Path) -> Iterato
     for row in rows:
         values = dict(row.values)
         key = image if image in values else "filename"
-        path = _path(values.get(key), row, folder)
+        path = picture_path(values.get(key), row, folder)
         if label in values:
             values[LABEL] = values[label]
         elif (
@@ -45,7 +45,12 @@ def table_pictures(rows: Iterable[Row], wanted: Wanted, folder: Path) -> Iterato
         yield Row({**values, "image": path}, row.file, row.line)
 
 
-def _path(value: Any, row: Row, folder: Path) -> str:
+def picture_path(value: Any, row: Row, folder: Path) -> str:
+    """The file of a picture that a cell names (relative to `folder` or to the working folder) or holds, as bytes or base64.
+
+    Raises:
+        DataError: neither, or no such file.
+    """
     if isinstance(value, Mapping):
         value = value.get("bytes") or value.get("path")
     if isinstance(value, str) and value.startswith("data:image/"):

@@ -86,17 +86,17 @@ def _correlation(one: PictureLook, other: PictureLook) -> float:
     return float(both[0] @ both[1] / sizes.prod()) if sizes.all() else 0.0
 
 
-def find_picture(name: str, folders: Iterable[Path], *, where: str) -> Path:
-    """The file of this name in the first of the folders that holds it.
+def find_picture(name: str, folders: Iterable[Path], *, where: str, other_names: Iterable[str] = ()) -> Path:
+    """The file of this name, or else of one of the others, in the first of the folders that holds it.
 
     Raises:
         DataError: in none of them; they are named.
     """
     folders = list(folders)
-    for folder in folders:
+    for place in (folder / known for known in dict.fromkeys((name, *other_names)) for folder in folders):
         try:
-            if (folder / name).is_file():
-                return folder / name
+            if place.is_file():
+                return place
         except (OSError, ValueError):  # a name that no file can have
             break
     places = ", ".join(f"'{folder}'" for folder in folders)

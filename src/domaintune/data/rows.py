@@ -10,6 +10,13 @@ from typing import Any
 
 from domaintune.errors import DataError
 
+NAMES_OF_PARTS = {"train": ("train", "trainval"), "dev": ("val", "valid", "validation", "dev"), "test": ("test",)}
+
+
+def part_names(part: str) -> tuple[str, ...]:
+    """What files and folders call a part, the usual name first; of every other part (general) that of test."""
+    return NAMES_OF_PARTS.get(part, NAMES_OF_PARTS["test"])
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -78,8 +85,8 @@ Entry = Row | LeftOut | Note | Declared
 class Wanted:
     """What a reader is to make of a file: rows for `task`, whose columns carry the user's names.
 
-    `columns` maps a canonical name (text, label, tokens, tags, source, target, prompt, completion, messages, image, boxes) to the
-    user's; names not in it are themselves. `encoding` is None where it is to be recognised. `targets`: rows without a target are
+    `columns` maps a canonical name (text, label, tokens, tags, source, target, prompt, completion, messages, image, xmin, ...) to
+    the user's; names not in it are themselves. `encoding` is None where it is to be recognised. `targets`: rows without a target are
     of no use. `inputs`: what rows have for targets does not matter and passes as it stands, so that tables stream.
     """
 

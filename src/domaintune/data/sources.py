@@ -185,7 +185,7 @@ def lines_of(stream: TextIO) -> Iterator[str]:
     """Lines without their ends, cut at line feeds alone: JSON text may hold U+2028, and a lone carriage return in one of two
     aligned files would misalign all that follow."""
     rest = ""
-    while block := stream.read(1 << 20):
+    while block := stream.read(1 << 16):
         *whole, rest = (rest + block).split("\n")
         yield from (line.removesuffix("\r") for line in whole)
     if rest:

@@ -62,7 +62,7 @@ def shape_of(row: Row, wanted: Wanted) -> Shape | None:
         return None  # words and tags already
     if values.get("answer") in tuple(ANSWERS):
         return "prodigy"  # nothing was marked
-    return "plain" if any(_is_span_list(values.get(name)) for name in _span_columns(wanted)) else None
+    return "plain" if any(_is_span_list(values.get(name)) for name in span_columns(wanted)) else None
 
 
 def annotated(row: Row, wanted: Wanted) -> Annotated | LeftOut:
@@ -84,7 +84,7 @@ def annotated(row: Row, wanted: Wanted) -> Annotated | LeftOut:
         return _prodigy(row, wanted)
     column = text_column(row, wanted)
     assert column is not None
-    return _plain(row, column, _span_columns(wanted))
+    return _plain(row, column, span_columns(wanted))
 
 
 def text_column(row: Row, wanted: Wanted) -> str | None:
@@ -92,7 +92,8 @@ def text_column(row: Row, wanted: Wanted) -> str | None:
     return next((name for name in names if isinstance(row.values.get(name), str)), None)
 
 
-def _span_columns(wanted: Wanted) -> tuple[str, ...]:
+def span_columns(wanted: Wanted) -> tuple[str, ...]:
+    """Where spans may stand: the user's column for labels first, where it was named."""
     return tuple(dict.fromkeys((wanted.column("label"), *SPAN_COLUMNS))) if "label" in wanted.columns else SPAN_COLUMNS
 
 

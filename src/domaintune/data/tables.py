@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -14,6 +14,7 @@ from domaintune.data.sources import Source, lines_of
 from domaintune.errors import DataError
 
 WHITE = re.compile(r"[ \t\n\r]*")
+SHARED_VALUES = 256
 
 
 def read_csv(source: Source, wanted: Wanted) -> Iterator[Entry]:
@@ -158,6 +159,37 @@ def parse_json(text: str, *, where: str) -> Any:
         return value
 
 
+def lists_in_cells(
+    entries: Iterable[Entry], columns: Collection[str], *, may_be_blank: Collection[str]
+) -> Iterator[Entry]:
+    """The rows with the lists that a table of texts holds as JSON in these columns; a blank cell of `may_be_blank` is an empty list.
+
+    Raises:
+        DataError: a cell in square brackets that is no JSON.
+    """
+    for entry in entries:
+        made: dict[str, Any] = {}
+        for column in columns if isinstance(entry, Row) else ():
+            value = entry.values.get(column)  # type: ignore[union-attr]
+            cell = value.strip() if isinstance(value, str) else None
+            if cell == "" and column in may_be_blank:
+                made[column] = []
+            elif cell and cell[0] == "[" and cell[-1] == "]":
+                made[column] = _cell(cell, column, entry.where)  # type: ignore[union-attr]
+        yield Row({**entry.values, **made}, entry.file, entry.line) if made else entry  # type: ignore[union-attr]
+
+
+def _cell(cell: str, column: str, where: str) -> Any:
+    try:
+        return parse_json(cell, where=where)
+    except DataError:
+        raise DataError(
+            f"the list in '{column}' is no JSON ({cell:.40}).",
+            where=where,
+            remedy="Write it with json.dumps, or save the rows as JSON lines (.jsonl).",
+        ) from None
+
+
 def _refuse_half_pairs(text: str, value: Any) -> None:
     if "\\ud" in text or "\\uD" in text:  # an unpaired half passes json and fails wherever the text is encoded
         json.dumps(value, ensure_ascii=False).encode("utf-8")
@@ -169,6 +201,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 def _table(source: Source, delimiter: str, wanted: Wanted) -> Iterator[Row]:
     header: list[str] = []
+    known: list[dict[str, str]] = []
     start, empty = 1, True
     with source.text(wanted.encoding) as stream:
         reader = csv.reader(stream, delimiter=delimiter, strict=True)
@@ -179,6 +212,7 @@ def _table(source: Source, delimiter: str, wanted: Wanted) -> Iterator[Row]:
                     pass  # a blank line
                 elif not header:
                     header = _checked_header(cells, delimiter, where)
+                    known = [{} for _ in header]
                 elif len(cells) != len(header):
                     raise DataError(
                         f"{len(cells)} cells, but the header has {len(header)} ({', '.join(header)}).",
@@ -187,7 +221,7 @@ def _table(source: Source, delimiter: str, wanted: Wanted) -> Iterator[Row]:
                     )
                 else:
                     empty = False
-                    yield Row(dict(zip(header, cells, strict=True)), str(source), start)
+                    yield Row(dict(zip(header, map(_shared, cells, known), strict=True)), str(source), start)
                 start = reader.line_num + 1
         except csv.Error as error:
             raise DataError(
@@ -196,6 +230,13 @@ def _table(source: Source, delimiter: str, wanted: Wanted) -> Iterator[Row]:
     if empty:
         what = "the file has a header but no rows." if header else "the file is empty."
         raise DataError(what, where=str(source), remedy="Give a header row and at least one row.")
+
+
+def _shared(cell: str, known: dict[str, str]) -> str:
+    """One object for equal cells of a column, as far as it has few values: of short rows labels are a tenth of all memory."""
+    if cell in known or len(known) < SHARED_VALUES:
+        return known.setdefault(cell, cell)
+    return cell
 
 
 def _checked_header(cells: list[str], delimiter: str, where: str) -> list[str]:

@@ -3,6 +3,7 @@ sequence means is the task's business."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,15 +12,17 @@ from typing import Any, Literal, TypeGuard
 from domaintune.data.rows import Entry, Note, Row, Wanted
 
 OUTSIDE = "O"
-Scheme = Literal["BIO", "IO", "IOB1", "BIOES", "BILOU", "BMES"]
+Scheme = Literal["BIO", "IO", "IO without I-", "IOB1", "BIOES", "BILOU", "BMES"]
 ENDED_SCHEMES: dict[Scheme, str] = {"BIOES": "BIES", "BILOU": "BILU", "BMES": "BMES"}
 """Schemes that also mark where an entity ends, and their prefixes: begin, inside, last, single word."""
+NO_BARE_TYPE = re.compile(r"[BIESLUM](?![^\W_]).*|.*[-_][BIESLUM]|[\W\d_]*")
+"""Tags without a type, with other marks than PREFIX-TYPE, or without a letter: they are no types that stand for themselves."""
 
 
 def recognised_scheme(sequences: Iterable[Sequence[str]]) -> Scheme | None:
     """The scheme that all tags of a file follow; None for tags of no known one.
 
-    IO: no B- at all. IOB1: some entities begin with I-, and B- stands only directly behind an entity of the same type. BIOES, BILOU
+    IO: no B- at all; without I-: types alone (PER). IOB1: some entities begin with I-, and B- stands only directly behind an entity of the same type. BIOES, BILOU
     and BMES: by their prefixes. BIO otherwise, also where I- continues nothing though B- begins entities elsewhere: that is broken
     BIO, and no conversion mends it. A file without entities is BIO.
 
@@ -27,16 +30,22 @@ def recognised_scheme(sequences: Iterable[Sequence[str]]) -> Scheme | None:
     Differs: tells IO and IOB1 apart by where the tags stand.
     """
     prefixes: set[str] = set()
+    bare = False
     beginnings: Counter[str] = Counter()
     for tags in sequences:
         before = OUTSIDE
         for tag in tags:
             if tag != OUTSIDE:
-                if tag[1:2] != "-" or len(tag) < 3:
+                if tag[1:2] == "-" and len(tag) > 2:
+                    prefixes.add(tag[0])
+                    beginnings[tag[0]] += before[2:] != tag[2:]
+                elif NO_BARE_TYPE.fullmatch(tag):
                     return None
-                prefixes.add(tag[0])
-                beginnings[tag[0]] += before[2:] != tag[2:]
+                else:
+                    bare = True
             before = tag
+    if bare:
+        return None if prefixes else "IO without I-"
     if prefixes <= {"B", "I"}:
         if prefixes == {"I"}:
             return "IO"
@@ -60,6 +69,8 @@ def to_bio(tags: Sequence[str], scheme: Scheme) -> list[str]:
 def _bio_tag(before: str, tag: str, scheme: Scheme) -> str:
     if tag == OUTSIDE or scheme == "BIO":
         return tag
+    if scheme == "IO without I-":
+        return ("I-" if before == tag else "B-") + tag
     if scheme in ENDED_SCHEMES:
         begins = tag[0] in "BSU" or _goes_on_after_end(before, tag)
     else:
@@ -100,7 +111,7 @@ class Conversion:
         if not self.needed:
             return
         message = f"{file}: the tags are {self.scheme}; {self.changed} of {self.tags} changed to make them BIO."
-        if self.scheme == "IO":
+        if self.scheme in ("IO", "IO without I-"):
             message += " Neighbouring entities of one type cannot be told apart in IO: they are one."
         if self.reopened:
             message += f" {self.reopened} went on with an entity that had ended and begin one of their own."

@@ -32,8 +32,20 @@ class XmlElement:
     """The elements that it stands in, from the root on; without their content."""
     content: list[XmlElement | str] = field(default_factory=list)
 
+    def elements(self) -> list[XmlElement]:
+        return [child for child in self.content if isinstance(child, XmlElement)]
+
     def children(self, name: str) -> list[XmlElement]:
-        return [child for child in self.content if isinstance(child, XmlElement) and child.name == name]
+        return [child for child in self.elements() if child.name == name]
+
+    @property
+    def text(self) -> str:
+        """Its own text without white space at the ends."""
+        return "".join(part for part in self.content if isinstance(part, str)).strip()
+
+    def text_of(self, name: str) -> str | None:
+        """The text of the first child of this name; None without one."""
+        return next((child.text for child in self.children(name)), None)
 
 
 def xml_elements(source: Source, names: set[str], *, root: str, encoding: str | None = None) -> Iterator[XmlElement]:
@@ -44,15 +56,29 @@ def xml_elements(source: Source, names: set[str], *, root: str, encoding: str | 
     Raises:
         DataError: broken XML, another root element, a declared or undefined entity, an unknown encoding; with the line.
     """
+    yield from (element for collector in _parsed(source, names, root, encoding) for element in collector.take())
+
+
+def root_name(source: Source) -> str:
+    """The root element's name, without a namespace; what follows it is not looked at.
+
+    Raises:
+        DataError: as `xml_elements`.
+    """
+    return next(collector.root for collector in _parsed(source, set(), "", None) if collector.root)
+
+
+def _parsed(source: Source, names: set[str], root: str, encoding: str | None) -> Iterator[_Collector]:
+    """The collector after each block of the file, and at its end."""
     encoding = encoding or _undeclared_to_expat(source)
     parser = expat.ParserCreate("utf-8" if encoding else None, " ")
     collector = _Collector(str(source), parser, names, root)
     try:
         for block in _blocks(source, encoding):
             parser.Parse(block, False)
-            yield from collector.take()
+            yield collector
         parser.Parse(b"", True)
-        yield from collector.take()
+        yield collector
     except expat.ExpatError as error:
         raise DataError(
             f"not valid XML ({expat.ErrorString(error.code)}).",
@@ -89,7 +115,8 @@ def _blocks(source: Source, encoding: str | None) -> Iterator[bytes]:
 
 
 class _Collector:
-    """The handlers of one parser: builds the wanted elements alone; the tree round them is never kept."""
+    """The handlers of one parser: builds the wanted elements alone; the tree round them is never kept. A root "" is any, and is
+    named once it was met."""
 
     def __init__(self, file: str, parser: Any, names: set[str], root: str) -> None:
         self.file, self.parser, self.names, self.root = file, parser, names, root
@@ -107,7 +134,7 @@ class _Collector:
     def start(self, name: str, attributes: dict[str, str]) -> None:
         uri, _, bare = name.rpartition(" ")
         if not self.open:
-            self.namespace = uri
+            self.namespace, self.root = uri, self.root or bare
             if bare != self.root:
                 raise self.error(f"expected <{self.root}>, got <{bare}>.", "Give the file the suffix of its format.")
         if len(self.open) >= MAX_DEPTH:

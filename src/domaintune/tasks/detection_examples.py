@@ -50,9 +50,10 @@ def read_example(row: Row, labels: tuple[str, ...], *, labelled: bool) -> Detect
     if labelled:
         names, crowds = box_labels(row), _crowds(row)
         for number, (value, name, crowd) in enumerate(zip(_boxes(row), names, crowds, strict=True), start=1):
-            box = _numbers(value, row, number)
-            inside = _inside(box, facts.width, facts.height, row, number)
-            found.append((inside, label_index(name, labels, where=row.where), crowd, inside != box))
+            where = _place(row, number)
+            box = _numbers(value, where, number)
+            inside = _inside(box, facts.width, facts.height, where, number)
+            found.append((inside, label_index(name, labels, where=where), crowd, inside != box))
     return DetectionExample(
         file=row.file,
         line=row.line,
@@ -105,6 +106,14 @@ def _crowds(row: Row) -> list[bool]:
     return [bool(crowd) for crowd in crowds]
 
 
+def _place(row: Row, number: int) -> str:
+    """Where box `number` (from 1) stands: its own line, where the reader gave one."""
+    lines = row.values.get("lines")
+    if isinstance(lines, list) and len(lines) >= number:
+        return f"{row.file}:{lines[number - 1]}"
+    return row.where
+
+
 def _check_size(row: Row, path: str, width: int, height: int) -> None:
     said = (row.values.get("width"), row.values.get("height"))
     if said == (None, None) or said == (width, height):
@@ -117,25 +126,25 @@ def _check_size(row: Row, path: str, width: int, height: int) -> None:
     )
 
 
-def _numbers(value: Any, row: Row, number: int) -> Box:
+def _numbers(value: Any, where: str, number: int) -> Box:
     numeric = isinstance(value, list | tuple) and all(
         isinstance(part, int | float) and not isinstance(part, bool) and math.isfinite(part) for part in value
     )
     if not numeric or len(value) != 4:
         raise DataError(
-            f"box {number} is {value!r}.", where=row.where, remedy="A box is four finite numbers: x, y, width, height."
+            f"box {number} is {value!r}.", where=where, remedy="A box is four finite numbers: x, y, width, height."
         )
     x, y, width, height = (float(part) for part in value)
     if width <= 0 or height <= 0:
         raise DataError(
             f"box {number} is {width:g} x {height:g} pixels.",
-            where=row.where,
+            where=where,
             remedy="Width and height must be above 0: take the box out, or correct it (x, y, width, height; not two corners).",
         )
     return x, y, width, height
 
 
-def _inside(box: Box, width: int, height: int, row: Row, number: int) -> Box:
+def _inside(box: Box, width: int, height: int, where: str, number: int) -> Box:
     x, y, w, h = box
     if x >= 0 and y >= 0 and x + w <= width and y + h <= height:
         return box
@@ -144,7 +153,7 @@ def _inside(box: Box, width: int, height: int, row: Row, number: int) -> Box:
     if right <= left or bottom <= top:
         raise DataError(
             f"box {number} {list(box)} lies outside the picture of {width} x {height} pixels.",
-            where=row.where,
+            where=where,
             remedy="Take the box out, or correct it (x, y, width, height in pixels, not shares).",
         )
     return left, top, right - left, bottom - top

@@ -217,21 +217,20 @@ class Translation(Task):
         return token_divergences(ours, theirs).sum(), float(mask.sum())
 
 
+def is_multilingual(base: Base) -> bool:
+    """Whether its tokenizer has to be told the languages."""
+    return hasattr(base.processor, "src_lang")
+
+
 def check_languages(base: Base, settings: TranslationSettings) -> None:
-    """Language codes given exactly where the tokenizer wants them, and known to it.
+    """Language codes given where the tokenizer wants them, and known to it.
 
     Raises:
-        RecipeError: a code is missing, unknown, or of no use to this base.
+        RecipeError: a code is missing or unknown.
     """
     given = (settings.source_language, settings.target_language)
-    if not hasattr(base.processor, "src_lang"):
-        if any(given):
-            raise RecipeError(
-                f"'{base.name}' is not multilingual, its tokenizer knows no language codes.",
-                where="task.source_language, task.target_language",
-                remedy="Leave both out.",
-            )
-        return
+    if not is_multilingual(base):
+        return  # they name the languages of the data alone
     for key, code in zip(("source_language", "target_language"), given, strict=True):
         if code is None:
             raise RecipeError(
@@ -253,10 +252,10 @@ def encode(base: Base, text: str, settings: TranslationSettings, *, target: bool
     Tokenizers keep their languages as state: both are set before each use, since two tasks may share one tokenizer.
     """
     tokenizer = base.processor
-    if settings.source_language is not None and tokenizer.src_lang != settings.source_language:
-        tokenizer.src_lang = settings.source_language
-    if settings.target_language is not None and tokenizer.tgt_lang != settings.target_language:
-        tokenizer.tgt_lang = settings.target_language
+    if is_multilingual(base):
+        for attribute, code in (("src_lang", settings.source_language), ("tgt_lang", settings.target_language)):
+            if code is not None and getattr(tokenizer, attribute) != code:
+                setattr(tokenizer, attribute, code)
     encoded = tokenizer(text_target=text) if target else tokenizer(text)
     ids: list[int] = encoded["input_ids"]
     return ids

@@ -1,0 +1,109 @@
+"""What all readers of boxes share: a picture while its boxes are gathered, and the rows that come of it. No format here."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from domaintune.data.pictures import examine_picture
+from domaintune.data.rows import Declared, Entry, LeftOut, Note, Row
+from domaintune.errors import DataError
+
+PICTURE_FOLDERS = ("", "images", "JPEGImages")
+NO_AREA = "boxes without an area left away"
+NO_SIZE = "sizes of 0 replaced by the picture's own"
+
+
+class Passed(NamedTuple):
+    """Something that was passed over or changed; counted by `what`, a few words that fit behind a number."""
+
+    what: str
+    where: str
+
+
+@dataclass(slots=True)
+class BoxPicture:
+    """One picture while its boxes are gathered; boxes are x, y, width, height in pixels."""
+
+    path: Path
+    file: str
+    line: int
+    size: tuple[int, int] | None = None
+    boxes: list[list[float]] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    lines: list[int] = field(default_factory=list)
+    """Where each box stands in `file`."""
+
+    def add_(self, box: list[float], label: str | None, line: int) -> None:
+        """
+        Raises:
+            DataError: the box has no label.
+        """
+        name = (label or "").strip()
+        if not name:
+            raise DataError("the box has no label.", where=f"{self.file}:{line}", remedy="Name what is in it.")
+        self.boxes.append(box)
+        self.labels.append(name)
+        self.lines.append(line)
+
+    def row(self) -> Row:
+        if self.size is None:
+            facts = examine_picture(str(self.path), where=f"{self.file}:{self.line}")
+            self.size = facts.width, facts.height
+        width, height = self.size
+        values = {"image": str(self.path), "width": width, "height": height, "boxes": self.boxes, "labels": self.labels}
+        return Row({**values, "crowd": [False] * len(self.boxes), "lines": self.lines}, self.file, self.line)
+
+
+Found = BoxPicture | Passed | Entry
+"""What readers of boxes yield."""
+
+
+def finished(found: Iterable[Found]) -> Iterator[Entry]:
+    """Rows of the pictures; boxes without an area go, and what was passed over is counted into notes."""
+    counts: Counter[str] = Counter()
+    first: dict[str, str] = {}
+
+    def count_(what: str, where: str) -> None:
+        counts[what] += 1
+        first.setdefault(what, where)
+
+    for entry in found:
+        if isinstance(entry, Row | LeftOut | Note | Declared):
+            yield entry
+        elif isinstance(entry, Passed):
+            count_(*entry)
+        else:
+            _drop_flat_boxes_(entry, count_)
+            if entry.size is not None and min(entry.size) <= 0:
+                count_(NO_SIZE, f"{entry.file}:{entry.line}")
+                entry.size = None
+            yield entry.row()
+    for what, count in counts.items():
+        yield Note(f"{count} {what} (first: {first[what]}).")
+
+
+def _drop_flat_boxes_(picture: BoxPicture, count_: Any) -> None:
+    good = [place for place, box in enumerate(picture.boxes) if box[2] > 0 and box[3] > 0]
+    for place in sorted(set(range(len(picture.boxes))) - set(good)):
+        count_(NO_AREA, f"{picture.file}:{picture.lines[place]}")
+    picture.boxes = [picture.boxes[place] for place in good]
+    picture.labels = [picture.labels[place] for place in good]
+    picture.lines = [picture.lines[place] for place in good]
+
+
+def box_number(value: Any, where: str, what: str) -> float:
+    """
+    Raises:
+        DataError: no finite number below 1e9; `what` names it.
+    """
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = float("nan")
+    if not abs(number) < 1e9:
+        raise DataError(f"{what} is no usable number (got {value!r:.40}).", where=where, remedy="Mend the box.")
+    return number

@@ -1,0 +1,113 @@
+"""Boxes in tables, one a line, whatever the columns are called."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from domaintune.data.box_pictures import PICTURE_FOLDERS, BoxPicture, Found, Passed, box_number
+from domaintune.data.pictures import find_picture
+from domaintune.data.rows import Row, Wanted
+from domaintune.data.sources import Source
+from domaintune.data.tables import read_csv
+from domaintune.errors import DataError
+
+USUAL: Mapping[str, Sequence[str]] = {
+    "image": ("image", "filename", "file_name", "path", "file"),
+    "label": ("class", "label", "category", "name"),
+    "xmin": ("xmin", "x1"),
+    "ymin": ("ymin", "y1"),
+    "xmax": ("xmax", "x2"),
+    "ymax": ("ymax", "y2"),
+    "x": ("x",),
+    "y": ("y",),
+    "width": ("w", "width"),
+    "height": ("h", "height"),
+}
+CORNERS, SIDES = ("xmin", "ymin", "xmax", "ymax"), ("x", "y", "width", "height")
+
+
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """The table's own names."""
+
+    image: str
+    label: str
+    box: Mapping[str, str]
+    """Of CORNERS or SIDES."""
+
+    def box_of(self, row: Row) -> list[float] | None:
+        """x, y, width, height in pixels; None where all four cells are blank."""
+        cells = {edge: str(row.values[column]).strip() for edge, column in self.box.items()}
+        if not any(cells.values()):
+            return None
+        numbers = [box_number(cell, row.where, self.box[edge]) for edge, cell in cells.items()]
+        if "xmax" in cells:
+            numbers[2:] = [numbers[2] - numbers[0], numbers[3] - numbers[1]]
+        return numbers
+
+
+def read_box_table(path: Path, wanted: Wanted) -> Iterator[Found]:
+    """Gathered by picture; corners (xmin, ymin, xmax, ymax) or x, y, width, height, in pixels. A row whose box and label are blank
+    is of a picture without objects.
+
+    Raises:
+        DataError: columns that say no boxes; a box without a label, or the other way round; boxes that are all shares of the picture.
+    """
+    pictures: dict[str, BoxPicture] = {}
+    blank: dict[str, str] = {}
+    columns: _Columns | None = None
+    for row in read_csv(Source(path), wanted):
+        assert isinstance(row, Row)
+        columns = columns or _columns(row, wanted)
+        name, label, box = row.text(columns.image).strip(), row.text(columns.label).strip(), columns.box_of(row)
+        if name not in pictures:
+            places = [path.parent / inner for inner in PICTURE_FOLDERS]
+            pictures[name] = BoxPicture(find_picture(name, places, where=row.where), row.file, row.line)
+        if box is not None:
+            pictures[name].add_(box, label, row.line)
+        elif label:
+            raise DataError(f"the label '{label:.40}' has no box.", where=row.where, remedy="Give both, or neither.")
+        else:
+            blank.setdefault(name, row.where)
+    _refuse_shares(pictures)
+    for name, picture in pictures.items():
+        if name in blank and not picture.boxes:
+            yield Passed("pictures without objects (rows without a box)", blank[name])
+        yield picture
+
+
+def _columns(row: Row, wanted: Wanted) -> _Columns:
+    own = {str(name).strip().casefold(): str(name) for name in reversed(list(row.values))}
+
+    def found(name: str) -> str | None:
+        """The user's column, else one of the usual ones."""
+        given = wanted.column(name)
+        names = USUAL[name] if given == name else (given.strip().casefold(),)
+        return next((own[other] for other in names if other in own), None)
+
+    image, label = found("image"), found("label")
+    named = any(wanted.column(edge) != edge for edge in SIDES)
+    forms: list[dict[str, Any]] = [{edge: found(edge) for edge in form} for form in (CORNERS, SIDES)]
+    box = next((form for form in (forms[::-1] if named else forms) if all(form.values())), None)
+    if image is None or label is None or box is None:
+        raise DataError(
+            f"the columns say no boxes ({', '.join(map(str, row.values))}).",
+            where=row.where,
+            remedy="Write filename,class,xmin,ymin,xmax,ymax or image,label,x,y,w,h; or say what yours are called: --image-column, "
+            "--label-column, --set task.box_columns='{xmin: left, ymin: top, xmax: right, ymax: bottom}'.",
+        )
+    return _Columns(image, label, box)
+
+
+def _refuse_shares(pictures: Mapping[str, BoxPicture]) -> None:
+    boxes = [(picture, box) for picture in pictures.values() for box in picture.boxes if box[2] > 0 and box[3] > 0]
+    if boxes and all(min(x, y) >= 0 and x + w <= 1 and y + h <= 1 for _, (x, y, w, h) in boxes):
+        first = boxes[0][0]
+        raise DataError(
+            "every box lies within one pixel: they seem to be shares of the picture.",
+            where=f"{first.file}:{first.lines[0]}",
+            remedy="Write pixels: multiply by the picture's width and height.",
+        )

@@ -1,0 +1,247 @@
+"""Boxes as YOLO's tools write them: a text file beside each picture, in shares of it; data.yaml, Darknet's obj.data, or neither."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from domaintune.data.box_pictures import BoxPicture, Found, Passed, box_number
+from domaintune.data.pictures import PICTURE_SUFFIXES, examine_picture
+from domaintune.data.rows import Declared, LeftOut, Note, part_names
+from domaintune.data.sources import Source, lines_of
+from domaintune.errors import DataError
+
+CONFIGURATIONS = ("data.yaml", "data.yml", "obj.data")
+NAME_LISTS = ("classes.txt", "obj.names")
+TOLERANCE = 0.01
+"""How far values may lie outside of 0 to 1: what tools write of boxes at the edge. Source: Ultralytics, `verify_image_label`."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Classes:
+    """What the numbers in label files mean."""
+
+    names: Mapping[int, str] | None
+    """None: nobody says, classes are called by their numbers."""
+    keypoints: bool = False
+    """Whether further values behind a box are keypoints, not a polygon."""
+
+    def name(self, cell: str, where: str) -> str:
+        number = box_number(cell, where, "value 1")
+        if number == int(number) and number >= 0:
+            found = str(int(number)) if self.names is None else self.names.get(int(number))
+            if found is not None:
+                return found
+        raise DataError(f"class {cell} has no name.", where=where, remedy="Name it in data.yaml or classes.txt.")
+
+
+def read_yolo(path: Path, part: str) -> Iterator[Found]:
+    """The part's pictures, by a data.yaml or obj.data; its entries are folders or lists of pictures (.txt).
+
+    Raises:
+        DataError: no names, `nc` that is another number than there are names, no such part, a folder or picture that is not there,
+            a class without a name, a line that is no box.
+    """
+    content = _configuration(path)
+    names = _names(content)
+    if not names:
+        raise DataError("has no 'names'.", where=str(path), remedy="Write names: [first, second, ...].")
+    count = content.get("nc")
+    if count is not None and str(count) != str(len(names)):
+        raise DataError(
+            f"says nc: {count}, but names {len(names)} classes ({', '.join(names.values()):.80}).",
+            where=f"{path}:{_line_of_count(path)}",
+            remedy="The numbers in the label files count the names from 0: correct whichever is wrong.",
+        )
+    yield Declared(dict(names))
+    given = next((content[name] for name in part_names(part) if content.get(name)), None)
+    if given is None:
+        raise DataError(f"names no {part} part.", where=str(path), remedy=f"Write {part_names(part)[0]}: FOLDER.")
+    root = path.parent / str(content.get("path") or "")
+    classes = _Classes(names, keypoints="kpt_shape" in content)
+    for entry in given if isinstance(given, list) else [given]:
+        place = _place(str(entry), root, path)
+        pictures = _pictures_in(place) if place.is_dir() else _pictures_of(place, (root, path.parent))
+        yield from _labelled(pictures, classes)
+
+
+def read_yolo_list(path: Path) -> Iterator[Found]:
+    """The pictures that a text file lists, one a line, with the class names that stand beside it."""
+    yield from _by_near_names(_pictures_of(path, (path.parent,)), (path.parent,), path)
+
+
+def is_yolo_folder(folder: Path) -> bool:
+    """Whether images/ and labels/ stand in it, or class names beside pictures."""
+    apart = (folder / "images").is_dir() and (folder / "labels").is_dir()
+    return apart or any((folder / name).is_file() for name in NAME_LISTS)
+
+
+def read_yolo_folder(folder: Path, part: str) -> Iterator[Found]:
+    """A folder without a data.yaml: images/ and labels/ (with a folder for each part, or none), or labels beside their pictures.
+    Class names are those of classes.txt or obj.names; without either, classes are called by their numbers, with a note.
+
+    Raises:
+        DataError: no pictures; folders for other parts than this one.
+    """
+    place = folder / "images" if (folder / "images").is_dir() else folder
+    known = [name for p in ("train", "dev", "test") for name in part_names(p) if (place / name).is_dir()]
+    if known:
+        chosen = next((name for name in part_names(part) if name in known), None)
+        if chosen is None:
+            raise DataError(
+                f"has no {part} part (folders: {', '.join(known)}).",
+                where=str(place),
+                remedy=f"Make a folder '{part_names(part)[0]}', or give another path.",
+            )
+        place = place / chosen
+    pictures = _pictures_in(place)
+    yield from _by_near_names(pictures, (folder, folder / "labels", folder.parent), folder)
+
+
+def _by_near_names(pictures: Iterable[tuple[Path, str]], folders: Iterable[Path], told: Path) -> Iterator[Found]:
+    near = [folder / name for folder in folders for name in (*CONFIGURATIONS, *NAME_LISTS)]
+    file = next((file for file in near if file.is_file()), None)
+    if file is None:
+        yield Note(f"{told} has no {' or '.join(NAME_LISTS)}: its classes are called by their numbers.")
+        yield from _labelled(pictures, _Classes(None))
+    else:
+        content = _configuration(file)
+        yield from _labelled(pictures, _Classes(_names(content), keypoints="kpt_shape" in content))
+
+
+# --- what the classes are called
+
+
+def _configuration(path: Path) -> dict[str, Any]:
+    """data.yaml's content, that of Darknet's obj.data in the same form, or the names of a list."""
+    if path.name in NAME_LISTS:
+        return {"names": _list_of_names(path)}
+    if path.suffix == ".data":
+        pairs = (line.partition("=") for _, line in _lines(path))
+        content: dict[str, Any] = {key.strip(): value.strip() for key, _, value in pairs}
+        names = _place(content.get("names", NAME_LISTS[1]), path.parent, path)
+        return {**content, "nc": content.get("classes"), "names": _list_of_names(names)}
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise DataError(f"not valid YAML ({error!s:.100}).", where=where, remedy="Mend the file.") from None
+    return content if isinstance(content, dict) else {}
+
+
+def _list_of_names(path: Path) -> list[str]:
+    return [line for _, line in _lines(path)]
+
+
+def _names(content: Mapping[str, Any]) -> dict[int, str]:
+    names = content.get("names")
+    if isinstance(names, dict):
+        return {int(key): str(value) for key, value in names.items() if str(key).isdigit()}
+    return dict(enumerate(map(str, names))) if isinstance(names, list) else {}
+
+
+def _line_of_count(path: Path) -> int:
+    return next((number for number, line in _lines(path) if line.startswith(("nc", "classes"))), 1)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Lines that are not blank, with their number from 1."""
+    with Source(path).text() as stream:
+        for number, line in enumerate(lines_of(stream), start=1):
+            if line.strip():
+                yield number, line.strip()
+
+
+# --- where the pictures are
+
+
+def _place(entry: str, root: Path, path: Path) -> Path:
+    """The folder or file that an entry names. Exports often say ../train/images though the folder stands beside the file, and
+    data/train.txt though the list does."""
+    bare = entry.removeprefix("../")
+    tried = (root / entry, path.parent / entry, path.parent / bare, path.parent / bare.partition("/")[2])
+    found = next((place for place in tried[: 4 if "/" in bare else 3] if place.exists()), None)
+    if found is None:
+        raise DataError(f"'{entry}' is not there.", where=str(path), remedy="Mend the path.")
+    return found
+
+
+def _pictures_in(folder: Path) -> Iterator[tuple[Path, str]]:
+    """The folder's pictures, and where each is named."""
+    found = [file for file in sorted(folder.iterdir()) if file.suffix.lower() in PICTURE_SUFFIXES]
+    if not found:
+        raise DataError(
+            "holds no pictures.", where=str(folder), remedy=f"Put them there ({', '.join(sorted(PICTURE_SUFFIXES))})."
+        )
+    for number, file in enumerate(found, start=1):
+        yield file, f"{folder}:{number}"
+
+
+def _pictures_of(listing: Path, roots: Iterable[Path]) -> Iterator[tuple[Path, str]]:
+    """The pictures that a list names, relative to one of the roots or to a folder that the list was moved from."""
+    roots = list(dict.fromkeys((*roots, listing.parent)))
+    for number, line in _lines(listing):
+        where, parts = f"{listing}:{number}", Path(line.replace("\\", "/")).parts
+        tried = [root.joinpath(*parts[first:]) for first in range(len(parts)) for root in roots]
+        try:
+            found = next((place for place in tried if place.is_file()), None)
+        except (OSError, ValueError):  # a name that no file can have
+            found = None
+        if found is None:
+            places = ", ".join(f"'{root}'" for root in roots)
+            raise DataError(f"the picture '{line:.100}' is not there.", where=where, remedy=f"Looked in {places}.")
+        yield found, where
+
+
+# --- labels
+
+
+def _label_file(picture: Path) -> Path:
+    """labels/ in the place of the last images/ of the path; beside the picture where there is none."""
+    *before, _ = picture.parts
+    if "images" in before:
+        place = len(before) - 1 - before[::-1].index("images")
+        before[place] = "labels"
+    return Path(*before, f"{picture.stem}.txt")
+
+
+def _labelled(pictures: Iterable[tuple[Path, str]], classes: _Classes) -> Iterator[Found]:
+    for file, where in pictures:
+        text = _label_file(file)
+        facts = examine_picture(str(file), where=where)
+        if not text.is_file():  # nothing is to be seen
+            place, _, line = where.rpartition(":")
+            yield BoxPicture(file, place, int(line), (facts.width, facts.height))
+            continue
+        picture = BoxPicture(file, str(text), 1, (facts.width, facts.height))
+        outside = 0
+        for number, content in _lines(text):
+            cells, place = content.split(), f"{text}:{number}"
+            label = classes.name(cells[0], place)
+            x, y, wide, high, polygon = _shares(cells, place, keypoints=classes.keypoints)
+            if polygon:
+                yield Passed("polygons became their bounding boxes", place)
+            if not outside and any(not -TOLERANCE <= share <= 1 + TOLERANCE for share in (x, y, wide, high)):
+                outside = number
+            x, y = x - wide / 2, y - high / 2
+            box = [x * facts.width, y * facts.height, wide * facts.width, high * facts.height]
+            picture.add_(box, label, number)
+        # Without that box the picture would teach that nothing is there.
+        yield LeftOut("a box with values outside of 0 to 1", str(text), outside) if outside else picture
+
+
+def _shares(cells: list[str], where: str, *, keypoints: bool) -> tuple[float, float, float, float, bool]:
+    """Centre and size of a line's box, in shares of the picture, and whether a polygon was written."""
+    numbers = [box_number(cell, where, f"value {place}") for place, cell in enumerate(cells, start=1)]
+    if len(numbers) == 5 or (keypoints and len(numbers) > 5):
+        return numbers[1], numbers[2], numbers[3], numbers[4], False
+    if len(numbers) >= 7 and len(numbers) % 2:
+        xs, ys = numbers[1::2], numbers[2::2]
+        x, y = (min(xs) + max(xs)) / 2, (min(ys) + max(ys)) / 2
+        return x, y, max(xs) - min(xs), max(ys) - min(ys), True
+    raise DataError(f"{len(numbers)} values.", where=where, remedy="Write: class x y width height, as shares.")
