@@ -153,12 +153,12 @@ def _plan_table(plan: Any) -> Table:
 
 def show(console: Console, path: Path) -> None:
     """The result table of a run."""
-    from domaintune.run import RunFolder
+    from domaintune.run import RunFolder, findings_of
     from domaintune.terminal import beside, scores_table
 
     folder = RunFolder.existing(path)
     scores = folder.read("scores.json")
-    for note in [*scores["notes"], *scores["findings"]]:
+    for note in [*scores["notes"], *(found["message"] for found in findings_of(scores))]:
         console.print(f"note: {note}", highlight=False, markup=False)
     console.print(scores_table(scores))
     console.print(beside(scores), highlight=False, markup=False)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from domaintune.bases.base import Base
+from domaintune.checks.table import plain
 from domaintune.confirm import Confirmation, confirm
 from domaintune.engine.train import Progress
 from domaintune.fit import Fitted, General, fit, form_of, general_base, training_settings
@@ -194,16 +195,18 @@ def write_run(
     write_json(path / "strength.json", {"chosen": fitted.chosen, "form": form_of(recipe, base)})
     scores = {
         "primary": parts.task.primary.name,
+        "higher_is_better": parts.task.primary.higher_is_better,
         "start": fitted.start,
         "domain_probe": fitted.domain_probe,
-        "rows": {"train": len(parts.train), "dev": len(parts.dev or ()), "test": len(parts.test)},
+        "rows": rows_of(parts),
         "trainable_parameters": sum(p.numel() for g in fitted.attached.parameter_groups() for p in g.parameters),
         "frontier": [point.plain() for point in fitted.frontier],
         "chosen_strength": fitted.chosen,
         "epochs": [epoch.plain() for epoch in fitted.training.epochs],
+        "best_epoch": fitted.training.best_epoch,
         "folds": fitted.folds,
         "notes": parts.notes,
-        "findings": [finding.message for finding in parts.findings],
+        "findings": plain(parts.findings),
         **confirmation.plain(),
     }
     write_json(path / "scores.json", scores)
@@ -226,14 +229,31 @@ def write_run(
     )
 
 
+def rows_of(parts: Parts) -> dict[str, int]:
+    """Rows of each part that the run used."""
+    rows = {"train": len(parts.train), "dev": len(parts.dev or ()), "test": len(parts.test)}
+    if (general := parts.general) is not None:
+        rows |= {"general learn": len(general.learn), "general choose": len(general.choose)}
+        rows |= {general.headline_name: len(general.headline)}
+    return rows
+
+
 def write_predictions(folder: Path, confirmation: Confirmation, parts: Parts, chosen: float) -> None:
-    """test.jsonl and general.jsonl: file, line, the output at the chosen strength, and the base's under "base"."""
-    sides = [("test", parts.task, parts.test, confirmation.domain)]
-    if parts.general is not None and confirmation.general is not None:
-        sides.append(("general", parts.general.task, parts.general.headline, confirmation.general))
-    for name, task, examples, side in sides:
+    """test.jsonl and general.jsonl: file, line, input, the output at the chosen strength, the target in the same form under
+    "target" (absent where the general rows carry none), and the base's output under "base"."""
+    sides = [("test", parts.task, parts.test, confirmation.domain, True)]
+    if (general := parts.general) is not None and confirmation.general is not None:
+        sides.append(("general", general.task, general.headline, confirmation.general, not general.agreement))
+    for name, task, examples, side, labelled in sides:
         rows = [
-            {"file": e.file, "line": e.line, **task.render(ours), "base": task.render(theirs)}
+            {
+                "file": e.file,
+                "line": e.line,
+                "input": task.render_input(e),
+                **task.render(ours),
+                **({"target": task.render_target(e, ours)} if labelled else {}),
+                "base": task.render(theirs),
+            }
             for e, ours, theirs in zip(examples, side.predictions[chosen], side.predictions[0.0], strict=True)
         ]
         write_lines(folder / f"{name}.jsonl", rows)

@@ -74,6 +74,11 @@ def read_json(path: Path) -> Any:
         ) from None
 
 
+def findings_of(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The data check's findings in a run's scores; older runs hold their messages alone."""
+    return [{"message": found} if isinstance(found, str) else dict(found) for found in scores.get("findings", [])]
+
+
 def is_run(folder: Path) -> bool:
     """Whether the folder is a run, finished or not."""
     return (folder / "run.json").is_file()

@@ -320,20 +320,15 @@ class TokenClassification(Task):
     def render(self, prediction: Prediction) -> dict[str, Any]:
         """`tags`, one a word, and `entities` with type, start, end (words, exclusive), text and score (the mean probability of its
         words' tags)."""
-        probability, tokens = np.asarray(prediction["probability"]), prediction["tokens"]
-        tags = self._names(probability.argmax(1))
+        probability = np.asarray(prediction["probability"])
+        made = _rendered(self._names(probability.argmax(1)), prediction["tokens"])
         best = probability.max(1)
-        found = [
-            {
-                "type": entity.type,
-                "start": entity.start,
-                "end": entity.end,
-                "text": joined(tokens[entity.start : entity.end]),
-                "score": float(best[entity.start : entity.end].mean()),
-            }
-            for entity in entities(tags)
-        ]
-        return {"tags": tags, "entities": found}
+        for entity in made["entities"]:
+            entity["score"] = float(best[entity["start"] : entity["end"]].mean())
+        return made
+
+    def render_target(self, example: TokenExample, prediction: Prediction) -> dict[str, Any]:
+        return _rendered(self._names(example.tags), example.tokens)
 
     def as_reference(self, prediction: Prediction, example: TokenExample) -> TokenExample:
         return replace(example, tags=tuple(int(index) for index in np.asarray(prediction["probability"]).argmax(1)))
@@ -349,6 +344,14 @@ class TokenClassification(Task):
         probability = np.zeros((len(example.tokens), len(self.tags)))
         probability[:, self.tags.index(OUTSIDE)] = 1.0
         return {"probability": probability, "tokens": example.tokens}
+
+
+def _rendered(tags: list[str], tokens: Sequence[str]) -> dict[str, Any]:
+    found = [
+        {"type": e.type, "start": e.start, "end": e.end, "text": joined(tokens[e.start : e.end])}
+        for e in entities(tags)
+    ]
+    return {"tags": tags, "entities": found}
 
 
 def joined(tokens: Sequence[str]) -> str:
