@@ -128,6 +128,14 @@ def show_command(run: Annotated[Path, typer.Argument(help="A finished run.")]) -
     show(Console(), RunFolder.existing(run).path)
 
 
+@app.command("report")
+def report_command(run: Annotated[Path, typer.Argument(help="A finished run.")]) -> None:
+    """Write a finished run's page (report.html) and model card (README.md) again, from its records."""
+    from domaintune.report.write import write_report
+
+    sys.stdout.write(f"{write_report(run)}\n")
+
+
 @app.command("demo")
 def demo_command(
     output: Annotated[Path, Option(help="Folder for the demonstration's runs.")] = Path("runs/demo"),
@@ -164,6 +172,8 @@ def show(console: Console, path: Path) -> None:
     console.print(beside(scores), highlight=False, markup=False)
     console.print(scores["verdict"]["sentence"], highlight=False, markup=False)
     console.print(f"The run is in {path}. Use it: domaintune predict {path} FILE", highlight=False, markup=False)
+    if (page := path / "report.html").is_file():
+        console.print(f"All of it on one page: {page}", highlight=False, markup=False)
 
 
 def main() -> None:

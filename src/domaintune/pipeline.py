@@ -181,7 +181,7 @@ def write_run(
     data: dict[str, str],
     seconds: float,
 ) -> None:
-    """Everything that `load` and a reader need, each file whole or not at all, `run.json` last."""
+    """Everything that `load` and a reader need, each file whole or not at all, `run.json` last; then the report, from these."""
     path, base = folder.path, fitted.base
     write_folder(path / "adapter", fitted.attached.save)
     write_folder(path / "predictions", lambda inner: write_predictions(inner, confirmation, parts, fitted.chosen))
@@ -227,6 +227,9 @@ def write_run(
             "chosen_strength": fitted.chosen,
         }
     )
+    from domaintune.report.write import write_report  # only a finished run has one; its plots take half a second to import
+
+    write_report(path)
 
 
 def rows_of(parts: Parts) -> dict[str, int]:
