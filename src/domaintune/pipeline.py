@@ -227,7 +227,9 @@ def write_run(
             "chosen_strength": fitted.chosen,
         }
     )
-    from domaintune.report.write import write_report  # only a finished run has one; its plots take half a second to import
+    from domaintune.report.write import (
+        write_report,
+    )  # only a finished run has one; its plots take half a second to import
 
     write_report(path)
 

@@ -13,7 +13,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from domaintune.errors import RunError
-from domaintune.report import answers
+from domaintune.report import answers, figures
 from domaintune.report.card import escaped
 from domaintune.report.page import render_page
 from domaintune.report.records import Records
@@ -58,8 +58,10 @@ def side(name: str, kind: str, base: float, tuned: float, strengths: tuple[str, 
         "rows": 40,
         "name": name,
         "kind": kind,
-        "scores": {s: {"accuracy": estimate(v), "log_loss": estimate(1 - v)} for s, v in zip(strengths, values)},
-        "change": {s: estimate(v) for s, v in zip(strengths, change)},
+        "scores": {
+            s: {"accuracy": estimate(v), "log_loss": estimate(1 - v)} for s, v in zip(strengths, values, strict=True)
+        },
+        "change": {s: estimate(v) for s, v in zip(strengths, change, strict=True)},
         "mean_divergence": {},
     }
 
@@ -115,7 +117,7 @@ LATER = {
 }  # fmt: skip
 
 
-def make_run(path: Path, *, general: dict | None | str = "labelled", **changes: Any) -> Path:
+def make_run(path: Path, *, general: dict | str | None = "labelled", **changes: Any) -> Path:
     """A finished run's records in `path`. `changes` go over scores.json, `test` and `labels` over rows and label names."""
     labels = changes.pop("labels", ["negative", "positive"])
     test = changes.pop("test", None) or label_rows([f"a quiet room on floor {n}" for n in range(40)], labels)
@@ -202,7 +204,15 @@ def test_the_page_shows_all_that_the_records_hold(tmp_path: Path) -> None:
     page = page_of(make_run(tmp_path / "x", **LATER))
     assert sections(page) == ALWAYS | {"classes", "reliability", "rows", "robustness"}
     assert page.index("Deploy at strength 0.5") < page.index("Gain and loss")
-    for told in ("0.600 → 0.700", "+0.100 [+0.050,", "97.5", "Temperature 1.300", "homoglyphs", "9 in all", "They count twice."):
+    for told in (
+        "0.600 → 0.700",
+        "+0.100 [+0.050,",
+        "97.5",
+        "Temperature 1.300",
+        "homoglyphs",
+        "9 in all",
+        "They count twice.",
+    ):
         assert told in page
     assert page.count("<svg viewBox") == 6, "two sides, frontier, curves, reliability, robustness"
     ids = re.findall(r'\bid="([^"]+)"', page)
@@ -283,10 +293,19 @@ def test_hostile_text_does_no_harm(tmp_path: Path) -> None:
     labels = [text[:60] + str(n) for n, text in enumerate(HOSTILE)]
     rows = [{**row, "file": f"data/{row['input'][:20]}"} for row in label_rows(HOSTILE * 2, labels)]
     later = {**LATER, "classes": [{**LATER["classes"][0], "label": label} for label in labels]}
-    findings = [{"name": "x", "severity": "note", "count": 1, "rows": [t], "message": t, "why": t, "remedy": t} for t in HOSTILE]
+    findings = [
+        {"name": "x", "severity": "note", "count": 1, "rows": [t], "message": t, "why": t, "remedy": t} for t in HOSTILE
+    ]
     verdict = {"kind": "trade", "sentence": " ".join(HOSTILE)}
     run = make_run(
-        tmp_path / "x", test=rows, labels=labels, notes=HOSTILE, findings=findings, verdict=verdict, start=HOSTILE[0], **later
+        tmp_path / "x",
+        test=rows,
+        labels=labels,
+        notes=HOSTILE,
+        findings=findings,
+        verdict=verdict,
+        start=HOSTILE[0],
+        **later,
     )
     state = json.loads((run / "run.json").read_text())
     write_json(run / "run.json", {**state, "base": HOSTILE[2]})
@@ -307,12 +326,14 @@ def test_hostile_text_does_no_harm(tmp_path: Path) -> None:
     card = ModelCard.load(run / "README.md")
     assert card.data.license is None
     body = card.text
-    assert not re.search(r"[<>$]|(?<!\d)\]\(|!\[|javascript:|^#+ heading|\{\{", re.sub("`{3}.*?`{3}", "", body, flags=re.S), re.M)
+    assert not re.search(r"[<>$]|(?<!\d)\]\(|!\[|^#+ heading|\{\{", re.sub("`{3}.*?`{3}", "", body, flags=re.S), re.M)
     plain = (clean / "README.md").read_text() if write_report(clean) else ""
     assert len(re.findall("^```", body, re.M)) == len(re.findall("^```", plain, re.M))
     tables = [line for line in body.splitlines() if line.startswith("|")]
     assert len(tables) == len([line for line in plain.splitlines() if line.startswith("|")])
-    assert {line.count("|") for line in tables} == {line.count("|") for line in plain.splitlines() if line.startswith("|")}
+    assert {line.count("|") for line in tables} == {
+        line.count("|") for line in plain.splitlines() if line.startswith("|")
+    }
 
 
 def test_markdown_is_shown_as_it_is() -> None:
@@ -345,7 +366,10 @@ def test_the_report_loads_no_torch_and_no_network(tmp_path: Path) -> None:
     )
     source = str(Path(__file__).resolve().parents[2] / "src")
     done = subprocess.run(
-        [sys.executable, "-c", code, str(run)], env={"PYTHONPATH": source, "HOME": str(tmp_path)}, capture_output=True, text=True
+        [sys.executable, "-c", code, str(run)],
+        env={"PYTHONPATH": source, "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
     )
     assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr
     page = (run / "report.html").read_text()
@@ -353,8 +377,20 @@ def test_the_report_loads_no_torch_and_no_network(tmp_path: Path) -> None:
 
 
 def test_inputs_that_a_shell_would_change_are_not_shown_to_paste(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "x", test=label_rows(["-n x", "a\\nb", "two\nlines", "w" * 81, "it's $HOME `id`"], ["a", "b"]))
+    run = make_run(
+        tmp_path / "x", test=label_rows(["-n x", "a\\nb", "two\nlines", "w" * 81, "it's $HOME `id`"], ["a", "b"])
+    )
     assert snippets(Records.read(run))[0].code.startswith("echo 'it'\"'\"'s $HOME `id`' | domaintune predict ")
+
+
+def test_labels_of_a_frontier_that_does_not_move_are_one(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "x")
+    points = [{"strength": s, "domain": 0.5, "general": 0.5, "retention": 1.0} for s in (0.0, 0.5, 1.0)]
+    svg = figures.frontier(points, chosen=0.5, primary="accuracy", general="accuracy")
+    assert "base, 0.5 (chosen), tuned" in svg
+    apart = Records.read(run).scores["frontier"]
+    svg = figures.frontier(apart, chosen=0.5, primary="accuracy", general="accuracy")
+    assert all(f">{name}</text>" in svg for name in ("base", "0.25", "0.5 (chosen)", "0.75", "tuned"))
 
 
 # --- rows ---
@@ -376,8 +412,18 @@ def test_confident_learning_against_its_formula() -> None:
 
 def test_mistakes_of_every_shape() -> None:
     place = {"file": "f", "line": 1}
-    labels = {**place, "labels": ["a", "b"], "probabilities": [0.9, 0.7], "target": {"labels": ["a"], "probabilities": [0.9]}}
-    missed = {**place, "labels": ["a"], "probabilities": [0.9], "target": {"labels": ["a", "c"], "probabilities": [0.9, 0.2]}}
+    labels = {
+        **place,
+        "labels": ["a", "b"],
+        "probabilities": [0.9, 0.7],
+        "target": {"labels": ["a"], "probabilities": [0.9]},
+    }
+    missed = {
+        **place,
+        "labels": ["a"],
+        "probabilities": [0.9],
+        "target": {"labels": ["a", "c"], "probabilities": [0.9, 0.2]},
+    }
     assert [case.confidence for case in answers.mistakes([labels, missed], 9)] == pytest.approx([0.8, 0.7])
     paris = {"type": "LOC", "start": 0, "end": 1, "text": "Paris"}
     wrong = {"type": "PER", "start": 0, "end": 1, "text": "Paris", "score": 0.8}

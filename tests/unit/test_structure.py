@@ -32,7 +32,18 @@ RANK = {name: -level for level, names in enumerate(ORDER.split(" > ")) for name 
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 
-HEAVY = {"torch", "transformers", "accelerate", "peft", "sklearn", "scipy", "pycocotools", "sacrebleu", "matplotlib", "jinja2"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "accelerate",
+    "peft",
+    "sklearn",
+    "scipy",
+    "pycocotools",
+    "sacrebleu",
+    "matplotlib",
+    "jinja2",
+}
 
 TEXT_SUFFIXES = {".py", ".md", ".toml", ".txt", ".yaml", ".yml", ".csv", ".jsonl", ".cfg"}
 # Written so that no pattern matches its own source.

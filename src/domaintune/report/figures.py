@@ -94,36 +94,49 @@ def frontier(points: Sequence[Point], *, chosen: float, primary: str, general: s
             axes.plot([x], [y], marker, color=colour, markersize=8 if marker != "." else 7, zorder=4)
             if point["strength"] == chosen:
                 axes.plot([x], [y], "o", markersize=16, color=CHOSEN, fillstyle="none", markeredgewidth=2, zorder=5)
-        placed: list[tuple[float, float]] = []
-        for x, y, point in zip(across, up, points, strict=True):
-            label = {0.0: "base", 1.0: "tuned"}.get(point["strength"], f"{point['strength']:g}")
-            told = f"{label}, chosen" if point["strength"] == chosen else label
-            near = sum(_close(axes, (x, y), other) for other in placed)
-            placed.append((x, y))
+        axes.margins(0.16, 0.18)
+        axes.autoscale_view()
+        for (x, y), names in _labels(axes, list(zip(across, up, strict=True)), points, chosen, all_of_them=two):
             right = x > (min(across) + max(across)) / 2
             axes.annotate(
-                told,
+                ", ".join(names),
                 (x, y),
-                xytext=(-10 if right else 10, 9 - 13 * near),
+                xytext=(-10 if right else 10, 9),
                 textcoords="offset points",
                 ha="right" if right else "left",
                 fontsize=9,
                 zorder=3,
                 bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.6},
             )
-        axes.margins(0.16, 0.18)
         axes.set_xlabel(f"{general}, general" if two else "strength")
         axes.set_ylabel(f"{primary}, domain")
         axes.xaxis.set_major_locator(MaxNLocator(5))
         return _svg(figure, "frontier", "Domain score against general score over the strengths")
 
 
-def _close(axes: Axes, one: tuple[float, float], other: tuple[float, float]) -> bool:
+def _labels(
+    axes: Axes, places: Sequence[tuple[float, float]], points: Sequence[Point], chosen: float, *, all_of_them: bool
+) -> list[tuple[tuple[float, float], list[str]]]:
+    """Where a label stands and the strengths it names: those at one place share it. Without `all_of_them` the ends and the chosen
+    one alone, since the axis names the others."""
+    made: list[tuple[tuple[float, float], list[str]]] = []
+    for place, point in zip(places, points, strict=True):
+        strength = point["strength"]
+        name = {0.0: "base", 1.0: "tuned"}.get(strength, f"{strength:g}") + (" (chosen)" if strength == chosen else "")
+        if not all_of_them and strength not in (0.0, chosen, 1.0):
+            continue
+        near = [names for other, names in made if _near(axes, place, other)]
+        if near:
+            near[0].append(name)
+        else:
+            made.append((place, [name]))
+    return made
+
+
+def _near(axes: Axes, one: tuple[float, float], other: tuple[float, float]) -> bool:
     """Whether labels at two points would cover each other."""
-    axes.margins(0.16, 0.18)
-    axes.autoscale_view()
     (x, y), (u, v) = axes.transData.transform([one, other])
-    return bool(abs(x - u) < 90 and abs(y - v) < 14)
+    return bool(abs(x - u) < 32 and abs(y - v) < 14)
 
 
 def curves(losses: Sequence[float], dev: Sequence[float | None], *, best: int | None, primary: str) -> str:
@@ -143,9 +156,11 @@ def curves(losses: Sequence[float], dev: Sequence[float | None], *, best: int | 
             other.plot(*zip(*shown, strict=True), "o-", color=TUNED, markersize=4, label=f"dev {primary}")
             other.set_ylabel(f"dev {primary}")
             handles += other.get_lines()[:1]
-            at = dict(shown).get(None if best is None else best + 1)
-            if at is not None and best is not None:
-                other.plot([best + 1], [at], "o", markersize=13, color=CHOSEN, fillstyle="none", markeredgewidth=2)
+            kept = [(epoch, score) for epoch, score in shown if best is not None and epoch == best + 1]
+            if kept:
+                other.plot(
+                    *zip(*kept, strict=True), "o", markersize=13, color=CHOSEN, fillstyle="none", markeredgewidth=2
+                )
         figure.legend(handles=handles, loc="outside upper center", ncols=2)
         return _svg(figure, "curves", "Train loss and dev score by epoch")
 

@@ -86,5 +86,6 @@ def spoken(key: str) -> str:
 
 
 FORMATS = {
-    f.__name__: f for f in (visible, number, estimate, change, share, count, strength_name, date, duration, size, spoken)
+    f.__name__: f
+    for f in (visible, number, estimate, change, share, count, strength_name, date, duration, size, spoken)
 }
