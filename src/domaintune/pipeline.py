@@ -193,23 +193,7 @@ def write_run(
     write_json(path / "resolved.json", resolved(recipe, base, parts).plain())
     write_json(path / "seen.json", sorted({*parts.seen(), *seen_by(recipe.base)}))
     write_json(path / "strength.json", {"chosen": fitted.chosen, "form": form_of(recipe, base)})
-    scores = {
-        "primary": parts.task.primary.name,
-        "higher_is_better": parts.task.primary.higher_is_better,
-        "start": fitted.start,
-        "domain_probe": fitted.domain_probe,
-        "rows": rows_of(parts),
-        "trainable_parameters": sum(p.numel() for g in fitted.attached.parameter_groups() for p in g.parameters),
-        "frontier": [point.plain() for point in fitted.frontier],
-        "chosen_strength": fitted.chosen,
-        "epochs": [epoch.plain() for epoch in fitted.training.epochs],
-        "best_epoch": fitted.training.best_epoch,
-        "folds": fitted.folds,
-        "notes": parts.notes,
-        "findings": plain(parts.findings),
-        **confirmation.plain(),
-    }
-    write_json(path / "scores.json", scores)
+    write_json(path / "scores.json", scores_of(parts, fitted, confirmation))
     facts = provenance(
         base=dict(base.provenance),
         data=data,
@@ -227,11 +211,30 @@ def write_run(
             "chosen_strength": fitted.chosen,
         }
     )
-    from domaintune.report.write import (
-        write_report,
-    )  # only a finished run has one; its plots take half a second to import
+    # Imported here: `check` and `--dry-run` need no plots, which take half a second to import.
+    from domaintune.report.write import write_report
 
     write_report(path)
+
+
+def scores_of(parts: Parts, fitted: Fitted, confirmation: Confirmation) -> dict[str, Any]:
+    """scores.json."""
+    return {
+        "primary": parts.task.primary.name,
+        "higher_is_better": parts.task.primary.higher_is_better,
+        "start": fitted.start,
+        "domain_probe": fitted.domain_probe,
+        "rows": rows_of(parts),
+        "trainable_parameters": sum(p.numel() for g in fitted.attached.parameter_groups() for p in g.parameters),
+        "frontier": [point.plain() for point in fitted.frontier],
+        "chosen_strength": fitted.chosen,
+        "epochs": [epoch.plain() for epoch in fitted.training.epochs],
+        "best_epoch": fitted.training.best_epoch,
+        "folds": fitted.folds,
+        "notes": parts.notes,
+        "findings": plain(parts.findings),
+        **confirmation.plain(),
+    }
 
 
 def rows_of(parts: Parts) -> dict[str, int]:

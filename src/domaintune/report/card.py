@@ -17,7 +17,7 @@ from domaintune.report.records import Records
 from domaintune.report.usage import card_snippets
 from domaintune.report.wording import FORMATS, estimate, visible
 
-SPECIAL = re.compile(r"[\\`*_{}\[\]<>|#$~&!@\"]|:(?=//)|(?<=www)\.|^[-+=:]|(?<=^\d)[.)](?=\s|$)|\n")
+SPECIAL = re.compile(r"[\\`*_{}\[\]<>|#$~&!@\"]|:(?=//)|(?<=www)\.|^[-+=:]|(?<=^\d)[.)](?=\s|$)|[\n\u2028\u2029]")
 LANGUAGE = re.compile("[a-z]{2,3}")
 HUB_TASKS = {"generation": "text-generation"}
 ADAPTERS = {"lora", "p-tuning"}
@@ -36,14 +36,14 @@ def escaped(value: object) -> str:
     """
     if isinstance(value, Plain):
         return value
-    return SPECIAL.sub(lambda found: f"&#{ord(found[0])};" if found[0] != "\n" else " ", visible(value, 1000))
+    return SPECIAL.sub(lambda found: f"&#{ord(found[0])};" if not found[0].isspace() else " ", visible(value, 1000))
 
 
 def render_card(records: Records) -> str:
     """The whole card as text."""
     environment = Environment(
         loader=PackageLoader("domaintune.report"),
-        autoescape=False,  # noqa: S701 - Markdown: `finalize` escapes
+        autoescape=False,  # Markdown: `finalize` escapes
         finalize=escaped,
         undefined=StrictUndefined,
         trim_blocks=True,

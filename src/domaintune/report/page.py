@@ -93,7 +93,7 @@ def plots(records: Records) -> dict[str, Markup]:
         made["reliability"] = figures.reliability(scores["calibration"]["bins"])
     if robust := scores.get("robustness"):
         made["robustness"] = figures.robustness(robust["kinds"], robust["clean"], primary=primary)
-    return {name: Markup(svg) for name, svg in made.items()}  # noqa: S704 - numbers and our own words
+    return {name: Markup(svg) for name, svg in made.items()}  # numbers and our own words
 
 
 def picture(case: Case, task: str) -> Thumbnail | None:
