@@ -195,6 +195,14 @@ def show_command(run: FinishedRun) -> None:
     show(Console(), RunFolder.existing(run).path)
 
 
+@app.command("report")
+def report_command(run: Annotated[Path, typer.Argument(help="A finished run.")]) -> None:
+    """Write a finished run's page (report.html) and model card (README.md) again, from its records."""
+    from domaintune.report.write import write_report
+
+    sys.stdout.write(f"{write_report(run)}\n")
+
+
 @app.command("demo")
 def demo_command(
     output: Annotated[Path, Option(help="Folder for the demonstration's runs.")] = Path("runs/demo"),
@@ -225,7 +233,7 @@ def _plan_table(plan: Any) -> Table:
 def show(console: Console, path: Path) -> None:
     """The result table of a run."""
     from domaintune.finished.strength import moved
-    from domaintune.run import SEEDS_SUMMARY, RunFolder, read_json
+    from domaintune.run import SEEDS_SUMMARY, RunFolder, findings_of, read_json
     from domaintune.terminal import beside, scores_table, seeds_table, trust_lines
 
     folder = RunFolder.existing(path)
@@ -235,12 +243,14 @@ def show(console: Console, path: Path) -> None:
         console.print(f"Over seeds: {summary['verdict']['sentence']}", highlight=False, markup=False)
         console.print(f"What follows is {summary['runs'][summary['used_seed']]['folder']}.", highlight=False)
     scores = folder.read("scores.json")
-    for note in [*scores["notes"], *scores["findings"]]:
+    for note in [*scores["notes"], *(found["message"] for found in findings_of(scores))]:
         console.print(f"note: {note}", highlight=False, markup=False)
     console.print(scores_table(scores))
     for line in [beside(scores), *trust_lines(scores), scores["verdict"]["sentence"], *moved(path)]:
         console.print(line, highlight=False, markup=False)
     console.print(f"The run is in {path}. Use it: domaintune predict {path} FILE", highlight=False, markup=False)
+    if (page := path / "report.html").is_file():
+        console.print(f"All of it on one page: {page}", highlight=False, markup=False)
 
 
 def main() -> None:

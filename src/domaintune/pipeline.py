@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from domaintune.bases.base import Base
+from domaintune.checks.table import plain
 from domaintune.confirm import Confirmation, SideScores, confirm
 from domaintune.engine.pace import faster_precision, pace
 from domaintune.engine.train import Progress
@@ -242,7 +243,7 @@ def write_run(
     data: dict[str, str],
     seconds: float,
 ) -> None:
-    """Everything that `load` and a reader need, each file whole or not at all, `run.json` last."""
+    """Everything that `load` and a reader need, each file whole or not at all, `run.json` last; then the report, from these."""
     path, base = folder.path, fitted.base
     weights = fitted.attached.domain_weights()
     write_folder(path / "adapter", fitted.attached.save)
@@ -280,26 +281,41 @@ def write_run(
             "chosen_strength": fitted.chosen,
         }
     )
+    # Imported here: `check` and `--dry-run` need no plots, which take half a second to import.
+    from domaintune.report.write import write_report
+
+    write_report(path)
 
 
 def scores_of(parts: Parts, fitted: Fitted, confirmation: Confirmation) -> dict[str, Any]:
     """What `scores.json` holds; docs/run-folder.md describes it."""
     return {
         "primary": parts.task.primary.name,
+        "higher_is_better": parts.task.primary.higher_is_better,
         "start": fitted.start,
         "domain_probe": fitted.domain_probe,
-        "rows": {"train": len(parts.train), "dev": len(parts.dev or ()), "test": len(parts.test)},
+        "rows": rows_of(parts),
         "trainable_parameters": sum(p.numel() for g in fitted.attached.parameter_groups() for p in g.parameters),
         "frontier": [point.plain() for point in fitted.frontier],
         "chosen_strength": fitted.chosen,
         "domain_weights": fitted.attached.domain_weights(),
         "domain_frontier": fitted.domain_frontier,
         "epochs": [epoch.plain() for epoch in fitted.training.epochs],
+        "best_epoch": fitted.training.best_epoch,
         "folds": fitted.folds,
         "notes": parts.notes,
-        "findings": [finding.message for finding in parts.findings],
+        "findings": plain(parts.findings),
         **confirmation.plain(),
     }
+
+
+def rows_of(parts: Parts) -> dict[str, int]:
+    """Rows of each part that the run used."""
+    rows = {"train": len(parts.train), "dev": len(parts.dev or ()), "test": len(parts.test)}
+    if (general := parts.general) is not None:
+        rows |= {"general learn": len(general.learn), "general choose": len(general.choose)}
+        rows |= {general.headline_name: len(general.headline)}
+    return rows
 
 
 def sides(confirmation: Confirmation, parts: Parts) -> list[tuple[str, Task, Sequence[Any], SideScores]]:
@@ -319,15 +335,23 @@ def write_records(folder: Path, confirmation: Confirmation, parts: Parts) -> Non
 def write_predictions(
     folder: Path, confirmation: Confirmation, parts: Parts, chosen: float, weights: Mapping[str, float]
 ) -> None:
-    """test.jsonl and general.jsonl: file, line, the output at the chosen strength, and the base's under "base"."""
+    """test.jsonl and general.jsonl: file, line, input, the output at the chosen strength, the target in the same form under
+    "target" (absent where the general rows carry none), and the base's output under "base"."""
     for name, task, examples, side in sides(confirmation, parts):
+        labelled = name == "test" or parts.general is None or not parts.general.agreement
+        ours = [
+            task.calibrated(p, chosen * weights.get(e.domain or "", 1.0))
+            for p, e in zip(side.predictions[chosen], examples, strict=True)
+        ]
         rows = [
             {
                 "file": e.file,
                 "line": e.line,
-                **task.render(task.calibrated(ours, chosen * weights.get(e.domain or "", 1.0))),
+                "input": task.render_input(e),
+                **task.render(mine),
+                **({"target": task.render_target(e, mine)} if labelled else {}),
                 "base": task.render(task.calibrated(theirs, 0.0)),
             }
-            for e, ours, theirs in zip(examples, side.predictions[chosen], side.predictions[0.0], strict=True)
+            for e, mine, theirs in zip(examples, ours, side.predictions[0.0], strict=True)
         ]
         write_lines(folder / f"{name}.jsonl", rows)

@@ -115,7 +115,12 @@ def run_as_base(
         own_labels=spec.labels,
         own_problem_type=spec.problem_type,
         pooling=run.base.pooling,
-        provenance={"run": str(Path(path).resolve()), "strength": chosen, "weights_sha256": digest},
+        provenance={
+            "run": str(Path(path).resolve()),
+            "strength": chosen,
+            "weights_sha256": digest,
+            "hub": run.base.provenance.get("hub"),
+        },
     )
 
 

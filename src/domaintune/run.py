@@ -87,6 +87,25 @@ def read_json(path: Path) -> Any:
         ) from None
 
 
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """JSON lines; none where there is no such file.
+
+    Raises:
+        RunError: a line is not JSON.
+    """
+    if not path.is_file():
+        return []
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    except ValueError:
+        raise RunError("is not valid JSON lines.", where=str(path), remedy="Make the run again.") from None
+
+
+def findings_of(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The data check's findings in a run's scores; older runs hold their messages alone."""
+    return [{"message": found} if isinstance(found, str) else dict(found) for found in scores.get("findings", [])]
+
+
 def is_run(folder: Path) -> bool:
     """Whether the folder is a run, finished or not."""
     return (folder / "run.json").is_file()

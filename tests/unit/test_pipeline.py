@@ -316,3 +316,31 @@ def test_balanced_weights_come_from_the_training_rows_alone(folder: Path) -> Non
     tune(recipe(folder, task=task, train=str(train)))
     weights = json.loads((folder / "runs/x/tasks.json").read_text())["domain"]["weights"]
     assert weights == pytest.approx([31 / (2 * 30), 31 / 2])
+
+
+def test_the_record_of_predictions_holds_input_and_target(folder: Path) -> None:
+    values = recipe(folder).plain()
+    values["general"] = table(folder / "unlabelled.csv", 40, start=300, column="")
+    run = tune(Recipe.make(values))
+    test, general = (
+        [json.loads(line) for line in (run.path / f"predictions/{name}.jsonl").read_text().splitlines()]
+        for name in ("test", "general")
+    )
+    given = [line.rsplit(",", 1) for line in (folder / "test.csv").read_text().splitlines()[1:]]
+    assert [[row["input"], row["target"]["label"]] for row in test] == given
+    for row in test:  # two labels: what the target does not get, the other one does
+        same = row["label"] == row["target"]["label"]
+        assert row["target"]["probability"] == pytest.approx(row["probability"] if same else 1 - row["probability"])
+    assert all("target" not in row for row in general)
+
+
+def test_the_record_of_findings_says_why_and_what_to_do(folder: Path) -> None:
+    values = recipe(folder).plain()
+    train = Path(values["train"])
+    train.write_text(train.read_text() + train.read_text().splitlines()[1] + "\n")  # a repeat
+    run = tune(Recipe.make({**values, "training": {"epochs": 0}}))
+    found = {f["name"]: f for f in json.loads((run.path / "scores.json").read_text())["findings"]}
+    repeats = found["repeats"]
+    assert repeats["count"] == 1
+    assert repeats["rows"] == [f"{train}:42"]
+    assert all(repeats[key] for key in ("severity", "message", "why", "remedy"))

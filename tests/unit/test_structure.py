@@ -32,7 +32,18 @@ RANK = {name: -level for level, names in enumerate(ORDER.split(" > ")) for name 
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 
-HEAVY = {"torch", "transformers", "accelerate", "peft", "sklearn", "scipy", "pycocotools", "sacrebleu"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "accelerate",
+    "peft",
+    "sklearn",
+    "scipy",
+    "pycocotools",
+    "sacrebleu",
+    "matplotlib",
+    "jinja2",
+}
 
 TEXT_SUFFIXES = {".py", ".md", ".toml", ".txt", ".yaml", ".yml", ".csv", ".jsonl", ".cfg"}
 # Written so that no pattern matches its own source.
@@ -168,6 +179,11 @@ def test_the_engine_knows_only_the_protocols() -> None:
         i for i in imports() if i.importer.startswith("engine") and i.imported.split(".")[0] in ("tasks", "methods")
     ]
     assert [f"{i.importer}:{i.line} imports {i.imported}" for i in below if i.imported not in protocols] == []
+
+
+def test_the_report_sees_only_records() -> None:
+    below = [i for i in imports() if i.importer.split(".")[0] == "report" and not i.imported.startswith("report")]
+    assert {i.imported for i in below} <= {"run", "errors"}
 
 
 @pytest.mark.parametrize(("folder", "foreign"), [("methods", TaskSettings), ("tasks", MethodSettings)])

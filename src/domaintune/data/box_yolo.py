@@ -57,7 +57,9 @@ def read_yolo(path: Path, part: str) -> Iterator[Found]:
             where=f"{path}:{_line_of_count(path)}",
             remedy="The numbers in the label files count the names from 0: correct whichever is wrong.",
         )
-    yield Declared(dict(names))
+    declared: dict[int | str, str] = {}
+    declared.update(names.items())
+    yield Declared(declared)
     given = next((content[name] for name in part_names(part) if content.get(name)), None)
     if given is None:
         raise DataError(f"names no {part} part.", where=str(path), remedy=f"Write {part_names(part)[0]}: FOLDER.")

@@ -309,6 +309,14 @@ class Task(BaseModel, ABC):
         """What the user sees of a prediction: plain JSON values."""
 
     @abstractmethod
+    def render_target(self, example: Any, prediction: Prediction) -> dict[str, Any]:
+        """The example's target in the form of `render`, with the probability that the prediction gives it where there is one."""
+
+    def render_input(self, example: Any) -> str:
+        """What a reader is shown of an example's input: its text, or its picture's path."""
+        return self.picture(example) or next(iter(self.texts(example)), "")
+
+    @abstractmethod
     def altered(self, example: Any, change: Callable[[Sequence[str]], Sequence[str]]) -> Any:
         """The example with what the model reads of it changed and its target kept. `change` gives as many parts as it gets;
         `input_kind` says what they are."""

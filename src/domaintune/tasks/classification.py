@@ -227,6 +227,16 @@ def render_labels(prediction: Prediction, labels: Sequence[str], *, multi_label:
     return {"label": labels[chosen[0]], "probability": float(stated[chosen[0]])}
 
 
+def render_target_labels(
+    targets: Sequence[int], probability: np.ndarray, labels: Sequence[str], *, multi_label: bool
+) -> dict[str, Any]:
+    """As `render_labels`, of the targets, with the probability of each."""
+    names, shares = [labels[index] for index in targets], [float(probability[index]) for index in targets]
+    if multi_label:
+        return {"labels": names, "probabilities": shares}
+    return {"label": names[0], "probability": shares[0]}
+
+
 def predicted_labels(prediction: Mapping[str, Any], *, multi_label: bool) -> tuple[int, ...]:
     """Indices of the predicted labels."""
     probability = np.asarray(prediction["probability"])

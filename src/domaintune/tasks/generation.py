@@ -350,6 +350,10 @@ class Generation(Task):
     def render(self, prediction: Prediction) -> dict[str, Any]:
         return {"output": prediction["text"]}
 
+    def render_target(self, example: GenerationExample, prediction: Prediction) -> dict[str, Any]:
+        """Running text has no target of its own: `output` is then what continues the block, of which nothing is given."""
+        return {} if isinstance(example, TextExample) else {"output": example.completion or ""}
+
     def as_reference(self, prediction: Prediction, example: GenerationExample) -> GenerationExample:
         """The prompt with the base's output. Plain text stays as it is: the text itself is what the base is measured on."""
         return example if isinstance(example, TextExample) else replace(example, completion=prediction["text"])

@@ -45,6 +45,7 @@ from domaintune.tasks.classification import (
     probabilities,
     reduce_classification,
     render_labels,
+    render_target_labels,
     target_weights,
     with_shown,
 )
@@ -217,6 +218,10 @@ class ImageClassification(Task):
 
     def render(self, prediction: Prediction) -> dict[str, Any]:
         return render_labels(prediction, self.labels, multi_label=False)
+
+    def render_target(self, example: ImageExample, prediction: Prediction) -> dict[str, Any]:
+        probability = np.asarray(prediction["probability"])
+        return render_target_labels(example.labels, probability, self.labels, multi_label=False)
 
     def as_reference(self, prediction: Prediction, example: ImageExample) -> ImageExample:
         return replace(example, labels=predicted_labels(prediction, multi_label=False))

@@ -276,6 +276,14 @@ class ObjectDetection(Task):
             ]
         }
 
+    def render_target(self, example: DetectionExample, prediction: Prediction) -> dict[str, Any]:
+        """`crowd` marks regions that are not counted."""
+        rows = zip(example.labels, example.boxes, example.crowd, strict=True)
+        found = [
+            {"label": self.labels[label], "box": list(box)} | ({"crowd": True} if c else {}) for label, box, c in rows
+        ]
+        return {"objects": found}
+
     def as_reference(self, prediction: Prediction, example: DetectionExample) -> DetectionExample:
         shown = self._shown(prediction)
         return replace(

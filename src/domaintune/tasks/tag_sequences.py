@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from domaintune.data.words import joined
 
 OUTSIDE = "O"
 
@@ -43,6 +45,15 @@ def entities(tags: Sequence[str]) -> list[Entity]:
         if tag[0] == "B":
             start = position
     return found
+
+
+def rendered(tags: Sequence[str], tokens: Sequence[str]) -> dict[str, Any]:
+    """`tags`, and `entities` with type, start, end (words, exclusive) and text."""
+    found = [
+        {"type": e.type, "start": e.start, "end": e.end, "text": joined(tokens[e.start : e.end])}
+        for e in entities(tags)
+    ]
+    return {"tags": list(tags), "entities": found}
 
 
 def broken_positions(tags: Sequence[str]) -> list[int]:

@@ -44,6 +44,7 @@ from domaintune.tasks.classification import (
     probabilities,
     reduce_classification,
     render_labels,
+    render_target_labels,
     target_weights,
     with_shown,
 )
@@ -255,6 +256,10 @@ class TextClassification(Task):
 
     def render(self, prediction: Prediction) -> dict[str, Any]:
         return render_labels(prediction, self.labels, multi_label=self.multi_label)
+
+    def render_target(self, example: TextExample, prediction: Prediction) -> dict[str, Any]:
+        probability = np.asarray(prediction["probability"])
+        return render_target_labels(example.labels, probability, self.labels, multi_label=self.multi_label)
 
     def as_reference(self, prediction: Prediction, example: TextExample) -> TextExample:
         return replace(example, labels=predicted_labels(prediction, multi_label=self.multi_label))

@@ -17,7 +17,7 @@ from domaintune.bases.base import Base, HeadSpec
 from domaintune.bases.limits import token_limit
 from domaintune.data.rows import Row
 from domaintune.data.splits import normal_form
-from domaintune.data.words import joined, word_spans
+from domaintune.data.words import word_spans
 from domaintune.errors import DataError, RecipeError
 from domaintune.settings import TokenClassificationSettings
 from domaintune.tasks.base import (
@@ -41,6 +41,7 @@ from domaintune.tasks.tag_sequences import (
     entity_counts,
     is_tag,
     reduce_entities,
+    rendered,
     tags_of,
 )
 from domaintune.tasks.unlikely_spans import TaggedRow, unlikely_spans
@@ -355,20 +356,16 @@ class TokenClassification(Task):
     def render(self, prediction: Prediction) -> dict[str, Any]:
         """`tags`, one a word, and `entities` with type, start, end (words, exclusive), text and score (the mean probability of its
         words' tags)."""
-        probability, tokens = np.asarray(prediction["probability"]), prediction["tokens"]
+        probability = np.asarray(prediction["probability"])
         chosen = probability.argmax(1)
-        tags, best = self._names(chosen), shown(prediction)[np.arange(len(chosen)), chosen]
-        found = [
-            {
-                "type": entity.type,
-                "start": entity.start,
-                "end": entity.end,
-                "text": joined(tokens[entity.start : entity.end]),
-                "score": float(best[entity.start : entity.end].mean()),
-            }
-            for entity in entities(tags)
-        ]
-        return {"tags": tags, "entities": found}
+        best = shown(prediction)[np.arange(len(chosen)), chosen]
+        made = rendered(self._names(chosen), prediction["tokens"])
+        for entity in made["entities"]:
+            entity["score"] = float(best[entity["start"] : entity["end"]].mean())
+        return made
+
+    def render_target(self, example: TokenExample, prediction: Prediction) -> dict[str, Any]:
+        return rendered(self._names(example.tags), example.tokens)
 
     def as_reference(self, prediction: Prediction, example: TokenExample) -> TokenExample:
         return replace(example, tags=tuple(int(index) for index in np.asarray(prediction["probability"]).argmax(1)))

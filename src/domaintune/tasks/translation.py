@@ -206,6 +206,9 @@ class Translation(Task):
     def render(self, prediction: Prediction) -> dict[str, Any]:
         return {"translation": prediction["text"]}
 
+    def render_target(self, example: TranslationExample, prediction: Prediction) -> dict[str, Any]:
+        return {"translation": example.target or ""}
+
     def as_reference(self, prediction: Prediction, example: TranslationExample) -> TranslationExample:
         return replace(example, target=prediction["text"])
 

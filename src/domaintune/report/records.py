@@ -1,0 +1,91 @@
+"""A run's records as the report reads them: what a run does not hold is empty here, and nothing is made up."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from domaintune.run import RunFolder, findings_of, read_lines
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """One finished run. `path` is absolute; `test` and `general` are its predictions, row by row."""
+
+    path: Path
+    state: Mapping[str, Any]
+    recipe: Mapping[str, Any]
+    tasks: Mapping[str, Any]
+    scores: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    test: list[dict[str, Any]]
+    general: list[dict[str, Any]]
+
+    @classmethod
+    def read(cls, path: str | Path) -> Records:
+        """
+        Raises:
+            RunError: no finished run there, or one that is damaged.
+        """
+        folder = RunFolder.existing(path)
+        predictions = folder.path / "predictions"
+        return cls(
+            folder.path.resolve(),
+            folder.read("run.json"),
+            folder.read("resolved.json"),
+            folder.read("tasks.json"),
+            folder.read("scores.json"),
+            folder.read("provenance.json"),
+            read_lines(predictions / "test.jsonl"),
+            read_lines(predictions / "general.jsonl"),
+        )
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def primary(self) -> str:
+        """Name of the score that everything was judged by."""
+        return str(self.scores["primary"])
+
+    @property
+    def chosen(self) -> float:
+        return float(self.scores["chosen_strength"])
+
+    @property
+    def strengths(self) -> list[float]:
+        """Those that were confirmed: 0, the chosen one and 1, each once."""
+        return sorted({0.0, self.chosen, 1.0})
+
+    @property
+    def sides(self) -> dict[str, Mapping[str, Any]]:
+        """ "domain", and "general" where there is one -> its confirmation."""
+        return {name: self.scores[name] for name in ("domain", "general") if self.scores.get(name)}
+
+    @property
+    def findings(self) -> list[dict[str, Any]]:
+        return findings_of(self.scores)
+
+    @property
+    def labels(self) -> list[str]:
+        """The domain's labels in unit order; none where labels size nothing."""
+        return list(self.tasks["domain"].get("labels", ()))
+
+    @property
+    def dev_scores(self) -> list[float | None]:
+        """By epoch, in the primary score's own direction; with folds their mean over those that came that far."""
+        sign = 1 if self.scores.get("higher_is_better", True) else -1
+        if not self.scores.get("folds"):
+            made = [epoch["score"] for epoch in self.scores["epochs"]]
+        else:
+            columns = itertools.zip_longest(*(fold["scores"] for fold in self.scores["folds"]))
+            made = [_mean([score for score in column if score is not None]) for column in columns]
+        return [None if score is None else sign * score for score in made]
+
+
+def _mean(values: list[float]) -> float | None:
+    return sum(values) / len(values) if values else None

@@ -1,0 +1,91 @@
+"""Numbers and strings as a reader sees them. Text from data never reaches a page but through `visible`."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+LONGEST = 400
+NONE = "–"
+# Not what text is made of: control characters but tab and newline, halves of surrogate pairs, non-characters; and what turns the
+# direction of all that follows it.
+HIDDEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff"
+    + "".join(chr(plane * 0x10000 + last) for plane in range(1, 17) for last in (0xFFFE, 0xFFFF))
+    + "]"
+)
+
+
+def visible(text: object, longest: int = LONGEST) -> str:
+    """Text without characters that a page must not hold, each told by its number; cut after `longest` characters."""
+    told = str(text)
+    cut = told if len(told) <= longest else told[:longest].rstrip() + " …"
+    return HIDDEN.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", cut)
+
+
+def number(value: float | None) -> str:
+    if value is None or not math.isfinite(value):
+        return NONE
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
+
+
+def estimate(found: Mapping[str, Any] | None) -> str:
+    """ "0.885 [0.860, 0.910]"."""
+    return NONE if found is None else f"{number(found['value'])} [{number(found['low'])}, {number(found['high'])}]"
+
+
+def change(found: Mapping[str, Any], kind: str) -> str:
+    """A gain with its sign, anything else (retention, agreement) in percent."""
+    if kind == "gain":
+        value, low, high = (f"{'+' if found[k] >= 0 else ''}{number(found[k])}" for k in ("value", "low", "high"))
+        return f"{value} [{low}, {high}]"
+    if not math.isfinite(found["value"]):
+        return NONE
+    return f"{100 * found['value']:.1f}\N{NO-BREAK SPACE}% [{100 * found['low']:.1f}, {100 * found['high']:.1f}]"
+
+
+def share(value: float | None) -> str:
+    return NONE if value is None or not math.isfinite(value) else f"{100 * value:.0f}\N{NO-BREAK SPACE}%"
+
+
+def count(value: int | None) -> str:
+    return NONE if value is None else f"{value:,}"
+
+
+def strength_name(strength: float) -> str:
+    """ "base (0)", "tuned (1)" or the number."""
+    return {0.0: "base (0)", 1.0: "tuned (1)"}.get(strength, f"{strength:g}")
+
+
+def date(seconds: float | None) -> str:
+    """Of seconds since 1970."""
+    if seconds is None:
+        return NONE
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return NONE
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def size(count_bytes: int | None) -> str:
+    return NONE if count_bytes is None else f"{count_bytes / 2**20:,.0f} MiB"
+
+
+def spoken(key: str) -> str:
+    """A key of the records as words."""
+    return key.replace("_", " ")
+
+
+FORMATS = {
+    f.__name__: f
+    for f in (visible, number, estimate, change, share, count, strength_name, date, duration, size, spoken)
+}

@@ -1,0 +1,460 @@
+"""The page and the card from records written here: what they show, what they leave out, and that no text does them harm."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import html5lib
+import pytest
+from huggingface_hub import ModelCard
+
+from domaintune.errors import RunError
+from domaintune.report import answers, figures
+from domaintune.report.card import escaped
+from domaintune.report.page import render_page
+from domaintune.report.records import Records
+from domaintune.report.usage import snippets
+from domaintune.report.wording import visible
+from domaintune.report.write import write_report
+from domaintune.run import write_json, write_lines
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "</bdi></p></style></svg><h1>out",
+    '" onmouseover="alert(1)" x="',
+    "' or 1=1 -- <!--",
+    "]]><![CDATA[ &lt;b&gt; &amp;amp; &#60;",
+    "\u202eright to left override",
+    "\u2067isolate without end",
+    "مرحبا بالعالم, English, שלום",
+    "w" * 5000,
+    "null\x00 bell\x07 escape\x1b[31m delete\x7f next line\x85",
+    "non-characters \ufffe \ufdd0 \U0010ffff",
+    "emoji 👩‍👩‍👧‍👦 🏳️‍🌈 e\u0301\u0301\u0301",
+    r"$\frac{1}{0}$ \[x\] $$\input{/etc/passwd}$$",
+    "| a | b |\n| --- | --- |\n| 1 | 2 |",
+    "# heading\n- [link](javascript:alert(1)) ![x](http://x.example/y.png)",
+    "```\n~~~ fence `code` **bold** _under_ <details>",
+    "---\nlicense: other\n---",
+    "{{ 7 * 7 }} {% include 'x' %} {# no #} ${7*7} %s %(x)s {0}",
+    "\r\n\t \u200b\ufeff \u2028\u2029 ' \" ; $(rm -rf x) `id` \\",
+]
+
+
+def estimate(value: float, width: float = 0.05, *, few: bool = False) -> dict[str, Any]:
+    low, high = value - width, value + width
+    return {"value": value, "low": low, "high": high, "lower": low, "how": "bootstrap", "differing": 9, "few": few}
+
+
+def side(name: str, kind: str, base: float, tuned: float, strengths: tuple[str, ...] = ("0", "0.5", "1")) -> dict:
+    values = [base + (tuned - base) * float(s) for s in strengths]
+    change = [v - base if kind == "gain" else v / base for v in values]
+    return {
+        "rows": 40,
+        "name": name,
+        "kind": kind,
+        "scores": {
+            s: {"accuracy": estimate(v), "log_loss": estimate(1 - v)} for s, v in zip(strengths, values, strict=True)
+        },
+        "change": {s: estimate(v) for s, v in zip(strengths, change, strict=True)},
+        "mean_divergence": {},
+    }
+
+
+def label_rows(texts: list[str], labels: list[str]) -> list[dict[str, Any]]:
+    """Every third row is answered wrong, with falling confidence."""
+    rows = []
+    for number, text in enumerate(texts):
+        given = labels[number % len(labels)]
+        made = labels[(number + (number % 3 == 0)) % len(labels)]
+        sure = 0.95 - 0.01 * number
+        rows.append(
+            {
+                "file": "data/test.csv",
+                "line": number + 2,
+                "input": text,
+                "label": made,
+                "probability": sure,
+                "target": {"label": given, "probability": sure if made == given else 1 - sure},
+                "base": {"label": labels[0], "probability": 0.5},
+            }
+        )
+    return rows
+
+
+LATER = {
+    "calibration": {
+        "temperature": 1.3,
+        "before": {"ece": 0.08, "log_loss": 0.5},
+        "after": {"ece": 0.03, "log_loss": 0.45},
+        "bins": [
+            {"low": 0.5, "high": 0.6, "count": 0, "confidence": 0.0, "accuracy_before": 0.0, "accuracy": 0.0},
+            {"low": 0.6, "high": 0.8, "count": 7, "confidence": 0.71, "accuracy_before": 0.6, "accuracy": 0.68},
+            {"low": 0.8, "high": 1.0, "count": 30, "confidence": 0.93, "accuracy_before": 0.85, "accuracy": 0.94},
+        ],
+    },
+    "classes": [
+        {
+            "label": label, "support": 20, "precision": 0.8, "recall": 0.7, "f1": 0.747,
+            "base_precision": 0.6, "base_recall": 0.5, "base_f1": 0.546,
+        }
+        for label in ("negative", "positive")
+    ],
+    "robustness": {
+        "seed": 0,
+        "rows": 40,
+        "kinds": {
+            kind: {"base": estimate(0.6), "tuned": estimate(0.7)}
+            for kind in ("typos", "case", "punctuation", "spacing", "homoglyphs", "dropped words")
+        },
+        "clean": {"base": estimate(0.65), "tuned": estimate(0.8)},
+    },
+}  # fmt: skip
+
+
+def make_run(path: Path, *, general: dict | str | None = "labelled", **changes: Any) -> Path:
+    """A finished run's records in `path`. `changes` go over scores.json, `test` and `labels` over rows and label names."""
+    labels = changes.pop("labels", ["negative", "positive"])
+    test = changes.pop("test", None) or label_rows([f"a quiet room on floor {n}" for n in range(40)], labels)
+    other = label_rows([f"a general text {n}" for n in range(30)], labels)
+    if general == "labelled":
+        general = side("general (report part)", "retention (ratio)", 0.8, 0.76)
+    elif general == "agreement":
+        general = side("general (report part)", "agreement", 1.0, 0.97)
+        other = [{k: v for k, v in row.items() if k != "target"} for row in other]
+    point = {"general": None, "retention": None} if general is None else {"general": 0.8, "retention": 1.0}
+    scores = {
+        "primary": "accuracy",
+        "start": "a head fitted on the domain's train part",
+        "domain_probe": 0.7,
+        "rows": {"train": 100, "dev": 20, "test": len(test)},
+        "trainable_parameters": 1234,
+        "frontier": [{"strength": s, "domain": 0.6 + 0.2 * s, **point} for s in (0.0, 0.25, 0.5, 0.75, 1.0)],
+        "chosen_strength": 0.5,
+        "epochs": [{"index": i, "train_loss": 1 / (i + 1), "score": 0.6 + i / 20, "seconds": 1.0} for i in range(4)],
+        "best_epoch": 3,
+        "folds": [],
+        "notes": ["2 rows of train were left out."],
+        "findings": [
+            {
+                "name": "repeats", "severity": "warning", "count": 9, "rows": ["data/train.csv:3", "data/train.csv:8"],
+                "message": "9 rows of train repeat earlier ones.", "why": "They count twice.", "remedy": "--drop-duplicates",
+            }
+        ],
+        "verdict": {"kind": "deploy", "sentence": "Deploy at strength 0.5: gain +0.100 [+0.050, +0.150]."},
+        "domain": side("test", "gain", 0.6, 0.8),
+        "general": general,
+        "majority": 0.5,
+        **changes,
+    }  # fmt: skip
+    write_json(path / "scores.json", scores)
+    write_json(
+        path / "resolved.json",
+        {
+            "task": {"name": "text-classification"},
+            "method": {"name": "lora", "rank": 8},
+            "training": {"epochs": 4},
+            "balance": {"keep": 0.98},
+            "data": {"label_map": {}},
+            "train": "train.csv",
+        },
+    )
+    write_json(path / "tasks.json", {"domain": {"labels": labels}})
+    write_json(
+        path / "provenance.json",
+        {
+            "versions": {"domaintune": "0.1.0"},
+            "machine": {"system": "Linux", "processor": "a processor", "cores": 2},
+            "base": {"source": "minilm", "hub": "sentence-transformers/all-MiniLM-L6-v2", "folder": None},
+            "data": {"train": "0" * 64},
+            "seed": 0,
+            "seconds": 120.0,
+            "training_seconds": 60.0,
+            "peak_memory_bytes": 2**30,
+        },
+    )
+    write_lines(path / "predictions" / "test.jsonl", test)
+    if general is not None:
+        write_lines(path / "predictions" / "general.jsonl", other)
+    state = {"format": 1, "finished": True, "ended": 1.7e9, "task": "text-classification", "method": "lora"}
+    write_json(path / "run.json", {**state, "base": "minilm", "verdict": "deploy", "chosen_strength": 0.5})
+    return path
+
+
+def page_of(path: Path) -> str:
+    """The page, held to the standard's grammar."""
+    text = render_page(Records.read(path))
+    html5lib.HTMLParser(strict=True).parse(text)
+    return text
+
+
+def sections(page: str) -> set[str]:
+    return set(re.findall(r'<section id="(\w+)"', page))
+
+
+ALWAYS = {"scores", "dial", "training", "data", "use", "provenance"}
+
+
+def test_the_page_shows_all_that_the_records_hold(tmp_path: Path) -> None:
+    page = page_of(make_run(tmp_path / "x", **LATER))
+    assert sections(page) == ALWAYS | {"classes", "reliability", "rows", "robustness"}
+    assert page.index("Deploy at strength 0.5") < page.index("Gain and loss")
+    for told in (
+        "0.600 → 0.700",
+        "+0.100 [+0.050,",
+        "97.5",
+        "Temperature 1.300",
+        "homoglyphs",
+        "9 in all",
+        "They count twice.",
+    ):
+        assert told in page
+    assert page.count("<svg viewBox") == 6, "two sides, frontier, curves, reliability, robustness"
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r"(?:url\(|href=\")#([\w.-]+)", page)) <= set(ids)
+    assert not re.search(r"#0102", page), "a colour that no page variable stands for"
+
+
+@pytest.mark.parametrize("general", [None, "agreement", "labelled"])
+def test_older_records_leave_sections_out(tmp_path: Path, general: str | None) -> None:
+    run = make_run(tmp_path / "x", general=general, findings=["an older run's finding"])
+    scores = json.loads((run / "scores.json").read_text())
+    for key in ("best_epoch", "trainable_parameters", "domain_probe", "majority"):
+        del scores[key]
+    write_json(run / "scores.json", scores)
+    page = page_of(run)
+    assert sections(page) == ALWAYS | {"classes", "rows"}
+    assert "older run&#39;s finding" in page
+    assert ("unknown" in page) == (general is None)
+    assert ("General rows that the base answers otherwise" in page) == (general == "agreement")
+    assert ("General rows that the base had right" in page) == (general == "labelled")
+    card = ModelCard((run.parent / "x" / write_report(run).with_name("README.md").name).read_text())
+    assert len(card.data.eval_results) == (2 if general is None else 4)
+    assert ("is unknown" in card.text) == (general is None)
+
+
+def test_a_run_of_older_predictions_shows_no_rows(tmp_path: Path) -> None:
+    rows = [{"file": "a.csv", "line": 2, "label": "x", "probability": 0.9, "base": {"label": "x", "probability": 0.5}}]
+    page = page_of(make_run(tmp_path / "x", general=None, test=rows))
+    assert sections(page) == ALWAYS
+
+
+def test_folds_and_losses(tmp_path: Path) -> None:
+    """The score of a loss is recorded with its sign turned; folds of different lengths are averaged over those that are there."""
+    folds = [{"scores": [-3.0, -2.0], "rows": 20}, {"scores": [-4.0], "rows": 20}]
+    run = make_run(tmp_path / "x", folds=folds, higher_is_better=False, epochs=[])
+    assert Records.read(run).dev_scores == [3.5, 2.0]
+    page = page_of(run)
+    assert "by fold" in page
+    assert "Nothing was trained." in page
+    assert "<td>2.000</td><td>2.000</td>" in page
+
+
+@pytest.mark.parametrize("strength", [0.0, 1.0])
+def test_either_end_may_be_chosen(tmp_path: Path, strength: float) -> None:
+    ends = ("0", "1")
+    run = make_run(
+        tmp_path / "x",
+        chosen_strength=strength,
+        domain=side("test", "gain", 0.6, 0.8, ends),
+        general=side("general-check", "retention (ratio)", 0.8, 0.7, ends),
+    )
+    assert f"<b>{strength:g}</b>" in page_of(run)
+    write_report(run)
+
+
+def test_the_card_is_the_hubs(tmp_path: Path) -> None:
+    write_report(make_run(tmp_path / "x", **LATER))
+    card = ModelCard.load(tmp_path / "x" / "README.md")
+    assert card.data.base_model == "sentence-transformers/all-MiniLM-L6-v2"
+    assert card.data.base_model_relation == "adapter"
+    assert card.data.pipeline_tag == "text-classification"
+    assert card.data.tags == ["domaintune", "lora"]
+    assert card.data.language is None
+    found = {(r.dataset_type, r.metric_type): r.metric_value for r in card.data.eval_results}
+    assert found["domain", "accuracy"] == pytest.approx(0.7)
+    assert found["general", "accuracy"] == pytest.approx(0.78)
+    assert "| typos | 0.600 [0.550, 0.650] | 0.700 [0.650, 0.750] |" in card.text
+    assert "quiet room" not in card.text, "rows of the data stay out of what may be published"
+
+
+def test_hostile_text_does_no_harm(tmp_path: Path) -> None:
+    """As input, label, finding, note, file name and base; nothing of it becomes mark-up, and nothing is lost but by a cut."""
+    assert len(HOSTILE) == 20
+    names = [f"label {n}" for n in range(20)]
+    calm = {**LATER, "classes": [{**LATER["classes"][0], "label": name} for name in names]}
+    clean = make_run(tmp_path / "clean", labels=names, **calm)
+    labels = [text[:60] + str(n) for n, text in enumerate(HOSTILE)]
+    rows = [{**row, "file": f"data/{row['input'][:20]}"} for row in label_rows(HOSTILE * 2, labels)]
+    later = {**LATER, "classes": [{**LATER["classes"][0], "label": label} for label in labels]}
+    findings = [
+        {"name": "x", "severity": "note", "count": 1, "rows": [t], "message": t, "why": t, "remedy": t} for t in HOSTILE
+    ]
+    verdict = {"kind": "trade", "sentence": " ".join(HOSTILE)}
+    run = make_run(
+        tmp_path / "x",
+        test=rows,
+        labels=labels,
+        notes=HOSTILE,
+        findings=findings,
+        verdict=verdict,
+        start=HOSTILE[0],
+        **later,
+    )
+    state = json.loads((run / "run.json").read_text())
+    write_json(run / "run.json", {**state, "base": HOSTILE[2]})
+    page = page_of(run)
+
+    def marks(text: str) -> set[str]:
+        tree = html5lib.parse(text, namespaceHTMLElements=False)
+        return {f"{node.tag} {sorted(node.attrib)}" for node in tree.iter() if isinstance(node.tag, str)}
+
+    assert marks(page) - marks(page_of(clean)) == set()
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", page)
+    assert "⟨U+0000⟩" in page
+    shown = "".join(html5lib.parse(page, namespaceHTMLElements=False).itertext())
+    for text in HOSTILE:
+        if text.isprintable() and len(text) < 400:
+            assert text in shown
+    write_report(run)
+    card = ModelCard.load(run / "README.md")
+    assert card.data.license is None
+    body = card.text
+    assert not re.search(r"[<>$]|(?<!\d)\]\(|!\[|^#+ heading|\{\{", re.sub("`{3}.*?`{3}", "", body, flags=re.S), re.M)
+    plain = (clean / "README.md").read_text() if write_report(clean) else ""
+    assert len(re.findall("^```", body, re.M)) == len(re.findall("^```", plain, re.M))
+    tables = [line for line in body.splitlines() if line.startswith("|")]
+    assert len(tables) == len([line for line in plain.splitlines() if line.startswith("|")])
+    assert {line.count("|") for line in tables} == {
+        line.count("|") for line in plain.splitlines() if line.startswith("|")
+    }
+
+
+def test_markdown_is_shown_as_it_is() -> None:
+    from markdown_it import MarkdownIt
+
+    reader = MarkdownIt("gfm-like", {"linkify": False})
+    for text in HOSTILE:
+        made = reader.render(f"before {escaped(text)} after")
+        tree = html5lib.parseFragment(made, namespaceHTMLElements=False)
+        assert [node.tag for node in tree.iter()] == ["DOCUMENT_FRAGMENT", "p"], text
+        assert "".join(tree.itertext()).split() == f"before {visible(text, 1000)} after".split()
+
+
+def test_what_is_wrong_with_a_run_is_told(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="is no run folder"):
+        write_report(tmp_path)
+    run = make_run(tmp_path / "x")
+    (run / "predictions" / "test.jsonl").write_text("{", encoding="utf-8")
+    with pytest.raises(RunError, match=r"test\.jsonl.*is not valid JSON lines"):
+        write_report(run)
+
+
+def test_the_report_loads_no_torch_and_no_network(tmp_path: Path) -> None:
+    import subprocess
+
+    run = make_run(tmp_path / "x", **LATER)
+    code = (
+        "import sys; from domaintune.report.write import write_report; write_report(sys.argv[1]);"
+        "print(sorted({'torch', 'transformers', 'requests', 'httpx', 'huggingface_hub', 'matplotlib.pyplot'} & set(sys.modules)))"
+    )
+    source = str(Path(__file__).resolve().parents[2] / "src")
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(run)],
+        env={"PYTHONPATH": source, "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr
+    page = (run / "report.html").read_text()
+    assert not re.search(r"<(?:script|link|iframe|object)|src=|@import|url\((?!#)|https?://", page)
+
+
+def test_inputs_that_a_shell_would_change_are_not_shown_to_paste(tmp_path: Path) -> None:
+    run = make_run(
+        tmp_path / "x", test=label_rows(["-n x", "a\\nb", "two\nlines", "w" * 81, "it's $HOME `id`"], ["a", "b"])
+    )
+    assert snippets(Records.read(run))[0].code.startswith("echo 'it'\"'\"'s $HOME `id`' | domaintune predict ")
+
+
+def test_labels_of_a_frontier_that_does_not_move_are_one(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "x")
+    points = [{"strength": s, "domain": 0.5, "general": 0.5, "retention": 1.0} for s in (0.0, 0.5, 1.0)]
+    svg = figures.frontier(points, chosen=0.5, primary="accuracy", general="accuracy")
+    assert "base, 0.5 (chosen), tuned" in svg
+    apart = Records.read(run).scores["frontier"]
+    svg = figures.frontier(apart, chosen=0.5, primary="accuracy", general="accuracy")
+    assert all(f">{name}</text>" in svg for name in ("base", "0.25", "0.5 (chosen)", "0.75", "tuned"))
+
+
+# --- rows ---
+
+
+def test_confident_learning_against_its_formula() -> None:
+    rows = label_rows([str(n) for n in range(60)], ["a", "b", "c"])
+    mean = {
+        label: sum(mine) / len(mine)
+        for label in "abc"
+        if (mine := [r["target"]["probability"] for r in rows if r["target"]["label"] == label])
+    }
+    expected = [r for r in rows if r["label"] != r["target"]["label"] and r["probability"] >= mean[r["label"]]]
+    assert 0 < len(expected) < 20
+    found = answers.suspects(rows, 100)
+    assert {case.row["line"] for case in found} == {r["line"] for r in expected}
+    assert [c.row["target"]["probability"] for c in found] == sorted(r["target"]["probability"] for r in expected)
+
+
+def test_mistakes_of_every_shape() -> None:
+    place = {"file": "f", "line": 1}
+    labels = {
+        **place,
+        "labels": ["a", "b"],
+        "probabilities": [0.9, 0.7],
+        "target": {"labels": ["a"], "probabilities": [0.9]},
+    }
+    missed = {
+        **place,
+        "labels": ["a"],
+        "probabilities": [0.9],
+        "target": {"labels": ["a", "c"], "probabilities": [0.9, 0.2]},
+    }
+    assert [case.confidence for case in answers.mistakes([labels, missed], 9)] == pytest.approx([0.8, 0.7])
+    paris = {"type": "LOC", "start": 0, "end": 1, "text": "Paris"}
+    wrong = {"type": "PER", "start": 0, "end": 1, "text": "Paris", "score": 0.8}
+    (case,) = answers.mistakes([{**place, "entities": [wrong], "target": {"entities": [paris]}}], 9)
+    assert (case.confidence, case.lines) == (0.8, {"wrong": "Paris (PER)", "missed": "Paris (LOC)"})
+    box = {"label": "cat", "box": [10, 10, 20, 20]}
+    made = [{**box, "score": 0.9}, {**box, "score": 0.6}, {"label": "cat", "box": [100, 0, 9, 9], "score": 0.5}]
+    crowd = {"label": "cat", "box": [90, 0, 40, 40], "crowd": True}
+    (case,) = answers.mistakes([{**place, "objects": made, "target": {"objects": [box, crowd]}}], 9)
+    assert case.confidence == 0.6, "the second answer for one box is wrong, one in a crowd region is not counted"
+    assert answers.mistakes([{**place, "output": "x", "target": {"output": "y"}}], 9) == []
+
+
+def test_overlap() -> None:
+    assert answers.overlap([0, 0, 2, 2], [1, 1, 2, 2]) == pytest.approx(1 / 7)
+    assert answers.overlap([0, 0, 2, 2], [5, 5, 2, 2]) == 0
+
+
+def test_flips_and_confusion() -> None:
+    rows = label_rows([str(n) for n in range(12)], ["a", "b"])
+    made = answers.flips(rows)
+    right = [(r["label"] == r["target"]["label"], r["base"]["label"] == r["target"]["label"]) for r in rows]
+    assert made is not None
+    assert (made.won, len(made.lost)) == (right.count((True, False)), right.count((False, True)))
+    table = answers.confusion(rows, ["b", "a", "never"])
+    assert table is not None
+    assert table.labels == ["b", "a"]
+    assert table.matrix == [
+        [sum(r["target"]["label"] == g and r["label"] == m for r in rows) for m in ("b", "a")] for g in ("b", "a")
+    ]
+    many = answers.confusion(label_rows([str(n) for n in range(99)], [f"l{n}" for n in range(33)]), [])
+    assert many is not None
+    assert many.matrix is None
+    assert many.pairs
