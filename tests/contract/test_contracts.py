@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+import numpy as np
 import pytest
 import torch
 from cells import (
@@ -23,8 +24,11 @@ from cells import (
 
 from domaintune.data.rows import Row
 from domaintune.errors import DomainTuneError, MethodError
+from domaintune.evaluation.calibration import mean_log_loss
+from domaintune.evaluation.score import point_scores, predict, records_of
 from domaintune.methods import method_from
 from domaintune.tasks import TASKS
+from domaintune.tasks.base import dataset
 
 every = pytest.mark.parametrize("cell", CELLS, ids=str)
 changes_weights = pytest.mark.parametrize("cell", [c for c in CELLS if not c.method.startswith("p-tuning")], ids=str)
@@ -261,6 +265,33 @@ def test_bad_rows_are_named(task: str, values: dict) -> None:
         values = {**good.values, **values}
     with pytest.raises(DomainTuneError, match=r"bad\.rows:7"):
         list(made.read([Row(values, "bad.rows", 7)]))
+
+
+@pytest.mark.parametrize("name", FIRST)
+def test_calibration_touches_stated_probabilities_alone(name: str) -> None:
+    base, task = base_and_task(name, FIRST[name])
+    data = dataset(task, base, list(task.read(rows(name))))
+    made = predict(task, base, base.model, data, wanted=frozenset({*task.scores, "output"}))
+    records = records_of(task, data, made)
+    scores, found, classes = point_scores(task, records), task.confidences(records), task.classes(records)
+    hot = task.model_copy(update={"calibration": ((0.0, 1.0), (1.0, 9.0))})
+    raw, warm = [hot.render(p) for p in made], [hot.render(hot.calibrated(p, 1.0)) for p in made]
+    assert [without_probabilities(r) for r in raw] == [without_probabilities(w) for w in warm]
+    assert records_differ(records, records_of(task, data, [hot.calibrated(p, 1.0) for p in made])) is False
+    assert (found is None) == (name in ("translation", "generation", "object-detection")) == (raw == warm)
+    assert (classes == {}) == (name in ("translation", "generation"))
+    if found is not None:
+        assert mean_log_loss(*found) == pytest.approx(scores["log_loss"])
+        assert set(classes) == set(task.types if name == "token-classification" else task.labels)
+
+
+def without_probabilities(rendered: dict) -> dict:
+    entities = [{k: v for k, v in e.items() if k != "score"} for e in rendered.get("entities", [])]
+    return {k: v for k, v in rendered.items() if k not in ("probability", "entities")} | {"found": entities}
+
+
+def records_differ(ours: list, theirs: list) -> bool:
+    return any(not np.array_equal(a[key], b[key]) for a, b in zip(ours, theirs, strict=True) for key in a)
 
 
 def test_every_task_and_method_has_a_cell() -> None:
