@@ -200,6 +200,35 @@ def sections(page: str) -> set[str]:
 ALWAYS = {"scores", "dial", "training", "data", "use", "provenance"}
 
 
+def test_domains_growth_and_classes_of_boxes_have_their_tables(tmp_path: Path) -> None:
+    strengths = ("0", "0.5", "1")
+    part = {
+        "rows": 20,
+        "scores": {s: estimate(0.61) for s in strengths},
+        "gain": {s: estimate(0.07) for s in strengths},
+    }
+    domain = {**side("test", "gain", 0.6, 0.8), "domains": {"hotels": part, "<b>films": part}}
+    page = page_of(
+        make_run(
+            tmp_path / "x",
+            domain=domain,
+            domain_weights={"hotels": 1.0, "<b>films": 0.4321},
+            domain_frontier={"hotels": [[s, 0.5 + s / 10] for s in (0.0, 0.25, 0.5, 0.75, 1.0)]},
+            growth={
+                "from": "runs/v1",
+                "strength_then": 0.75,
+                "old": {"rows": 30, "before": estimate(0.81), "after": estimate(0.83), "change": estimate(0.02)},
+                "new": {"rows": 12, "before": None, "after": estimate(0.71), "change": None},
+            },
+            classes=[{"label": "cell", "support": 9, "ap": 0.456, "base_ap": None}],
+        )
+    )
+    assert {"domains", "growth", "classes"} <= sections(page)
+    for told in ("0.432", "&lt;b&gt;films", "Grown from", "it did not know their labels", "+0.020", "0.456", "base ap"):
+        assert told in page
+    assert "<b>films" not in page
+
+
 def test_the_page_shows_all_that_the_records_hold(tmp_path: Path) -> None:
     page = page_of(make_run(tmp_path / "x", **LATER))
     assert sections(page) == ALWAYS | {"classes", "reliability", "rows", "robustness"}
