@@ -1,5 +1,8 @@
 """Domain adaptation of a pretrained model, with gain and loss measured. Public names are imported on first use."""
 
+import os
+import platform
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,6 +20,20 @@ _HOMES = {
     "load": "domaintune.predict",
     "tune": "domaintune.pipeline",
 }
+
+
+def _same_sums_wherever_numbers_lie() -> None:
+    """Ask MKL, before its first call, for sums that do not depend on where in memory a matrix lies: without it, equal weights
+    give other last bits in another copy of a model. Of Intel's processors alone; it costs nothing there."""
+    try:
+        intel = "GenuineIntel" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        intel = "Intel" in platform.processor()
+    if intel:
+        os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
+
+
+_same_sums_wherever_numbers_lie()
 
 
 def __getattr__(name: str) -> Any:

@@ -74,7 +74,7 @@ def test_everything_is_logged_and_a_resumed_run_is_the_same(tmp_path: Path, reco
     chosen = f"{scores['chosen_strength']:g}"
     assert final["domain/gain"] == scores["domain"]["change"][chosen]["value"]
     assert final["general/tuned/accuracy"] == scores["general"]["scores"]["1"]["accuracy"]["value"]
-    assert second.files == ["scores.json"]
+    assert second.files == ["scores.json", "report.html"]
 
 
 def test_long_trainings_are_thinned_out() -> None:

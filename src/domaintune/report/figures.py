@@ -183,7 +183,6 @@ def intervals(rows: Sequence[tuple[str, str, Point]], *, name: str, label: str) 
 def reliability(bins: Sequence[Point]) -> str:
     """How often answers given with a confidence were right, before and after the probabilities were calibrated, and how many."""
     filled = [b for b in bins if b["count"]]
-    confidence = [b["confidence"] for b in filled]
     with _styled("reliability"):
         figure, axes = _axes(3.4)
         most = max((b["count"] for b in filled), default=1)
@@ -195,7 +194,8 @@ def reliability(bins: Sequence[Point]) -> str:
             ("accuracy_before", BASE, "s--", "as trained"),
             ("accuracy", TUNED, "o-", "calibrated"),
         ):
-            known = [(x, b[key]) for x, b in zip(confidence, filled, strict=True) if b.get(key) is not None]
+            place = key.replace("accuracy", "confidence")
+            known = [(b.get(place, b["confidence"]), b[key]) for b in filled if b.get(key) is not None]
             if known:
                 axes.plot(*zip(*known, strict=True), marker, color=colour, markersize=5, label=text)
         axes.set(xlim=(min([b["low"] for b in filled], default=0) - 0.02, 1.02), ylim=(0, 1.04))

@@ -17,7 +17,6 @@ from domaintune.report.wording import FORMATS, strength_name
 from domaintune.run import flatten
 
 MOST_CASES = 8
-CLASS_SCORES = ("precision", "recall", "f1", "ap", "base_f1", "base_ap")
 COLOURS = {0.0: figures.BASE, 1.0: figures.TUNED}
 VERDICTS = {"deploy": "good", "trade": "mixed", "keep the base": "bad"}
 
@@ -56,7 +55,7 @@ def facts(records: Records) -> dict[str, Any]:
         "by_domain": scores["domain"].get("domains"),
         "growth": scores.get("growth"),
         "classes": scores.get("classes") or [],
-        "class_scores": [key for key in CLASS_SCORES if key in (scores.get("classes") or [{}])[0]],
+        "class_scores": records.class_scores,
         "class_word": "type" if answers.shape_of(records.test) == "entities" else "label",
         "calibration": scores.get("calibration"),
         "robustness": scores.get("robustness"),

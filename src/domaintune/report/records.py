@@ -67,6 +67,12 @@ class Records:
         return {name: self.scores[name] for name in ("domain", "general") if self.scores.get(name)}
 
     @property
+    def class_scores(self) -> list[str]:
+        """Names of what is known of each class, in the order to show it."""
+        known = (self.scores.get("classes") or [{}])[0]
+        return [name for name in ("precision", "recall", "f1", "ap", "base_f1", "base_ap") if name in known]
+
+    @property
     def findings(self) -> list[dict[str, Any]]:
         return findings_of(self.scores)
 

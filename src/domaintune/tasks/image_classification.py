@@ -46,6 +46,7 @@ from domaintune.tasks.classification import (
     reduce_classification,
     render_labels,
     render_target_labels,
+    shown,
     target_weights,
     with_shown,
 )
@@ -220,7 +221,7 @@ class ImageClassification(Task):
         return render_labels(prediction, self.labels, multi_label=False)
 
     def render_target(self, example: ImageExample, prediction: Prediction) -> dict[str, Any]:
-        probability = np.asarray(prediction["probability"])
+        probability = shown(prediction)
         return render_target_labels(example.labels, probability, self.labels, multi_label=False)
 
     def as_reference(self, prediction: Prediction, example: ImageExample) -> ImageExample:

@@ -45,6 +45,7 @@ from domaintune.tasks.classification import (
     reduce_classification,
     render_labels,
     render_target_labels,
+    shown,
     target_weights,
     with_shown,
 )
@@ -258,7 +259,7 @@ class TextClassification(Task):
         return render_labels(prediction, self.labels, multi_label=self.multi_label)
 
     def render_target(self, example: TextExample, prediction: Prediction) -> dict[str, Any]:
-        probability = np.asarray(prediction["probability"])
+        probability = shown(prediction)
         return render_target_labels(example.labels, probability, self.labels, multi_label=self.multi_label)
 
     def as_reference(self, prediction: Prediction, example: TextExample) -> TextExample:
