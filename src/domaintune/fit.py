@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -262,6 +263,18 @@ def _train(
     assert settings.learning_rate is not None
     budget = recipe.evaluation.batch_budget or default_budget(task)
     validate = None if dev is None else validator(task, base, attached, dev, budget)
+    latest: list[Progress] = []
+
+    def tell(progress: Progress) -> None:
+        latest[:] = [progress]
+        report(name, progress)
+
+    def validate_and_tell(validate: Callable[[], float]) -> float:
+        score = validate()
+        for progress in latest:
+            report(name, replace(progress, score=score))
+        return score
+
     training = train(
         attached,
         task,
@@ -270,9 +283,9 @@ def _train(
         settings,
         learning_rate=settings.learning_rate,
         seed=recipe.seed,
-        validate=validate,
+        validate=None if validate is None else partial(validate_and_tell, validate),
         folder=None if folder is None else folder / name,
-        on_progress=lambda progress: report(name, progress),
+        on_progress=tell,
         keep_epochs=keep_epochs,
         stop_after=epochs_of_schedule,
         fingerprint=f"base {base.provenance.get('weights_sha256') or base.provenance.get('revision')}",

@@ -167,7 +167,7 @@ class Tracking:
     def _values(self, progress: Progress) -> dict[str, float]:
         if progress.score is not None:
             sign = 1.0 if self.primary.higher_is_better else -1.0
-            return {f"dev/{self.primary.name}": sign * progress.score, "epoch_loss": progress.loss}
+            return {f"dev/{self.primary.name}": sign * progress.score}
         if progress.step % max(1, progress.total_steps // POINTS) == 0:
             return {"loss": progress.loss, "learning_rate": progress.learning_rate}
         return {}

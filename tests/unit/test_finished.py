@@ -22,6 +22,7 @@ from domaintune.run import RunFolder
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("finished")
     save_base(made)
+    table(made / "later.csv", 30, start=1200)
     return made
 
 
@@ -39,6 +40,16 @@ def second(folder: Path) -> Run:
     return tune(recipe(folder, output=name(folder, "second"), general=None))
 
 
+@pytest.fixture(scope="module")
+def three(first: Run, folder: Path) -> Run:
+    labels = ("food", "room", "staff")
+    parts = {
+        part: table(folder / f"{part}3.csv", 24, labels=labels, start=start)
+        for part, start in (("train", 0), ("dev", 500), ("test", 700))
+    }
+    return tune(recipe(folder, output=name(folder, "three"), base=name(folder, "first"), **parts))
+
+
 def scores(run: Run) -> dict:
     return RunFolder.existing(run.path).read("scores.json")
 
@@ -54,7 +65,7 @@ def test_evaluating_the_test_part_gives_what_was_confirmed(second: Run, folder: 
 
 
 def test_evaluating_at_a_strength_agrees_with_the_answers(first: Run, folder: Path) -> None:
-    data = table(folder / "later.csv", 30, start=1200)
+    data = str(folder / "later.csv")
     made = evaluate(first, data, strength=0.3)
     rows = [line.rsplit(",", 1) for line in Path(data).read_text().splitlines()[1:]]
     for strength in (0.0, 0.3):
@@ -87,15 +98,9 @@ def test_rows_that_were_seen_are_told_and_bare_ones_refused(first: Run, folder: 
         evaluate(first, str(mixed), strength=3)
 
 
-def test_general_rows_with_labels_of_their_own_are_answered_by_their_head(first: Run, folder: Path) -> None:
-    three = ("food", "room", "staff")
-    parts = {
-        part: table(folder / f"{part}3.csv", 24, labels=three, start=start)
-        for part, start in (("train", 0), ("dev", 500), ("test", 700))
-    }
-    run = tune(recipe(folder, output=name(folder, "three"), base=name(folder, "first"), **parts))
-    made = evaluate(run, str(folder / "later.csv"), strength=1.0, general=True)
-    answers = run.predict(
+def test_general_rows_with_labels_of_their_own_are_answered_by_their_head(three: Run, folder: Path) -> None:
+    made = evaluate(three, str(folder / "later.csv"), strength=1.0, general=True)
+    answers = three.predict(
         [line.rsplit(",", 1)[0] for line in (folder / "later.csv").read_text().splitlines()[1:]], strength=1.0
     )
     labels = [line.rsplit(",", 1)[1] for line in (folder / "later.csv").read_text().splitlines()[1:]]
@@ -136,13 +141,15 @@ def test_rows_in_another_order_are_brought_into_one(first: Run, second: Run, fol
     assert made["pairs"][0]["p"] == 1.0
 
 
-def test_comparisons_that_mean_nothing_are_refused(first: Run, second: Run, folder: Path, tmp_path: Path) -> None:
+def test_comparisons_that_mean_nothing_are_refused(
+    first: Run, second: Run, three: Run, folder: Path, tmp_path: Path
+) -> None:
     with pytest.raises(RunError, match="got one run"):
         compare([first.path])
     with pytest.raises(RunError, match="is named twice"):
         compare([first.path, second.path, folder / "runs" / ".." / "runs" / "first"])
     with pytest.raises(RunError, match=r"three has other labels than .*first \(food"):
-        compare([first.path, name(folder, "three")])
+        compare([first.path, three.path])
     other = tune(
         recipe(folder, output=name(folder, "other"), test=table(folder / "test2.csv", 24, start=201), general=None)
     )

@@ -33,11 +33,8 @@ ROWS_NAMED = 5
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where training stands after a step, and once more after each epoch. `step` counts from 1, `epoch` from 0; `seconds_left` is
-    what remains at this process's mean pace so far, validation and checkpoints included.
-
-    After an epoch `loss` is the mean of its steps' and `score` what `validate` returned; after a step `score` is None.
-    """
+    """Where training stands after a step. `step` counts from 1, `epoch` from 0; `seconds_left` is what remains at this process's
+    mean pace so far, validation and checkpoints included. `score` is for callers that pass on what validation gave."""
 
     step: int
     total_steps: int
@@ -256,14 +253,11 @@ class _Loop:
         if time.monotonic() - self.saved >= self.settings.checkpoint_every_seconds:
             self._save()
         with self.interrupts.allowed():
-            self._tell(loss, learning_rate)
-
-    def _tell(self, loss: float, learning_rate: float, score: float | None = None) -> None:
-        if self.on_progress is not None:
-            total = self.epochs * self.steps_in_epoch
-            pace = (time.monotonic() - self.began) / max(self.steps_here, 1)
-            left = pace * (total - self.step)
-            self.on_progress(Progress(self.step, total, self.state.epoch, loss, learning_rate, left, score))
+            if self.on_progress is not None:
+                total = self.epochs * self.steps_in_epoch
+                pace = (time.monotonic() - self.began) / self.steps_here
+                left = pace * (total - self.step)
+                self.on_progress(Progress(self.step, total, self.state.epoch, loss, learning_rate, left))
 
     def _close_epoch_(self) -> None:
         state = self.state
@@ -275,8 +269,6 @@ class _Loop:
                 score = float(self.validate())
         seconds = state.seconds + time.monotonic() - began
         state.history.append(Epoch(state.epoch, state.loss_sum / self.steps_in_epoch, score, seconds))
-        if score is not None:
-            self._tell(state.history[-1].train_loss, self.optimizer.learning_rate * self.factor(), score)
         self.start = self._snapshot()
         if state.best_epoch < 0 or better(score, state.history[state.best_epoch].score):
             if not self.keep_epochs:
