@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -245,11 +245,8 @@ def write_run(
 ) -> None:
     """Everything that `load` and a reader need, each file whole or not at all, `run.json` last; then the report, from these."""
     path, base = folder.path, fitted.base
-    weights = fitted.attached.domain_weights()
     write_folder(path / "adapter", fitted.attached.save)
-    write_folder(
-        path / "predictions", lambda inner: write_predictions(inner, confirmation, parts, fitted.chosen, weights)
-    )
+    write_folder(path / "predictions", lambda inner: write_predictions(inner, confirmation, parts, fitted.chosen))
     write_folder(path / "records", lambda inner: write_records(inner, confirmation, parts))
     save_heads(base, path / HEADS)
     tasks = {"domain": parts.task.model_dump(mode="json")}
@@ -332,17 +329,12 @@ def write_records(folder: Path, confirmation: Confirmation, parts: Parts) -> Non
         save_records(folder / f"{name}.safetensors", scored_rows(task, examples), side.records)
 
 
-def write_predictions(
-    folder: Path, confirmation: Confirmation, parts: Parts, chosen: float, weights: Mapping[str, float]
-) -> None:
+def write_predictions(folder: Path, confirmation: Confirmation, parts: Parts, chosen: float) -> None:
     """test.jsonl and general.jsonl: file, line, input, the output at the chosen strength, the target in the same form under
     "target" (absent where the general rows carry none), and the base's output under "base"."""
     for name, task, examples, side in sides(confirmation, parts):
         labelled = name == "test" or parts.general is None or not parts.general.agreement
-        ours = [
-            task.calibrated(p, chosen * weights.get(e.domain or "", 1.0))
-            for p, e in zip(side.predictions[chosen], examples, strict=True)
-        ]
+        ours = [task.calibrated(prediction, chosen) for prediction in side.predictions[chosen]]
         rows = [
             {
                 "file": e.file,

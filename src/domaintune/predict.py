@@ -275,8 +275,10 @@ class Run:
             named = [str(row.values.get(column)) for row in rows]
             examples = [replace(e, domain=name) for e, name in zip(examples, named, strict=True)]
         made = self.predictions(task, examples, at, head=head, wanted=frozenset({"output"}), mode="predict")
+        # Temperatures belong to the dial as it was before a domain's weight multiplied it.
+        dial = {"": at[""], **{name: min(1.0, at[name] / weight) for name, weight in self.domains.items()}}
         return [
-            task.render(task.calibrated(prediction, at.get(example.domain or "", at[""])))
+            task.render(task.calibrated(prediction, dial.get(example.domain or "", at[""])))
             for prediction, example in zip(made, examples, strict=True)
         ]
 
