@@ -16,7 +16,8 @@ from domaintune.terminal import ProgressBar, comparison_table, pairs_table
 
 METHODS = ("freeze", "p-tuning", "lora")
 # Few enough for the whole demonstration to take minutes on two cores; a run of one's own trains longer by default.
-BASE_EPOCHS, EPOCHS, PATIENCE, ROBUSTNESS_ROWS = 4, 8, 3, 40
+BASE_EPOCHS, EPOCHS, ROBUSTNESS_ROWS = 3, 5, 40
+STRENGTHS = (0.0, 0.5, 1.0)
 
 
 def recipes(output: Path) -> dict[str, Recipe]:
@@ -46,7 +47,8 @@ def recipes(output: Path) -> dict[str, Recipe]:
                 "test": str(samples / "hotels_test.csv"),
                 "general": str(samples / "general_test.csv"),
                 "output": str(output / method),
-                "training": {"epochs": EPOCHS, "patience": PATIENCE},
+                "training": {"epochs": EPOCHS},
+                "balance": {"strengths": STRENGTHS},
                 "evaluation": {"robustness": method == METHODS[-1], "robustness_rows": ROBUSTNESS_ROWS},
             }
         )
