@@ -98,10 +98,10 @@ def tuned(name: str, parts: dict[str, str], output: Path, seed: int, *, weights:
     return load(output)
 
 
-def scored(run: Any, path: str) -> dict[str, list[list[float]]]:
+def scored(run: Any, path: str) -> dict[str, list[list[int]]]:
     """Domain -> [numerator, denominator] an example, at strength 1 (times the domain's weight)."""
     rows = read_rows(path)
-    made: dict[str, list[list[float]]] = {}
+    made: dict[str, list[list[int]]] = {}
     for domain in sorted({str(r.values["domain"]) for r in rows}):
         examples = list(run.task.read([r for r in rows if r.values["domain"] == domain]))
         at = {"": run.domains.get(domain, 1.0)}

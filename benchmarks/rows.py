@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from domaintune.run import provenance, write_json
+from domaintune.run import provenance, write_text
 from domaintune.tasks.base import Record
 
 HERE = Path(__file__).resolve().parent
@@ -52,7 +52,7 @@ def row(results: Path, name: str, key: Mapping[str, Any], measure: Callable[[], 
         if stored["key"] == dict(key):
             return stored
     made = {"key": dict(key), "commit": commit(), **measure(), "provenance": provenance()}
-    write_json(path, made)
+    write_text(path, json.dumps(made, ensure_ascii=False, separators=(",", ":")) + "\n")  # long lists of small numbers
     return made
 
 

@@ -50,11 +50,11 @@ def key_of(recipe: Recipe) -> dict[str, Any]:
     return {"recipe": plain | {"base": Path(recipe.base).name}, "data": checksums(recipe)}
 
 
-def pairs(task: Task, records: Sequence[Record]) -> list[list[float]]:
+def pairs(task: Task, records: Sequence[Record]) -> list[list[int]]:
     """[numerator, denominator] an example: accuracy is the sum of correct over examples, entity F1 of 2 hits over both counts."""
     if task.primary.name == "accuracy":
-        return [[float(r["correct"]), 1.0] for r in records]
-    return [[2.0 * float(r["hits"].sum()), float(r["predicted"].sum() + r["target"].sum())] for r in records]
+        return [[int(r["correct"]), 1] for r in records]
+    return [[2 * int(r["hits"].sum()), int(r["predicted"].sum() + r["target"].sum())] for r in records]
 
 
 class Sets:
@@ -79,7 +79,7 @@ class Sets:
             rows = read_rows(str(SHARED / agree))
             self.sets["agreement"] = (g.task, list(g.task.read(rows, labelled=False)), g.head)
 
-    def scores(self, model_of: Any, reference: dict[str, Any]) -> dict[str, list[list[float]]]:
+    def scores(self, model_of: Any, reference: dict[str, Any]) -> dict[str, list[list[int]]]:
         """Set -> pairs, with `model_of(head)`. On the agreement set the base's answers, kept in `reference`, are the targets."""
         made = {}
         for name, (task, examples, head) in self.sets.items():
@@ -88,7 +88,7 @@ class Sets:
                 raw = predict(task, self.base, model_of(head), data, wanted=frozenset({"output"}), mode="predict")
                 answers = [repr(task.render(p).get("label", task.render(p).get("tags"))) for p in raw]
                 expected = reference.setdefault("answers", answers)
-                made[name] = [[float(a == b), 1.0] for a, b in zip(answers, expected, strict=True)]
+                made[name] = [[int(a == b), 1] for a, b in zip(answers, expected, strict=True)]
                 continue
             raw = predict(task, self.base, model_of(head), data, wanted=frozenset({task.primary.name}))
             made[name] = pairs(task, records_of(task, data, raw))
