@@ -208,7 +208,7 @@ def frontier_table(scores: Mapping[str, Any], strength: float) -> Table:
 def runs_table(runs: Sequence[Mapping[str, Any]]) -> Table:
     """What `list_runs` returns."""
     table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
-    for column in ("run", "task, base", "method", "verdict", "gain", "kept", "date"):
+    for column in ("run, date", "task, base", "method", "verdict", "gain", "kept"):
         table.add_column(column, overflow="fold", min_width=20 if column == "task, base" else None)
     for run in runs:
         if "damaged" in run:
@@ -216,13 +216,12 @@ def runs_table(runs: Sequence[Mapping[str, Any]]) -> Table:
             continue
         over = f", {run['seeds']} seeds" if run["seeds"] > 1 else ""
         table.add_row(
-            run["run"],
+            f"{run['run']}\n{datetime.fromtimestamp(run['date']):%Y-%m-%d}",
             f"{run['task']}\n{run['base']}",
             f"{run['method']}{over}",
             run["verdict"] or "unfinished",
             "" if run["gain"] is None else f"{run['gain']['value']:+.3f}",
             "" if run["retention"] is None else f"{100 * run['retention']['value']:.1f} %",
-            datetime.fromtimestamp(run["date"]).strftime("%Y-%m-%d"),
         )
     return table
 
