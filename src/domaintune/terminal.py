@@ -209,8 +209,7 @@ def runs_table(runs: Sequence[Mapping[str, Any]]) -> Table:
     """What `list_runs` returns."""
     table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     for column in ("run, date", "task, base", "method", "verdict", "gain", "kept"):
-        narrow = column in ("gain", "kept")
-        table.add_column(column, overflow="fold", no_wrap=narrow, min_width=20 if column == "task, base" else None)
+        table.add_column(column, overflow="fold", min_width={"task, base": 20, "gain": 6, "kept": 7}.get(column))
     for run in runs:
         if "damaged" in run:
             table.add_row(run["run"], f"damaged: {run['damaged']}")
