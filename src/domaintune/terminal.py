@@ -209,7 +209,8 @@ def runs_table(runs: Sequence[Mapping[str, Any]]) -> Table:
     """What `list_runs` returns."""
     table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     for column in ("run, date", "task, base", "method", "verdict", "gain", "kept"):
-        table.add_column(column, overflow="fold", min_width={"task, base": 20, "gain": 6, "kept": 7}.get(column))
+        least = 20 if column == "task, base" else None
+        table.add_column(column, overflow="fold", min_width=least, width=10 if column == "verdict" else None)
     for run in runs:
         if "damaged" in run:
             table.add_row(run["run"], f"damaged: {run['damaged']}")
