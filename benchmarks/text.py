@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -33,7 +32,7 @@ from domaintune.parts import Parts, assemble
 from domaintune.pipeline import general_of, tune
 from domaintune.predict import load, open_base
 from domaintune.recipe import Recipe
-from domaintune.run import RunFolder
+from domaintune.run import RunFolder, peak_memory
 from domaintune.tasks.base import Record, Task, dataset
 
 RESULTS = Path("benchmarks/results/text")
@@ -158,7 +157,7 @@ def peer(cell: str, kind: str, start: str, seed: int) -> dict[str, Any]:
             "dev": made.tries,
             "trainable": made.trainable,
             "seconds": seconds / len(made.tries),
-            "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "memory": peak_memory(),
             "scores": {"0": before, "1": after},
         }
 

@@ -196,7 +196,7 @@ def show_command(run: FinishedRun) -> None:
 
 
 @app.command("report")
-def report_command(run: Annotated[Path, typer.Argument(help="A finished run.")]) -> None:
+def report_command(run: FinishedRun) -> None:
     """Write a finished run's page (report.html) and model card (README.md) again, from its records."""
     from domaintune.report.write import write_report
 

@@ -17,7 +17,7 @@ from domaintune.evaluation.intervals import (
     retention_estimate,
     score_estimates,
 )
-from domaintune.evaluation.score import point_scores, records_of
+from domaintune.evaluation.score import named_domains, point_scores, records_of
 from domaintune.evaluation.verdict import Confirmed, Verdict, judge
 from domaintune.fit import Fitted, form_of
 from domaintune.methods.base import Attached
@@ -173,8 +173,7 @@ def domain_scores(
 ) -> dict[str, dict[str, Any]]:
     """The breakdown by domain: `rows`, `scores` and `gain` by strength, from the same resamples as the whole."""
     made: dict[str, dict[str, Any]] = {}
-    for name in sorted({example.domain for example in examples if example.domain is not None}):
-        inside = [i for i, example in enumerate(examples) if example.domain == name]
+    for name, inside in named_domains(examples).items():
         held = {s: [every[i] for i in inside] for s, every in records.items()}
         own = weights[:, inside]
         own = own[own.sum(1) > 0]

@@ -34,6 +34,7 @@ from domaintune.errors import RecipeError
 from domaintune.evaluation.calibration import temperatures
 from domaintune.evaluation.score import (
     default_budget,
+    named_domains,
     point_scores,
     predict_by_domain,
     primary_score,
@@ -189,7 +190,6 @@ def _probe(recipe: Recipe, base: Base, task: Task, data: Dataset, dev: Dataset |
 def validator(task: Task, base: Base, attached: Attached, dev: Dataset, budget: int) -> Callable[[], float]:
     """Dev score of the model in training, higher is better."""
     sign = 1.0 if task.primary.higher_is_better else -1.0
-
     name = task.primary.name
 
     def validate() -> float:
@@ -255,9 +255,8 @@ def _train(
     epochs_of_schedule: int | None = None,
     keep_epochs: bool = False,
 ) -> tuple[Attached, Training]:
-    names = sorted({example.domain for example in data.examples if example.domain is not None})
     attached = method_from(recipe.method).attach(
-        base, generator=torch.Generator().manual_seed(recipe.seed), domains=names
+        base, generator=torch.Generator().manual_seed(recipe.seed), domains=list(named_domains(data.examples))
     )
     settings = training_settings(recipe, task, rows=len(data.examples))
     assert settings.learning_rate is not None

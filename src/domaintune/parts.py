@@ -280,17 +280,17 @@ def _grown_parts(
             )
     if settings.drop_duplicates:
         added = _without_duplicates(task, added, notes)
-    train, test = _split(task, added, fraction=settings.test_fraction, seed=recipe.seed)
+    train, test = _split(task, added, fraction=settings.test_fraction, seed=recipe.data_seed)
     counts = [f"{len(test)} of the {len(added)} new rows joined the test part"]
     dev = None
     if old["dev"]:
-        train, dev = _split(task, train, fraction=settings.dev_fraction, seed=recipe.seed + 1)
+        train, dev = _split(task, train, fraction=settings.dev_fraction, seed=recipe.data_seed + 1)
         counts.append(f"{len(dev)} the dev part")
         dev = [*old["dev"], *dev]
     notes.append(f"{', '.join(counts)}; train has {len(old['train'])} old and {len(train)} new ones.")
     train = [*old["train"], *train]
     if dev is None and (len(train) >= settings.fold_below or not task.cross_validates):
-        train, dev = _split(task, train, fraction=settings.dev_fraction, seed=recipe.seed + 1)
+        train, dev = _split(task, train, fraction=settings.dev_fraction, seed=recipe.data_seed + 1)
         notes.append(f"the earlier run had no dev part: {len(dev)} rows were cut from train.")
     return train, dev, [*old["test"], *test]
 

@@ -133,12 +133,11 @@ def growth(recipe: Recipe, parts: Parts, confirmation: Confirmation, chosen: flo
     """What growing did to the earlier run's test rows and to the new ones; None where nothing grew."""
     if recipe.grown_from is None:
         return None
-    made = confirmation.domain.predictions[chosen]
     return growth_scores(
         recipe.grown_from,
         parts.task,
         parts.test,
-        [parts.task.statistics(p, e) for p, e in zip(made, parts.test, strict=True)],
+        confirmation.domain.records[chosen],
         standing=parts.standing,
         draws=recipe.evaluation.draws,
         seed=recipe.seed,
@@ -161,11 +160,16 @@ class Plan:
     """Peak in bytes after those steps, the dearest one among them."""
 
 
-def plan(recipe: Recipe) -> Plan:
-    """What `tune` would do with this recipe, without training or writing anything."""
+def opened(recipe: Recipe) -> tuple[Recipe, Base, Parts]:
+    """The recipe as `tune` reads it, its base and its rows in parts."""
     recipe = grown(recipe, checksums(recipe))
     base = open_base(recipe)
-    parts = assemble(recipe, base, seen=seen_by(recipe.base))
+    return recipe, base, assemble(recipe, base, seen=seen_by(recipe.base))
+
+
+def plan(recipe: Recipe) -> Plan:
+    """What `tune` would do with this recipe, without training or writing anything."""
+    recipe, base, parts = opened(recipe)
     task = parts.task
     attached, data = untrained(recipe, base, parts)
     trained = sum(p.numel() for group in attached.parameter_groups() for p in group.parameters)
@@ -210,9 +214,7 @@ def check(recipe: Recipe, *, show_tokens: int = 0) -> Checked:
 
     `show_tokens`: so many train rows as tokens, supervised ones in brackets.
     """
-    recipe = grown(recipe, checksums(recipe))
-    base = open_base(recipe)
-    parts = assemble(recipe, base, seen=seen_by(recipe.base))
+    _, base, parts = opened(recipe)
     named: dict[str, Any] = {"train": parts.train, "dev": parts.dev or (), "test": parts.test}
     if parts.general is not None:
         named |= {
@@ -333,7 +335,7 @@ def write_predictions(folder: Path, confirmation: Confirmation, parts: Parts, ch
     """test.jsonl and general.jsonl: file, line, input, the output at the chosen strength, the target in the same form under
     "target" (absent where the general rows carry none), and the base's output under "base"."""
     for name, task, examples, side in sides(confirmation, parts):
-        labelled = name == "test" or parts.general is None or not parts.general.agreement
+        labelled = name == "test" or side.kind != "agreement"
         ours = [task.calibrated(prediction, chosen) for prediction in side.predictions[chosen]]
         rows = [
             {

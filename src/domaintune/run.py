@@ -72,13 +72,13 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
     temporary.replace(path)
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, parse: Callable[[str], Any] = json.loads) -> Any:
     """
     Raises:
         RunError: the file is missing or is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse(path.read_text(encoding="utf-8"))
     except OSError:
         raise RunError("is missing.", where=str(path), remedy="The folder is no finished run of domaintune.") from None
     except ValueError:
@@ -88,17 +88,13 @@ def read_json(path: Path) -> Any:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """JSON lines; none where there is no such file.
+    """JSON lines.
 
     Raises:
-        RunError: a line is not JSON.
+        RunError: the file is missing, or a line is not JSON.
     """
-    if not path.is_file():
-        return []
-    try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-    except ValueError:
-        raise RunError("is not valid JSON lines.", where=str(path), remedy="Make the run again.") from None
+    made: list[dict[str, Any]] = read_json(path, lambda text: [json.loads(line) for line in text.split("\n") if line])
+    return made
 
 
 def findings_of(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -128,10 +124,6 @@ class RunFolder:
 
     def read(self, name: str) -> Any:
         return read_json(self.path / name)
-
-    def read_lines(self, name: str) -> list[Any]:
-        """JSON lines."""
-        return [json.loads(line) for line in (self.path / name).read_text(encoding="utf-8").split("\n") if line]
 
     @classmethod
     def existing(cls, path: str | Path) -> RunFolder:
@@ -300,13 +292,17 @@ def provenance(**more: Any) -> dict[str, Any]:
             versions[package] = version(package)
         except PackageNotFoundError:
             versions[package] = "not installed"
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return {
         "versions": {"python": platform.python_version(), **versions},
         "machine": {"system": platform.platform(), "processor": processor_name(), "cores": os.cpu_count()},
-        "peak_memory_bytes": peak,
+        "peak_memory_bytes": peak_memory(),
         **more,
     }
+
+
+def peak_memory() -> int:
+    """Of this process so far, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def processor_name() -> str:

@@ -15,6 +15,7 @@ from domaintune.evaluation.intervals import retention_estimate
 from domaintune.evaluation.score import (
     by_domain,
     divergence,
+    named_domains,
     point_scores,
     predict_by_domain,
     records_of,
@@ -93,7 +94,7 @@ def divergence_at(
     weights = attached.domain_weights()
     base_view = attached.view(0.0, head=side.head, form=form)
     total, units = 0.0, 0.0
-    for name, positions in by_domain(side.data, weights).items():
+    for name, positions in by_domain(side.data.examples, weights).items():
         view = attached.view(strength * weights.get(name or "", 1.0), head=side.head, form=form)
         part, count = divergence(side.task, base, view, base_view, subset(side.data, positions), budget=budget)
         total, units = total + part, units + count
@@ -143,15 +144,13 @@ def domain_points(
     task: Task, examples: Sequence[Any], records: Mapping[float, Sequence[Record]]
 ) -> dict[str, list[Any]]:
     """Domain -> its own primary score at every strength, as [strength, score]; empty where rows name no domain."""
-    names = sorted({example.domain for example in examples if example.domain is not None})
-    made: dict[str, list[Any]] = {}
-    for name in names:
-        inside = [i for i, example in enumerate(examples) if example.domain == name]
-        made[name] = [
+    return {
+        name: [
             [strength, point_scores(task, [held[i] for i in inside])[task.primary.name]]
             for strength, held in sorted(records.items())
         ]
-    return made
+        for name, inside in named_domains(examples).items()
+    }
 
 
 def choose(frontier: Sequence[Point], *, keep: float, primary: Primary) -> float:

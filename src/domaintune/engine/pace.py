@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from domaintune.bases.base import Base
 from domaintune.data.batches import plan
 from domaintune.engine.gradient import StepGradient, accelerator
 from domaintune.methods.base import Attached
+from domaintune.run import peak_memory
 from domaintune.settings import Precision
 from domaintune.tasks.base import Dataset, Task
 
@@ -31,11 +30,10 @@ class Pace:
     peak_memory: int
 
 
-def peak_memory() -> int:
-    """Of this process so far, in bytes; on a GPU that of its allocator."""
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+def peak_of_training() -> int:
+    """In bytes, of this process so far; on a GPU of its allocator."""
+    on_gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    return on_gpu or peak_memory()
 
 
 def pace(
@@ -62,7 +60,7 @@ def pace(
     )
     times = [_timed(gradient, attached, step, costs) for step in chosen]
     attached.model.eval()
-    return Pace(statistics.median(times[1:]), peak_memory())
+    return Pace(statistics.median(times[1:]), peak_of_training())
 
 
 def _timed(gradient: StepGradient, attached: Attached, step: Sequence[Sequence[int]], costs: Sequence[int]) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,9 +54,7 @@ def save_records(path: Path, rows: ScoredRows, records: Mapping[float, Sequence[
             tensors[f"{name}/examples"] = np.array(having, dtype=np.int64)
             tensors[f"{name}/shapes"] = shapes.reshape(len(arrays), -1)
             tensors[f"{name}/values"] = np.concatenate([array.reshape(-1) for array in arrays])
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(tensors, temporary)
-    temporary.replace(path)
+    save_file(tensors, path)
 
 
 def load_records(path: Path) -> tuple[ScoredRows, dict[str, list[Record]]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,12 +60,18 @@ Models = Callable[[str | None], AbstractContextManager[nn.Module]]
 """The model of a domain, for as long as the context lasts."""
 
 
-def by_domain(data: Dataset, names: Collection[str]) -> dict[str | None, list[int]]:
+def by_domain(examples: Sequence[Any], names: Collection[str]) -> dict[str | None, list[int]]:
     """Positions of the examples of each domain in `names`; None: all others."""
     groups: dict[str | None, list[int]] = {}
-    for position, example in enumerate(data.examples):
+    for position, example in enumerate(examples):
         groups.setdefault(example.domain if example.domain in names else None, []).append(position)
     return groups
+
+
+def named_domains(examples: Sequence[Any]) -> dict[str, list[int]]:
+    """Positions of the examples of every domain that is named, by name."""
+    found = by_domain(examples, {example.domain for example in examples})
+    return {name: found[name] for name in sorted(name for name in found if name is not None)}
 
 
 def subset(data: Dataset, positions: Sequence[int]) -> Dataset:
@@ -91,7 +98,7 @@ def predict_by_domain(
 ) -> list[Prediction]:
     """As `predict`, where each of `domains` has a model of its own; the others share that of None."""
     made: list[Prediction | None] = [None] * len(data.examples)
-    for name, positions in by_domain(data, domains).items():
+    for name, positions in by_domain(data.examples, domains).items():
         part = data if len(positions) == len(data.examples) else subset(data, positions)
         with models(name) as model:
             predictions = predict(task, base, model, part, wanted=wanted, mode=mode, budget=budget)

@@ -16,7 +16,7 @@ from domaintune.evaluation.paired import holm, swap_test
 from domaintune.evaluation.records import ScoredRows, load_records, scored_rows
 from domaintune.finished.evaluate import Evaluation, evaluate
 from domaintune.predict import damage_told, load, saved_tasks
-from domaintune.run import RunFolder
+from domaintune.run import RunFolder, read_lines
 from domaintune.tasks.base import Record, Task
 
 DRAWS = 2000
@@ -138,7 +138,7 @@ def _candidate(name: str, folder: RunFolder, data: str | None) -> Candidate:
 
 
 def _places(folder: RunFolder) -> list[str]:
-    return [f"{row['file']}:{row['line']}" for row in folder.read_lines("predictions/test.jsonl")]
+    return [f"{row['file']}:{row['line']}" for row in read_lines(folder.path / "predictions" / "test.jsonl")]
 
 
 def _order(candidate: Candidate, first: Candidate) -> np.ndarray:

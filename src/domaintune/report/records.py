@@ -31,7 +31,7 @@ class Records:
             RunError: no finished run there, or one that is damaged.
         """
         folder = RunFolder.existing(path)
-        predictions = folder.path / "predictions"
+        predictions = [folder.path / "predictions" / f"{name}.jsonl" for name in ("test", "general")]
         return cls(
             folder.path.resolve(),
             folder.read("run.json"),
@@ -39,8 +39,7 @@ class Records:
             folder.read("tasks.json"),
             folder.read("scores.json"),
             folder.read("provenance.json"),
-            read_lines(predictions / "test.jsonl"),
-            read_lines(predictions / "general.jsonl"),
+            *(read_lines(path) if path.is_file() else [] for path in predictions),
         )
 
     @property
