@@ -72,19 +72,12 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
     temporary.replace(path)
 
 
-def read_json(path: Path, parse: Callable[[str], Any] = json.loads) -> Any:
+def read_json(path: Path) -> Any:
     """
     Raises:
         RunError: the file is missing or is not JSON.
     """
-    try:
-        return parse(path.read_text(encoding="utf-8"))
-    except OSError:
-        raise RunError("is missing.", where=str(path), remedy="The folder is no finished run of domaintune.") from None
-    except ValueError:
-        raise RunError(
-            "is not valid JSON.", where=str(path), remedy="Restore the file, or make the run again."
-        ) from None
+    return _read(path, json.loads, "JSON")
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -93,8 +86,21 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     Raises:
         RunError: the file is missing, or a line is not JSON.
     """
-    made: list[dict[str, Any]] = read_json(path, lambda text: [json.loads(line) for line in text.split("\n") if line])
+    made: list[dict[str, Any]] = _read(
+        path, lambda text: [json.loads(line) for line in text.split("\n") if line], "JSON lines"
+    )
     return made
+
+
+def _read(path: Path, parse: Callable[[str], Any], kind: str) -> Any:
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise RunError("is missing.", where=str(path), remedy="The folder is no finished run of domaintune.") from None
+    except ValueError:
+        raise RunError(
+            f"is not valid {kind}.", where=str(path), remedy="Restore the file, or make the run again."
+        ) from None
 
 
 def findings_of(scores: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from cells import Cell, base_and_task, batch_of, outputs, shake_
-from tiny import tiny_base
+from small_runs import save_base
 from tuned import generator
 
 from domaintune import Recipe, load, tune
@@ -141,9 +141,7 @@ def table(path: Path, count: int, start: int) -> str:
 
 
 def test_a_run_keeps_its_domains(tmp_path: Path) -> None:
-    base = tiny_base("bert", "text-classification")
-    base.model.save_pretrained(tmp_path / "base")
-    base.processor.save_pretrained(tmp_path / "base")
+    save_base(tmp_path)
     values = {
         "task": "text-classification",
         "base": str(tmp_path / "base"),

@@ -7,22 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import tiny_base
+from small_runs import WORDS, save_base
 from typer.testing import CliRunner
 
 from domaintune import Recipe, load, tune
 from domaintune.cli import app
 from domaintune.errors import DataError, RecipeError
 
-GOOD = ["lovely view", "clean room", "quick waiter", "warm bread", "quiet garden", "kind desk"]
-BAD = ["cold soup", "dirty room", "slow waiter", "broken lamp", "noisy street", "rude desk"]
-
 
 def table(path: Path, count: int, *, start: int = 0, third: bool = False) -> str:
     lines = ["text,label"]
     for number in range(start, start + count):
         label = ("negative", "positive")[number % 2] if not (third and number % 3 == 0) else "mixed"
-        source = GOOD if number % 2 else BAD
+        source = WORDS["positive" if number % 2 else "negative"]
         lines.append(f"a {source[number % 6]} and a {source[(number // 6) % 6]} on day {number},{label}")
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return str(path)
@@ -30,9 +27,7 @@ def table(path: Path, count: int, *, start: int = 0, third: bool = False) -> str
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    base = tiny_base("bert", "text-classification")
-    base.model.save_pretrained(tmp_path / "base")
-    base.processor.save_pretrained(tmp_path / "base")
+    save_base(tmp_path)
     return tmp_path
 
 
@@ -154,3 +149,12 @@ def test_what_cannot_grow_is_refused(folder: Path) -> None:
     assert isinstance(result.exception, DataError)
     assert "rows of train are not those" in str(result.exception)
     assert not (folder / "v2/run.json").exists()
+
+
+def test_new_rows_are_cut_with_the_seed_of_the_data(folder: Path) -> None:
+    first_run(folder)
+    new = table(folder / "new.csv", 60, start=500)
+    for number, seed in enumerate((0, 7)):
+        result = grow(folder, "v1", new, f"g{number}", "--set", "data.seed=3", "--set", f"seed={seed}")
+        assert result.exit_code == 0, result.output
+    assert read(folder / "g0/parts.json") == read(folder / "g1/parts.json")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from cells import Cell, attach, rows
-from tiny import tiny_base
+from small_runs import save_base
 
 from domaintune import Recipe, tune
 from domaintune.engine import pace as module
@@ -50,9 +50,7 @@ def test_the_median_pair_decides(ratios: tuple[float, ...], expected: str, monke
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Recipe:
-    base = tiny_base("bert", "text-classification")
-    base.model.save_pretrained(tmp_path / "base")
-    base.processor.save_pretrained(tmp_path / "base")
+    save_base(tmp_path)
     words = {"negative": "a cold room", "positive": "a warm room"}
     lines = ["text,label", *(f"{words[label]} on day {n},{label}" for n in range(40) for label in words)]
     (tmp_path / "train.csv").write_text("\n".join(lines) + "\n")

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import small_runs
 import torch
 from tiny import tiny_base
 
@@ -37,26 +38,12 @@ def table(path: Path, count: int, *, labels: tuple[str, ...] = ("negative", "pos
 
 
 def recipe(folder: Path, **more: object) -> Recipe:
-    values = {
-        "task": "text-classification",
-        "base": str(folder / "base"),
-        "train": table(folder / "train.csv", 40),
-        "dev": table(folder / "dev.csv", 16, start=100),
-        "test": table(folder / "test.csv", 24, start=200),
-        "general": table(folder / "general.csv", 40, start=300),
-        "output": str(folder / "runs" / "x"),
-        "training": {"epochs": 2},
-        "evaluation": {"draws": 100},
-        "threads": 1,
-    }
-    return Recipe.make({**values, **more})
+    return small_runs.recipe(folder, table=table, **{"training": {"epochs": 2}, "evaluation": {"draws": 100}, **more})
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    base = tiny_base("bert", "text-classification")
-    base.model.save_pretrained(tmp_path / "base")
-    base.processor.save_pretrained(tmp_path / "base")
+    small_runs.save_base(tmp_path)
     return tmp_path
 
 

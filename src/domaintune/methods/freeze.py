@@ -8,14 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from domaintune.bases.anatomy import select_parameters
 from domaintune.bases.base import Base
 from domaintune.errors import MethodError
 from domaintune.methods.base import Attached, Method
 from domaintune.methods.weights import (
     TunedWeights,
-    canonical_names,
-    constant_parameters,
+    body_parameters,
     head_parameters,
     split_by_decay,
     trained_fork,
@@ -39,19 +37,14 @@ class Freeze(Method):
     def attach(self, base: Base, *, generator: torch.Generator, domains: Sequence[str] = ()) -> Attached:
         head = head_parameters(base)
         selectors = tuple(selector for selector in self.settings.train if selector != "head")
-        body: list[str] = []
-        if selectors:
-            canonical = canonical_names(base.model)
-            excluded = {*head, *constant_parameters(base.model)}
-            chosen = (canonical[name] for name in select_parameters(base.model, base.anatomy, selectors))
-            body = [name for name in dict.fromkeys(chosen) if name not in excluded]
-            if not body:
-                raise MethodError(
-                    f"'{', '.join(selectors)}' chooses no parameter outside the head.",
-                    where="method.train",
-                    remedy="Name other parts, or train: [head].",
-                )
-        elif not head:
+        body = body_parameters(base, selectors)
+        if selectors and not body:
+            raise MethodError(
+                f"'{', '.join(selectors)}' chooses no parameter outside the head.",
+                where="method.train",
+                remedy="Name other parts, or train: [head].",
+            )
+        if not selectors and not head:
             head = output_embedding(base)
         model = trained_fork(base, [*body, *head])
         groups = split_by_decay(model, body, group="body") + split_by_decay(model, head, group="head", scale=HEAD_SCALE)

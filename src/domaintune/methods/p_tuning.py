@@ -14,7 +14,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from domaintune.bases.anatomy import select_parameters
 from domaintune.bases.attention import (
     SLOT,
     AttentionSite,
@@ -42,10 +41,9 @@ from domaintune.methods.prompt_stream import (
 )
 from domaintune.methods.weights import (
     ChangedTensors,
-    canonical_names,
+    body_parameters,
     check_state,
     check_strength,
-    constant_parameters,
     head_parameters,
     read_tensors,
     split_by_decay,
@@ -59,7 +57,7 @@ CONSTANTS = "constants."
 
 # Learned keys and values want a learning rate far above that of weights: under the default of 3e-2 the head, a prompt encoder
 # and what is trained beside learn at 1e-3.
-HEAD_SCALE = PROMPT_ENCODER_SCALE = BESIDE_SCALE = 1 / 30
+WEIGHT_SCALE = 1 / 30
 
 
 @dataclass(frozen=True)
@@ -85,9 +83,8 @@ class PTuning(Method):
     def attach(self, base: Base, *, generator: torch.Generator, domains: Sequence[str] = ()) -> Attached:
         probe = probe_inputs(base.model)
         sites = _sites(base, probe)
-        head = head_parameters(base)
-        beside = [name for name in _beside(base, self.settings.beside) if name not in set(head)]
-        model = trained_fork(base, [*beside, *head])
+        weights = [*body_parameters(base, self.settings.beside), *head_parameters(base)]
+        model = trained_fork(base, weights)
         gates = {site.path: _gate(site, self.settings.gated, base) for site in sites}
         n = self.settings.num_virtual_tokens
         if self.settings.version == 2:
@@ -101,7 +98,7 @@ class PTuning(Method):
             encoders = _prompt_encoders(base, probe, sites, self.settings, generator)
             _install_stream_(model, sites, gates, encoders, stream_inputs(base.config, probe, n))
             check_stream(model, sites, where=base.name, num_virtual_tokens=n)
-        return PTuned(base, model, sites, self.settings, beside)
+        return PTuned(base, model, sites, self.settings, weights)
 
 
 def _sites(base: Base, probe: Mapping[str, Tensor]) -> tuple[AttentionSite, ...]:
@@ -114,15 +111,6 @@ def _sites(base: Base, probe: Mapping[str, Tensor]) -> tuple[AttentionSite, ...]
             remedy="Use LoRA, Freeze or full.",
         )
     return sites
-
-
-def _beside(base: Base, selectors: Sequence[str]) -> list[str]:
-    """Canonical names of the body's parameters that are trained beside the prefix."""
-    if not selectors:
-        return []
-    canonical, constant = canonical_names(base.model), constant_parameters(base.model)
-    names = [canonical[name] for name in select_parameters(base.model, base.anatomy, selectors)]
-    return [name for name in dict.fromkeys(names) if name not in constant]
 
 
 def _gate(site: AttentionSite, gated: bool, base: Base) -> nn.Parameter | None:
@@ -204,7 +192,8 @@ def _install_stream_(
 
 
 class PTuned(Attached):
-    """Prefixes on a fork of the base, its trained head, and what of the body is trained beside. Both forms of a view are the same."""
+    """Prefixes on a fork of the base, and its trained `weights`: the head's, and those of the body that are trained beside. Both forms
+    of a view are the same."""
 
     def __init__(
         self,
@@ -212,25 +201,22 @@ class PTuned(Attached):
         model: nn.Module,
         sites: Sequence[AttentionSite],
         settings: PTuningSettings,
-        beside: Sequence[str] = (),
+        weights: Sequence[str],
     ) -> None:
         self.base = base
         self.model = model
         self.sites = tuple(sites)
         self.starts_at_base = settings.gated
         self._settings = settings
-        self._beside = tuple(beside)
-        self._changed = ChangedTensors(base.model, model, (*beside, *head_parameters(base)))
+        self._changed = ChangedTensors(base.model, model, tuple(weights))
 
     def parameter_groups(self) -> list[ParameterGroup]:
         version_1 = self._settings.version == 1
-        name, scale = ("prompt encoder", PROMPT_ENCODER_SCALE) if version_1 else ("prefix", 1.0)
+        name, scale = ("prompt encoder", WEIGHT_SCALE) if version_1 else ("prefix", 1.0)
         groups = split_by_decay(
             self.model, self._learned(), group=name, scale=scale
         )  # a gate has one dimension: no decay
-        groups += split_by_decay(self.model, self._beside, group="beside", scale=BESIDE_SCALE)
-        head = [name for name in self._changed.names if name not in set(self._beside)]
-        return groups + split_by_decay(self.model, head, group="head", scale=HEAD_SCALE)
+        return groups + split_by_decay(self.model, self._changed.names, group="weights", scale=WEIGHT_SCALE)
 
     def view(self, strength: float, *, head: str = "domain", form: Form = "merged") -> nn.Module:
         check_strength(strength)
@@ -272,8 +258,8 @@ class PTuned(Attached):
         return prefix
 
     def _learned(self) -> dict[str, nn.Parameter]:
-        head = set(self._changed.names)
-        return {name: p for name, p in self.model.named_parameters() if p.requires_grad and name not in head}
+        weights = set(self._changed.names)
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad and name not in weights}
 
     def state(self) -> dict[str, Tensor]:
         return {**self._changed.state(), **{name: p.detach().cpu().clone() for name, p in self._learned().items()}}

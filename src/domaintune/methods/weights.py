@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from domaintune.bases.anatomy import select_parameters
 from domaintune.bases.base import Base, fork, on_meta
 from domaintune.errors import MethodError
 from domaintune.methods.base import Attached, Form, ParameterGroup, batch_norms, lerp_parameters, mend_batch_norm_
@@ -48,6 +49,16 @@ def constant_parameters(model: nn.Module) -> set[str]:
     """Names of the parameters that the class itself never trains (sinusoidal positions)."""
     made = on_meta(model, copy.deepcopy(model.config))
     return {name for name, parameter in made.named_parameters() if not parameter.requires_grad}
+
+
+def body_parameters(base: Base, selectors: Sequence[str]) -> list[str]:
+    """Canonical names of what the selectors choose of the body, each once: not the domain's head, nor what the class itself never
+    trains."""
+    if not selectors:
+        return []
+    canonical, excluded = canonical_names(base.model), {*head_parameters(base), *constant_parameters(base.model)}
+    chosen = (canonical[name] for name in select_parameters(base.model, base.anatomy, selectors))
+    return [name for name in dict.fromkeys(chosen) if name not in excluded]
 
 
 def trained_fork(base: Base, names: Iterable[str]) -> nn.Module:
