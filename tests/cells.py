@@ -39,7 +39,12 @@ METHODS: dict[str, dict[str, Any]] = {
     "dora": {"name": "lora", "rank": 4, "dora": True, "rank_stabilised": True},
     "pissa": {"name": "lora", "rank": 4, "initialise": "pissa"},
     "p-tuning-2": {"name": "p-tuning", "num_virtual_tokens": 4},
-    "p-tuning-2-norms": {"name": "p-tuning", "num_virtual_tokens": 4, "beside": ["layer-norm"]},
+    "p-tuning-2-network": {
+        "name": "p-tuning",
+        "num_virtual_tokens": 4,
+        "reparameterise": True,
+        "beside": ["layer-norm"],
+    },
     "p-tuning-2-gated": {"name": "p-tuning", "num_virtual_tokens": 4, "gated": True},
     "p-tuning-1": {"name": "p-tuning", "version": 1, "num_virtual_tokens": 4},
 }

@@ -33,6 +33,7 @@ def recipes(output: Path) -> dict[str, Recipe]:
         "test": str(samples / "general_test.csv"),
         "output": str(output / "base"),
         "training": {"epochs": BASE_EPOCHS},
+        "balance": {"strengths": (0.0, 1.0)},
         "evaluation": {"robustness": False},
     }
     made = {"base": Recipe.make(general)}

@@ -42,12 +42,12 @@ from domaintune.evaluation.score import (
 )
 from domaintune.methods import method_from
 from domaintune.methods.base import Attached, Form
+from domaintune.predict import torch_device
 from domaintune.recipe import DEFAULT_LEARNING_RATES, Recipe, TrainingSettings
 from domaintune.settings import FreezeSettings
 from domaintune.tasks.base import Dataset, Task, dataset
 
 OUTPUT_LAYER, DOMAIN_PROBE = "the base's output layer", "a head fitted on the domain's train part"
-MICRO_TOKENS, MICRO_PIXELS = 4_096, 4_000_000
 HEAD_LEARNING_RATE = 1e-3
 FEWEST_EPOCHS, MOST_EPOCHS, WANTED_STEPS = 5, 30, 400
 
@@ -110,7 +110,9 @@ def training_settings(recipe: Recipe, task: Task, *, rows: int) -> TrainingSetti
     epochs = settings.epochs
     if epochs is None:
         epochs = min(MOST_EPOCHS, max(FEWEST_EPOCHS, math.ceil(WANTED_STEPS / steps)))
-    budget = settings.micro_batch_budget or default_budget(task, tokens=MICRO_TOKENS, pixels=MICRO_PIXELS)
+    budget = settings.micro_batch_budget
+    if budget is None and not settings.train_batch_norm:  # whose statistics are those of a whole step
+        budget = default_budget(task, torch_device(recipe.device), training=True)
     rate = settings.learning_rate or DEFAULT_LEARNING_RATES[recipe.method.name]
     return settings.model_copy(update={"epochs": epochs, "micro_batch_budget": budget, "learning_rate": rate})
 
@@ -163,7 +165,9 @@ def domain_probe_score(recipe: Recipe, base: Base, task: Task, data: Dataset, de
 
 def _probe(recipe: Recipe, base: Base, task: Task, data: Dataset, dev: Dataset | None) -> Base:
     if linear_head(base) is not None:
-        return base.with_given_head("domain", probe_head(task, base, data, dev))
+        return base.with_given_head(
+            "domain", probe_head(task, base, data, dev, budget=default_budget(task, base.device))
+        )
     attached = method_from(FreezeSettings(train=("head",))).attach(
         base, generator=torch.Generator().manual_seed(recipe.seed)
     )
@@ -260,7 +264,7 @@ def _train(
     )
     settings = training_settings(recipe, task, rows=len(data.examples))
     assert settings.learning_rate is not None
-    budget = recipe.evaluation.batch_budget or default_budget(task)
+    budget = recipe.evaluation.batch_budget or default_budget(task, base.device)
     validate = None if dev is None else validator(task, base, attached, dev, budget)
     latest: list[Progress] = []
 

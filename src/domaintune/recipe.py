@@ -42,7 +42,8 @@ class TrainingSettings(Settings):
     """Epochs without a better dev score before training stops; by default all epochs are trained: the learning rate falls to 0 over
     them, and the last ones are mostly the best. The best epoch's weights are kept either way, of equal ones the latest."""
     micro_batch_budget: int | None = Field(default=None, ge=1)
-    """Tokens (text) or pixels (pictures) in one forward; by default 4,096 tokens or 4,000,000 pixels."""
+    """Tokens (text) or pixels (pictures) in one forward; by default 2,048 or 400,000 on a CPU, 4,096 or 4,000,000 on a GPU, and a whole
+    step where batch-norm statistics are trained."""
     precision: Literal["fp32", "bf16", "auto"] = "fp32"
     """bf16: forward and backward in bfloat16 where torch's autocast does, weights in float32. auto: a few steps of either are
     timed, and bf16 is taken where it is 1.15 times as fast; the resolved recipe says which."""
@@ -109,7 +110,7 @@ class EvaluationSettings(Settings):
     draws: int = Field(default=1000, ge=100)
     """Bootstrap draws."""
     batch_budget: int | None = Field(default=None, ge=1)
-    """Tokens or pixels in one scoring forward; by default 16,384 tokens or 8,000,000 pixels."""
+    """Tokens or pixels in one scoring forward; by default 2,048 or 400,000 on a CPU, 16,384 or 8,000,000 on a GPU."""
     robustness: bool | None = None
     """Score test rows with typos, without punctuation, blurred, ...; by default on for classification and entities, off for tasks
     that decode and for detection."""

@@ -165,12 +165,14 @@ class PTuningSettings(Settings):
     """v2: a second attention to the learned keys and values alone, added through a zero-initialised gate."""
     initialise: Literal["text", "random"] = "text"
     """v2: learned keys and values start from those of real inputs, or from noise."""
+    reparameterise: bool = False
+    """v2: a network of each attention learns what is added to the starting keys and values; runs do not need it any more."""
     beside: tuple[Literal["layer-norm", "bias"], ...] = ()
     """Parameters of the body that are trained too, on the line between base and tuned: every norm's, every bias."""
     prompt_encoder: Literal["lstm", "mlp"] = "mlp"
     """v1: the network that makes the virtual tokens."""
     hidden_size: int | None = Field(default=None, ge=1)
-    """v1: width of the prompt encoder; by default the base's."""
+    """v1 and reparameterise: width of the network; by default that of what it makes."""
 
 
 MethodSettings = Annotated[FullSettings | FreezeSettings | LoRASettings | PTuningSettings, Field(discriminator="name")]

@@ -101,6 +101,8 @@ CASES = [
     ("bert", TEXT, {"version": 1, "prompt_encoder": "lstm", "hidden_size": 10}),
     ("qwen3", GENERATION, {"version": 1, "prompt_encoder": "lstm", "gated": True}),
     ("vit", PICTURES, {"initialise": "random"}),
+    ("bert", TEXT, {"reparameterise": True}),
+    ("yolos", DETECTION, {"reparameterise": True, "hidden_size": 10}),
 ]
 
 
@@ -275,7 +277,9 @@ def test_version_1_is_version_2_with_the_stream_s_keys_and_values(family: str, t
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"gated": True}, {"version": 1}, {"version": 1, "prompt_encoder": "lstm"}], ids=str
+    "settings",
+    [{}, {"gated": True}, {"reparameterise": True}, {"version": 1}, {"version": 1, "prompt_encoder": "lstm"}],
+    ids=str,
 )
 @pytest.mark.parametrize(("family", "task"), [("bert", TEXT), ("marian", TRANSLATION), ("yolos", DETECTION)])
 def test_saved_is_loaded(family: str, task: str, settings: dict[str, Any], tmp_path: Path) -> None:
@@ -295,6 +299,29 @@ def test_saved_is_loaded(family: str, task: str, settings: dict[str, Any], tmp_p
         again.load_({})
     with pytest.raises(MethodError, match="does not change weights"):
         attached.merged(1.0)
+
+
+def test_a_network_moves_the_keys_and_values_from_their_start() -> None:
+    base = _base("bert", TEXT)
+    plain, attached = _attach(base).constants(), _attach(base, reparameterise=True)
+    assert all(
+        torch.equal(a, b) for path, pair in attached.constants().items() for a, b in zip(pair, plain[path], strict=True)
+    )
+    attached = _moved(base, TEXT, reparameterise=True, hidden_size=10)
+    state = attached.state()
+    for path, (keys, values) in attached.constants().items():
+        embedding, *network = (
+            state[f"{path}.{SLOT}.{name}"]
+            for name in ("embedding", "network.0.weight", "network.0.bias", "network.2.weight", "network.2.bias")
+        )
+        assert embedding.shape == (N, 10)
+        moved = torch.tanh(embedding @ network[0].T + network[1]) @ network[2].T + network[3]
+        heads, width = keys.shape[0], keys.shape[2]
+        for token in range(N):
+            rows = moved[token].view(heads, width + values.shape[2])
+            start_keys, start_values = (tensor[:, token] for tensor in plain[path])
+            torch.testing.assert_close(keys[:, token], start_keys + rows[:, :width])
+            torch.testing.assert_close(values[:, token], start_values + rows[:, width:])
 
 
 @pytest.mark.parametrize("settings", [{}, {"version": 1}], ids=str)

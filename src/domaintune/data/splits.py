@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import unicodedata
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
@@ -14,6 +15,7 @@ Positions = np.ndarray
 """Ascending int64 positions."""
 
 
+@functools.lru_cache(maxsize=1 << 16)  # duplicates, leaks, checks and checksums each ask for a row's
 def normal_form(text: str) -> str:
     """What two texts share when they say the same: NFKC, case folded, without punctuation, spaces and control characters.
 

@@ -14,12 +14,14 @@ from domaintune.bases.base import Base
 from domaintune.data.batches import scoring_plan
 from domaintune.tasks.base import Dataset, Item, Mode, Prediction, RawPrediction, Record, Task
 
-TOKEN_BUDGET = 16_384
-PIXEL_BUDGET = 8_000_000
+# (tokens, pixels): what a CPU's caches hold, and what keeps a GPU busy.
+ON_CPU = (2_048, 400_000)
+SCORING, TRAINING = (16_384, 8_000_000), (4_096, 4_000_000)
 
 
-def default_budget(task: Task, *, tokens: int = TOKEN_BUDGET, pixels: int = PIXEL_BUDGET) -> int:
+def default_budget(task: Task, device: torch.device, *, training: bool = False) -> int:
     """Cost units (tokens, or pixels for picture tasks) in one forward."""
+    tokens, pixels = ON_CPU if device.type == "cpu" else TRAINING if training else SCORING
     return pixels if "Image" in task.auto_class or "ObjectDetection" in task.auto_class else tokens
 
 
@@ -43,7 +45,9 @@ def predict(
     raw: list[RawPrediction | None] = [None] * len(data.items)
     device = next(model.parameters()).device
     done = 0
-    for positions in scoring_plan([task.cost(item) for item in data.items], budget or default_budget(task)):
+    for positions in scoring_plan(
+        [task.cost(item) for item in data.items], budget or default_budget(task, base.device)
+    ):
         batch = task.collate(base, [data.items[i] for i in positions], mode).to(device)
         for position, made in zip(positions, task.predict(base, model, batch, wanted), strict=True):
             raw[position] = made
@@ -133,7 +137,9 @@ def divergence(
     """KL(base || tuned) of the outputs in nats, summed over units (examples, tokens or queries), and the number of units."""
     total, units = 0.0, 0.0
     device = next(tuned.parameters()).device
-    for positions in scoring_plan([task.cost(item) for item in data.items], budget or default_budget(task)):
+    for positions in scoring_plan(
+        [task.cost(item) for item in data.items], budget or default_budget(task, base.device)
+    ):
         batch = task.collate(base, [data.items[i] for i in positions], "score").to(device)
         part, count = task.divergence(tuned, base_model, batch)
         total, units = total + float(part), units + count

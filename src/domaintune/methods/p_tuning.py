@@ -67,7 +67,7 @@ class PTuning(Method):
     - concatenated: lerp(attention(q, k, v), attention(q, [P_k; k], [P_v; v]), s);
     - gated: attention(q, k, v) + s tanh(gate) attention(q, P_k, P_v), gate zero at the start.
 
-    Version 2 learns P_k and P_v themselves. Version 1 learns virtual tokens by a prompt encoder and takes the keys and values
+    Version 2 learns P_k and P_v themselves, or, reparameterised, what an MLP adds to their start. Version 1 learns virtual tokens by a prompt encoder and takes the keys and values
     that they have where they run through the same blocks alone.
 
     Source: P-tuning v2 (arXiv 2110.07602), P-tuning (arXiv 2103.10385); gate: LLaMA-Adapter (arXiv 2303.16199).
@@ -89,11 +89,9 @@ class PTuning(Method):
         n = self.settings.num_virtual_tokens
         if self.settings.version == 2:
             start = _initial_keys_values(base, probe, self.settings, generator)
-            prefixes: dict[str, Prefix] = {
-                path: LearnedPrefix(nn.Parameter(keys), nn.Parameter(values), gate=gates[path])
-                for path, (keys, values) in start.items()
-            }
-            install_prefixes_(model, prefixes)
+            install_prefixes_(
+                model, {path: _learner(*pair, gates[path], self.settings, generator) for path, pair in start.items()}
+            )
         else:
             encoders = _prompt_encoders(base, probe, sites, self.settings, generator)
             _install_stream_(model, sites, gates, encoders, stream_inputs(base.config, probe, n))
@@ -191,6 +189,41 @@ def _install_stream_(
     return stream
 
 
+def _learner(
+    keys: Tensor, values: Tensor, gate: nn.Parameter | None, settings: PTuningSettings, generator: torch.Generator
+) -> Prefix:
+    if not settings.reparameterise:
+        return LearnedPrefix(nn.Parameter(keys), nn.Parameter(values), gate=gate)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
+        made = ReparameterisedPrefix(keys, values, gate=gate, hidden_size=settings.hidden_size)
+    return made.to(keys.device)
+
+
+class ReparameterisedPrefix(LearnedPrefix):
+    """[P_k; P_v] = start + W_2 tanh(W_1 E + b_1) + b_2 with a learned embedding E of each virtual token; W_2 and b_2 are zero at first.
+
+    Source: prefix tuning (arXiv 2101.00190, section 4.3). Differs: there the network makes the whole; here it moves keys and values
+    that start from an input's, and each attention has its own.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor, *, gate: nn.Parameter | None, hidden_size: int | None) -> None:
+        super().__init__(nn.Parameter(keys, requires_grad=False), nn.Parameter(values, requires_grad=False), gate=gate)
+        heads, count, _ = keys.shape
+        width = heads * (keys.shape[2] + values.shape[2])
+        hidden = hidden_size or width // 2
+        self.embedding = nn.Parameter(torch.randn(count, hidden, dtype=keys.dtype))
+        last = nn.Linear(hidden, width)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.network = nn.Sequential(nn.Linear(hidden, hidden), nn.Tanh(), last).to(keys.dtype)
+
+    def learned(self) -> tuple[Tensor, Tensor]:
+        heads, count, width = self.keys.shape
+        moved = self.network(self.embedding).view(count, heads, -1).transpose(0, 1)
+        return self.keys + moved[..., :width], self.values + moved[..., width:]
+
+
 class PTuned(Attached):
     """Prefixes on a fork of the base, and its trained `weights`: the head's, and those of the body that are trained beside. Both forms
     of a view are the same."""
@@ -211,11 +244,10 @@ class PTuned(Attached):
         self._changed = ChangedTensors(base.model, model, tuple(weights))
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        version_1 = self._settings.version == 1
-        name, scale = ("prompt encoder", WEIGHT_SCALE) if version_1 else ("prefix", 1.0)
-        groups = split_by_decay(
-            self.model, self._learned(), group=name, scale=scale
-        )  # a gate has one dimension: no decay
+        by_network = self._settings.version == 1 or self._settings.reparameterise
+        name, scale = ("prompt encoder", WEIGHT_SCALE) if by_network else ("prefix", 1.0)
+        learned = [name for name, p in self._learned().items() if p.requires_grad]
+        groups = split_by_decay(self.model, learned, group=name, scale=scale)  # a gate has one dimension: no decay
         return groups + split_by_decay(self.model, self._changed.names, group="weights", scale=WEIGHT_SCALE)
 
     def view(self, strength: float, *, head: str = "domain", form: Form = "merged") -> nn.Module:
@@ -258,8 +290,13 @@ class PTuned(Attached):
         return prefix
 
     def _learned(self) -> dict[str, nn.Parameter]:
+        """All that stands beside the base's weights, with the start that a network moves."""
         weights = set(self._changed.names)
-        return {name: p for name, p in self.model.named_parameters() if p.requires_grad and name not in weights}
+        return {
+            name: p
+            for name, p in self.model.named_parameters()
+            if name not in weights and (p.requires_grad or f".{SLOT}." in name)
+        }
 
     def state(self) -> dict[str, Tensor]:
         return {**self._changed.state(), **{name: p.detach().cpu().clone() for name, p in self._learned().items()}}
