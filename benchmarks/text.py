@@ -109,6 +109,8 @@ def ours(cell: str, method: str, seed: int) -> dict[str, Any]:
         return {
             "chosen": run.strength,
             "verdict": scores["verdict"]["kind"],
+            "dev": max((e["score"] for e in scores["epochs"] if e["score"] is not None), default=None),
+            "precision": folder.read("resolved.json")["training"]["precision"],
             "trainable": scores["trainable_parameters"],
             "seconds": facts["training_seconds"],
             "memory": facts["peak_memory_bytes"],

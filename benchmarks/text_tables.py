@@ -10,8 +10,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
-from cells import CELLS, OURS, PEERS
+from cells import CELLS, MAIN, OURS, PEERS
+from matplotlib.figure import Figure
 from rows import code_hash
 
 PAGE = Path("docs/benchmarks.md")
@@ -128,6 +130,10 @@ def cell_table(results: Path, cell: str, seeds: Sequence[int]) -> list[str]:
     if any_row is not None:
         base = [f"{part} {shown(score(any_row, lambda row: '0', part))}" for part in ("domain", "general", "check")]
         lines.append(f"base: {', '.join(base)}")
+    picture = plot(results, cell, seeds)
+    if picture is not None:
+        lines += ["", f"![Gain and loss on {cell}]({picture})", ""]
+        lines += ["Filled: strength 1; hollow: the chosen strength; squares: peers."]
     lines += ["", HEAD]
     lines += [line(name, found(results, cell, name, seeds), seeds, ours=True) for name in OURS]
     for start in ("same", "own"):
@@ -137,43 +143,112 @@ def cell_table(results: Path, cell: str, seeds: Sequence[int]) -> list[str]:
     return lines
 
 
+def dev_score(row: Row) -> float | None:
+    """What the row reached on dev at strength 1; of a peer, at the better of its rates."""
+    dev = row.get("dev")
+    return max(dev.values()) if isinstance(dev, dict) else dev
+
+
 def best(results: Path, cell: str, names: Sequence[str], seeds: Sequence[int]) -> tuple[str, list[Row]] | None:
-    """The name with the best mean score on dev is not stored for ours; the fixed main method stands for us, and the best of the
-    peers by test score, which favours them."""
-    one = lambda row: "1"  # noqa: E731
-    rows = {name: found(results, cell, name, seeds) for name in names}
-    usable = {name: held for name, held in rows.items() if held and "error" not in held[0]}
+    """The name with the best mean score on dev, over the seeds that every name with a row has, and its rows of these."""
+    held = {name: {seed: stored(results, f"{cell}.{name}", seed) for seed in seeds} for name in names}
+    held = {name: {seed: row for seed, row in rows.items() if row is not None} for name, rows in held.items()}
+    usable = {n: rows for n, rows in held.items() if rows and all(dev_score(row) is not None for row in rows.values())}
     if not usable:
         return None
-    name = max(usable, key=lambda n: score(usable[n], one, "domain") or 0.0)
-    return name, usable[name]
+    common = set.intersection(*(set(rows) for rows in usable.values()))
+    if not common:
+        return None
+    name = max(usable, key=lambda n: sum(dev_score(usable[n][seed]) or 0.0 for seed in common))
+    return name, [usable[name][seed] for seed in sorted(common)]
 
 
 def overall(results: Path, seeds: Sequence[int]) -> list[str]:
-    """Our default method (LoRA) minus the best peer of each start, by cell and over cells: cells, seeds and examples are drawn."""
-    lines = ["\n## LoRA, the default, minus the best peer\n"]
-    lines.append("The peer is the one with the best test score of its cell, which favours the peers.\n")
-    for start in ("same", "own"):
-        per_cell, values = [], []
-        label = "from the same start" if start == "same" else "with its own defaults"
-        lines += [f"\n{label}:\n", "| cell | peer | difference | interval |", "| --- | --- | --- | --- |"]
-        for cell in CELLS:
-            mine = found(results, cell, "lora", seeds)
-            theirs = best(results, cell, [f"peer-{kind}-{start}" for kind in PEERS], seeds)
-            if not mine or theirs is None:
-                lines.append(f"| {cell} | missing | | |")
-                continue
-            count = min(len(mine), len(theirs[1]))
-            value, draws = difference(mine[:count], theirs[1][:count])
-            lines.append(f"| {cell} | {theirs[0]} | {value:+.3f} | {interval(draws)} |")
-            values.append(value)
-            per_cell.append(draws)
-        if per_cell:
-            generator = np.random.default_rng(1)
-            chosen = generator.integers(0, len(per_cell), size=(DRAWS, len(per_cell)))
-            every = np.stack(per_cell)[chosen, np.arange(DRAWS)[:, None]].mean(1)
-            lines.append(f"| **{len(values)} cells** | | {np.mean(values):+.3f} | {interval(every)} |")
+    """Our best method, and our default (LoRA), minus the best peer of each start, each chosen on dev; by cell and over cells: cells,
+    seeds and examples are drawn."""
+    lines = [
+        "\n## Ours minus the best peer\n",
+        "Ours is one of our four methods, the peer one of theirs, each the best on dev.",
+    ]
+    for start, label in (("same", "from the same start"), ("own", "with its own defaults")):
+        for names, title in ((MAIN, "Our best method"), (("lora",), "LoRA, our default,")):
+            lines += [f"\n{title} minus the best peer {label}:\n"]
+            lines += [
+                "| cell | ours | peer | seeds | difference | interval | general kept: ours, peer |",
+                "|" + " --- |" * 7,
+            ]
+            lines += _differences(results, names, [f"peer-{kind}-{start}" for kind in PEERS], seeds)
     return lines
+
+
+def _differences(results: Path, names: Sequence[str], peers: Sequence[str], seeds: Sequence[int]) -> list[str]:
+    lines, values, draws = [], [], []
+    one = lambda row: "1"  # noqa: E731
+    for cell in CELLS:
+        mine, theirs = best(results, cell, names, seeds), best(results, cell, peers, seeds)
+        if mine is None or theirs is None:
+            lines.append(
+                f"| {cell} | {'missing' if mine is None else mine[0]} | {'missing' if theirs is None else theirs[0]} | | | | |"
+            )
+            continue
+        both = sorted({r["key"]["recipe"]["seed"] for r in mine[1]} & {r["key"]["recipe"]["seed"] for r in theirs[1]})
+        pair = [[r for r in rows if r["key"]["recipe"]["seed"] in both] for rows in (mine[1], theirs[1])]
+        value, drawn = difference(*pair)
+        old = " (older code)" if any(row["key"]["code"] != code_hash() for row in pair[0]) else ""
+        retained = ", ".join(kept(rows, one, "general") for rows in pair)
+        lines.append(
+            f"| {cell} | {mine[0]}{old} | {theirs[0][5:-5]} | {len(both)} | {value:+.3f} | {interval(drawn)} | {retained} |"
+        )
+        values.append(value)
+        draws.append(drawn)
+    if draws:
+        chosen = np.random.default_rng(1).integers(0, len(draws), size=(DRAWS, len(draws)))
+        every = np.stack(draws)[chosen, np.arange(DRAWS)[:, None]].mean(1)
+        lines.append(
+            f"| **{len(values)} of {len(CELLS)} cells** | | | | {np.mean(values):+.3f} | {interval(every)} | |"
+        )
+    return lines
+
+
+def plot(results: Path, cell: str, seeds: Sequence[int]) -> str | None:
+    """A picture of gain against loss: domain and general score of every measured row, at strength 1 and at the chosen one. Returns
+    its place beside the page; None without rows that have a general score."""
+    one, chosen = (lambda row: "1"), (lambda row: f"{row.get('chosen', 1):g}")
+    peers = {f"peer-{kind}-{start}": f"{kind} ({start})" for start in ("same", "own") for kind in PEERS}
+    points = []
+    for name in (*OURS, *peers):
+        rows = found(results, cell, name, seeds)
+        if not rows or "error" in rows[0] or score(rows, one, "general") is None:
+            continue
+        at = [
+            (score(rows, s, "general"), score(rows, s, "domain")) for s in ((one, chosen) if name in OURS else (one,))
+        ]
+        points.append((peers.get(name, name), name in OURS, at, rows))
+    if not points:
+        return None
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    base = [score(points[0][3], lambda row: "0", part) for part in ("general", "domain")]
+    axes.plot(*base, "k*", markersize=11)
+    axes.annotate("base", base, xytext=(5, 5), textcoords="offset points", fontsize=8)
+    for label, ours, at, _ in points:
+        colour = "tab:blue" if ours else "tab:orange"
+        axes.plot(*zip(*at, strict=True), "o-" if ours else "s", color=colour, markersize=5, linewidth=0.8)
+        axes.plot(
+            *at[-1],
+            "o" if ours else "s",
+            color=colour,
+            markerfacecolor="white" if ours and len(at) > 1 else colour,
+            markersize=5,
+        )
+        axes.annotate(label, at[0], xytext=(5, -3), textcoords="offset points", fontsize=7)
+    axes.set(xlabel="general score", ylabel="domain score (test)", title=cell)
+    axes.grid(alpha=0.3)
+    place = PAGE.with_suffix("") / f"{cell}.svg"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with matplotlib.rc_context({"svg.hashsalt": cell, "svg.fonttype": "none"}):
+        figure.savefig(place, metadata={"Date": None})
+    return str(place.relative_to(PAGE.parent))
 
 
 def p_tuning(results: Path, seeds: Sequence[int]) -> list[str]:

@@ -191,21 +191,24 @@ def _probe(recipe: Recipe, base: Base, task: Task, data: Dataset, dev: Dataset |
     return base.with_given_head("domain", replace(head, modules=modules))
 
 
-def validator(task: Task, base: Base, attached: Attached, dev: Dataset, budget: int) -> Callable[[], float]:
-    """Dev score of the model in training, higher is better."""
+def validator(
+    task: Task, base: Base, attached: Attached, dev: Dataset, budget: int, precision: str
+) -> Callable[[], float]:
+    """Dev score of the model in training and in its precision, higher is better."""
     sign = 1.0 if task.primary.higher_is_better else -1.0
     name = task.primary.name
 
     def validate() -> float:
-        made = predict_by_domain(
-            task,
-            base,
-            attached.in_domain,
-            dev,
-            domains=attached.domain_weights(),
-            wanted=frozenset({name}),
-            budget=budget,
-        )
+        with torch.autocast(base.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+            made = predict_by_domain(
+                task,
+                base,
+                attached.in_domain,
+                dev,
+                domains=attached.domain_weights(),
+                wanted=frozenset({name}),
+                budget=budget,
+            )
         return sign * point_scores(task, records_of(task, dev, made))[name]
 
     return validate
@@ -265,7 +268,7 @@ def _train(
     settings = training_settings(recipe, task, rows=len(data.examples))
     assert settings.learning_rate is not None
     budget = recipe.evaluation.batch_budget or default_budget(task, base.device)
-    validate = None if dev is None else validator(task, base, attached, dev, budget)
+    validate = None if dev is None else validator(task, base, attached, dev, budget, settings.precision)
     latest: list[Progress] = []
 
     def tell(progress: Progress) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ import torch
 from domaintune.bases.base import Base
 from domaintune.checks.table import plain
 from domaintune.confirm import Confirmation, SideScores, confirm
-from domaintune.engine.pace import faster_precision, pace
+from domaintune.engine.pace import FEWEST_STEPS, faster_precision, pace
 from domaintune.engine.train import Progress
 from domaintune.evaluation.records import save_records, scored_rows
 from domaintune.fit import Fitted, General, fit, form_of, general_base, training_settings
@@ -27,6 +28,7 @@ from domaintune.predict import HEADS, Run, load, open_base, save_heads
 from domaintune.recipe import Recipe
 from domaintune.run import RunFolder, is_run, provenance, write_folder, write_json, write_lines
 from domaintune.seeds import tune_seeds
+from domaintune.settings import Precision
 from domaintune.tasks.base import Dataset, Finding, Task, dataset
 from domaintune.tracking import require, tracked
 from domaintune.trust import trust
@@ -84,20 +86,28 @@ def tune(recipe: Recipe, *, overwrite: bool = False, report: Report = lambda sta
 
 
 def with_precision(folder: RunFolder, recipe: Recipe, base: Base, parts: Parts) -> Recipe:
-    """The recipe with fp32 or bf16 in the place of "auto": measured once, and remembered for whoever resumes."""
+    """The recipe with fp32 or bf16 in the place of "auto": measured once, and remembered for whoever resumes. Short trainings stay
+    in fp32."""
     if recipe.training.precision != "auto":
         return recipe
     state = folder.read("run.json")
     if "precision" not in state:
-        attached, data = untrained(recipe, base, parts)
-        settings = training_settings(recipe, parts.task, rows=len(parts.train))
-        state["precision"] = faster_precision(
-            attached, parts.task, attached.base, data, batch_size=settings.batch_size,
-            budget=settings.micro_batch_budget, seed=recipe.seed,
-        )  # fmt: skip
+        state["precision"] = precision_for(recipe, parts, *untrained(recipe, base, parts))
         write_json(folder.path / "run.json", state)
     training = recipe.training.model_copy(update={"precision": state["precision"]})
     return recipe.model_copy(update={"training": training})
+
+
+def precision_for(recipe: Recipe, parts: Parts, attached: Attached, data: Dataset) -> Precision:
+    """What "auto" comes to."""
+    settings = training_settings(recipe, parts.task, rows=len(parts.train))
+    steps = (settings.epochs or 0) * math.ceil(len(data.items) / settings.batch_size)
+    if steps < FEWEST_STEPS:
+        return "fp32"
+    return faster_precision(
+        attached, parts.task, attached.base, data, batch_size=settings.batch_size,
+        budget=settings.micro_batch_budget, seed=recipe.seed,
+    )  # fmt: skip
 
 
 def untrained(recipe: Recipe, base: Base, parts: Parts) -> tuple[Attached, Dataset]:
@@ -178,7 +188,7 @@ def plan(recipe: Recipe) -> Plan:
         named |= {"general (choose)": parts.general.choose, parts.general.headline_name: parts.general.headline}
         named |= {"general (learn)": parts.general.learn} if parts.general.learn else {}
     settings = training_settings(recipe, task, rows=len(parts.train))
-    precision = "fp32" if settings.precision == "auto" else settings.precision
+    precision = precision_for(recipe, parts, attached, data) if settings.precision == "auto" else settings.precision
     measured = pace(
         attached, task, attached.base, data, batch_size=settings.batch_size, budget=settings.micro_batch_budget,
         precision=precision, seed=recipe.seed,

@@ -7,14 +7,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from cells import Cell, attach, rows
+from cells import FAMILIES, Cell, attach, rows
 from small_runs import save_base
 
 from domaintune import Recipe, tune
 from domaintune.engine import pace as module
-from domaintune.engine.pace import Pace, faster_precision, pace
+from domaintune.engine.gradient import StepGradient
+from domaintune.engine.pace import faster_precision, pace
+from domaintune.fit import validator
 from domaintune.pipeline import plan
 from domaintune.tasks.base import dataset
 
@@ -36,16 +39,37 @@ def test_measuring_changes_nothing() -> None:
     assert not attached.model.training
 
 
-@pytest.mark.parametrize(("ratios", "expected"), [((2.0, 2.0, 1.0), "bf16"), ((1.1, 1.3, 1.1), "fp32")])
+@pytest.mark.parametrize(("ratios", "expected"), [((2.0, 2.0, 1.0), "bf16"), ((1.2, 1.5, 1.2), "fp32")])
 def test_the_median_pair_decides(ratios: tuple[float, ...], expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = itertools.count()
 
-    def measured(*arguments: Any, precision: str, **more: Any) -> Pace:
-        return Pace(ratios[next(calls) // 2] if precision == "fp32" else 1.0, 0)
+    def measured(gradient: StepGradient, *rest: Any) -> float:
+        number = next(calls)
+        return 1.0 if gradient.sixteen_bits or number < 2 else ratios[(number - 2) // 2]
 
-    monkeypatch.setattr(module, "pace", measured)
+    monkeypatch.setattr(module, "_timed", measured)
+    monkeypatch.setattr("torch.ops.mkldnn._is_mkldnn_bf16_supported", lambda: True)
     base, task, attached = attach(CELL)
-    assert faster_precision(attached, task, base, None, **SETTINGS) == expected  # type: ignore[arg-type]
+    data = dataset(task, base, list(task.read(rows(CELL.task))))
+    assert faster_precision(attached, task, base, data, **SETTINGS) == expected
+    assert next(calls) == 2 + 2 * len(ratios)
+
+
+def test_processors_without_bf16_are_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.ops.mkldnn._is_mkldnn_bf16_supported", lambda: False)
+    base, task, attached = attach(CELL)
+    assert faster_precision(attached, task, base, None, **SETTINGS) == "fp32"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_dev_is_scored_in_the_precision_of_training(name: str) -> None:
+    base, task, attached = attach(Cell(name, FAMILIES[name][0], "lora"))
+    data = dataset(task, base, list(task.read(rows(name))))
+    attached.model.eval()
+    scores = [validator(task, base, attached, data, 10**6, precision)() for precision in ("fp32", "bf16")]
+    assert all(np.isfinite(scores))
+    model = attached.model
+    assert next(model.parameters()).dtype == torch.float32
 
 
 @pytest.fixture
@@ -70,10 +94,23 @@ def recipe(tmp_path: Path) -> Recipe:
 
 def test_the_choice_is_written_down(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("domaintune.pipeline.faster_precision", lambda *arguments, **more: "bf16")
+    monkeypatch.setattr("domaintune.pipeline.FEWEST_STEPS", 1)
     run = tune(recipe)
     assert json.loads((run.path / "recipe.json").read_text())["training"]["precision"] == "auto"
     assert json.loads((run.path / "resolved.json").read_text())["training"]["precision"] == "bf16"
     assert json.loads((run.path / "run.json").read_text())["precision"] == "bf16"
+
+
+def test_short_trainings_are_not_measured(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any, **more: Any) -> Any:
+        raise AssertionError("measured")
+
+    monkeypatch.setattr("domaintune.pipeline.faster_precision", refuse)
+    monkeypatch.setattr("domaintune.pipeline.FEWEST_STEPS", 100)
+    made = plan(recipe)
+    assert made.minutes > 0
+    with pytest.raises(AssertionError, match="measured"):
+        plan(Recipe.make({**recipe.plain(), "training": {"epochs": 100, "precision": "auto"}}))
 
 
 def test_a_plan_tells_time_and_memory(recipe: Recipe) -> None:
