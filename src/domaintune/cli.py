@@ -25,7 +25,13 @@ app = typer.Typer(
 
 Option = typer.Option
 FinishedRun = Annotated[Path, typer.Argument(help="A finished run.")]
-Strength = Annotated[float | None, Option(help="0 = the base, 1 = fully tuned; by default the run's choice.")]
+Strengths = Annotated[
+    list[str] | None,
+    Option(
+        "--strength",
+        help="0 = the base, 1 = fully tuned; by default the run's choice. NAME=S for one domain; repeatable.",
+    ),
+]
 AsJson = Annotated[bool, Option("--json", help="JSON on standard output.")]
 INTERRUPTED = 130
 
@@ -85,10 +91,7 @@ def check_command(
 def predict_command(
     run: FinishedRun,
     data: Annotated[str, typer.Argument(help="A file as in training (targets not needed), or - for one input a line.")],
-    strength: Annotated[
-        list[str] | None,
-        Option(help="0 = the base, 1 = fully tuned; by default the run's choice. NAME=S for one domain; repeatable."),
-    ] = None,
+    strength: Strengths = None,
     output: Annotated[
         Path | None, Option(help="A .jsonl, .csv or .tsv file; by default JSON lines on standard output.")
     ] = None,
@@ -112,7 +115,7 @@ def predict_command(
 def evaluate_command(
     run: FinishedRun,
     data: Annotated[str, typer.Argument(help="Labelled rows, a file as in training.")],
-    strength: Strength = None,
+    strength: Strengths = None,
     general: Annotated[
         bool, Option("--general", help="The rows are of what the base could do before: measure what was kept.")
     ] = False,
@@ -123,7 +126,7 @@ def evaluate_command(
     from domaintune.predict import load
     from domaintune.terminal import evaluation_table
 
-    made = evaluate(load(run), data, strength=strength, general=general).plain()
+    made = evaluate(load(run), data, strength=strengths_from(strength), general=general).plain()
     if as_json:
         print_json(made)
         return
@@ -172,7 +175,7 @@ def list_command(
 @app.command("balance")
 def balance_command(
     run: FinishedRun,
-    strength: Annotated[float | None, Option(help="Between 0 (the base) and 1 (fully tuned).")] = None,
+    strength: Strengths = None,
     set_strength: Annotated[bool, Option("--set-strength", help="Make --strength what the run predicts with.")] = False,
 ) -> None:
     """Show what a run gains and keeps at every strength, and choose another one."""
@@ -181,7 +184,7 @@ def balance_command(
     from domaintune.terminal import frontier_table
 
     folder, console = RunFolder.existing(run), Console()
-    told = dial.told(run, strength, keep=set_strength)
+    told = dial.told(run, strengths_from(strength), keep=set_strength)
     console.print(frontier_table(folder.read("scores.json"), folder.read("strength.json")["chosen"]))
     for line in told:
         console.print(line, highlight=False, markup=False)

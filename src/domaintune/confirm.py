@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -132,9 +133,17 @@ def _general_side(fitted: Fitted, general: GeneralParts) -> Side:
 
 
 def side_scores(
-    recipe: Recipe, fitted: Tuned, side: Side, name: str, strengths: Sequence[float], *, drift: bool
+    recipe: Recipe,
+    fitted: Tuned,
+    side: Side,
+    name: str,
+    strengths: Sequence[float],
+    *,
+    drift: bool,
+    by_domain: Mapping[float, Mapping[str, float]] = MappingProxyType({}),
 ) -> SideScores:
-    """One side at `strengths`, 0 among them, with paired intervals; the one named "test" gives gains.
+    """One side at `strengths`, 0 among them, with paired intervals; the one named "test" gives gains. `by_domain` has what a strength
+    means in each domain where that is not strength x weight.
 
     `drift` asks for the mean divergence from the base's outputs, where no labels show what was lost.
     """
@@ -150,7 +159,13 @@ def side_scores(
     divergence: dict[float, float] = {}
     for strength in strengths:
         predictions[strength] = predict_at(
-            fitted.attached, fitted.base, side, strength, form=form, wanted=wanted, budget=budget
+            fitted.attached,
+            fitted.base,
+            side,
+            by_domain.get(strength, strength),
+            form=form,
+            wanted=wanted,
+            budget=budget,
         )
         records[strength] = records_of(task, side.data, predictions[strength])
         if strength > 0 and drift:

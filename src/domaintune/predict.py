@@ -184,6 +184,8 @@ class Run:
     form: Form
     domains: Mapping[str, float] = field(default_factory=dict)
     """Learned weight of each domain that has one; it multiplies the strength of rows that name it."""
+    own_strengths: Mapping[str, float] = field(default_factory=dict)
+    """Strengths that were set for single domains, in place of the run's times the weight."""
     _views: dict[tuple[float, str], nn.Module] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _local: threading.local = field(default_factory=threading.local)
@@ -231,13 +233,17 @@ class Run:
         given = dict(strength) if isinstance(strength, Mapping) else {} if strength is None else {"": strength}
         whole = self.checked_strength(given.get(""))
         given = {name: self.checked_strength(value) for name, value in given.items()}
+        own = {} if "" in given else self.own_strengths
         if unknown := set(given) - {"", *self.domains}:
             raise RunError(
                 f"the run has learned no weight for '{min(unknown)}'; it has: {', '.join(self.domains) or 'none'}.",
                 where="--strength",
                 remedy="Give one number, or NAME=NUMBER for a domain that it knows.",
             )
-        return {"": whole, **{name: given.get(name, whole * weight) for name, weight in self.domains.items()}}
+        return {
+            "": whole,
+            **{name: given.get(name, own.get(name, whole * weight)) for name, weight in self.domains.items()},
+        }
 
     def predict(
         self, inputs: Sequence[str | Mapping[str, Any]], *, strength: Strength | None = None
@@ -359,7 +365,7 @@ def _load(folder: RunFolder) -> Run:
     form: Form = strength["form"]
     return Run(
         folder.path, recipe, tasks["domain"], tasks.get("general"), base, attached, strength["chosen"], form,
-        weights,
+        weights, strength.get("own", {}),
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from cells import Cell, base_and_task, batch_of, outputs, shake_
@@ -15,6 +16,8 @@ from tuned import generator
 from domaintune import Recipe, load, tune
 from domaintune.data.batches import plan
 from domaintune.errors import MethodError, RunError
+from domaintune.finished.evaluate import evaluate
+from domaintune.finished.strength import set_strength, told
 from domaintune.methods import method_from
 from domaintune.methods.lora import LoRAAttached
 from domaintune.settings import LoRASettings
@@ -182,6 +185,29 @@ def test_a_run_keeps_its_domains(tmp_path: Path) -> None:
     assert again.strengths(0.5) == {"": 0.5, **{name: 0.5 * weight for name, weight in weights.items()}}
     with pytest.raises(RunError, match=r"no weight for 'zoos'.*films, hotels"):
         again.predict(rows, strength={"zoos": 1.0})
+    scored = evaluate(again, str(tmp_path / "test.csv"), strength={"": 1.0, lesser: 0.0}).plain()
+    assert scored["domain_strengths"][lesser] == 0
+    assert scored["domains"][lesser]["gain"]["1"]["value"] == 0
+    expected = np.mean(
+        [
+            m["label"] == row["label"]
+            for m, row in zip(again.predict(rows, strength={"": 1.0, lesser: 0.0}), rows, strict=True)
+        ]
+    )
+    assert scored["scores"]["1"]["accuracy"]["value"] == pytest.approx(expected)
+    with pytest.raises(RunError, match="Give them a strength above 0 too"):
+        evaluate(again, str(tmp_path / "test.csv"), strength={"": 0.0, lesser: 0.5})
+    # A strength that is set for one domain holds until a plain one is set.
+    set_strength(again.path, {lesser: 0.0})
+    assert load(again.path).predict(rows) == moved
+    assert told(again.path, None, keep=False) == [
+        f"Rows of {lesser} are predicted at strength 0, which was set for them alone."
+    ]
+    assert told(again.path, {lesser: 0.4}, keep=False)[0].startswith(f"Strength 0.4 for {lesser} was not measured.")
+    with pytest.raises(RunError, match=r"no weight for 'zoos'"):
+        set_strength(again.path, {"zoos": 1.0})
+    set_strength(again.path, run.strength)
+    assert load(again.path).predict(rows) == made
     with pytest.raises(MethodError, match="strength per domain"):
         tune(Recipe.make({**values, "base": str(tmp_path / "run"), "output": str(tmp_path / "next")}))
     pooled = tune(

@@ -59,18 +59,19 @@ def predict_at(
     attached: Attached,
     base: Base,
     side: Side,
-    strength: float,
+    strength: float | Mapping[str, float],
     *,
     form: Form,
     wanted: frozenset[str],
     mode: Mode = "score",
     budget: int | None = None,
 ) -> list[Prediction]:
-    """Predictions of a side at a strength: each example from a view at strength x weight of its domain (1 where it has none)."""
+    """Predictions of a side at a strength: each example from a view at strength x weight of its domain (1 where it has none), or at
+    the strength that a mapping has for it ("": where it has none)."""
     weights = attached.domain_weights()
 
     def models(name: str | None) -> AbstractContextManager[nn.Module]:
-        at = strength * weights.get(name or "", 1.0)
+        at = strength[name or ""] if isinstance(strength, Mapping) else strength * weights.get(name or "", 1.0)
         return nullcontext(attached.view(at, head=side.head, form=form))
 
     return predict_by_domain(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,9 +12,9 @@ from domaintune.data.columns import wanted_of
 from domaintune.data.formats import read_part
 from domaintune.data.labels import only, renamed
 from domaintune.data.rows import Row
-from domaintune.errors import DataError
+from domaintune.errors import DataError, RunError
 from domaintune.parts import examples_with_groups, input_checksum, label_separator
-from domaintune.predict import Run
+from domaintune.predict import Run, Strength
 from domaintune.run import RunFolder
 from domaintune.tasks.base import Task, dataset
 
@@ -24,7 +24,8 @@ class Evaluation:
     """A run on `data`: `side` holds the scores at strength 0 and at `strength`, and the change from one to the other."""
 
     data: str
-    strength: float
+    strengths: Mapping[str, float]
+    """By domain; "": of rows that name none, by which `side` names all."""
     side: SideScores
     examples: Sequence[Any]
     primary: str
@@ -35,7 +36,8 @@ class Evaluation:
     def plain(self) -> dict[str, Any]:
         return {
             "data": self.data,
-            "strength": self.strength,
+            "strength": self.strengths[""],
+            "domain_strengths": {name: at for name, at in self.strengths.items() if name},
             "primary": self.primary,
             "seen_rows": self.seen,
             "notes": self.notes,
@@ -43,15 +45,22 @@ class Evaluation:
         }
 
 
-def evaluate(run: Run, data: str, *, strength: float | None = None, general: bool = False) -> Evaluation:
-    """Every score of the run's task on labelled rows at a strength (by default the run's) and at the base, with 95 % intervals, and
-    the paired gain. `general`: the rows are of what the base could do before; its head answers, and retention is measured.
+def evaluate(run: Run, data: str, *, strength: Strength | None = None, general: bool = False) -> Evaluation:
+    """Every score of the run's task on labelled rows at a strength (by default the run's; one for each domain as in `Run.predict`)
+    and at the base, with 95 % intervals, and the paired gain. `general`: the rows are of what the base could do before; its head answers, and retention is measured.
 
     Raises:
         DataError: a bad row, or one without a target.
-        RunError: a strength outside [0, 1].
+        RunError: a strength outside [0, 1], or a domain that the run does not know.
     """
-    chosen = run.checked_strength(strength)
+    at = run.strengths(strength)
+    chosen = at[""]
+    if not chosen and any(at.values()):
+        raise RunError(
+            "rows of no known domain would be the base's, beside which the others are scored.",
+            where="--strength",
+            remedy="Give them a strength above 0 too: --strength S --strength NAME=S.",
+        )
     task, head = (run.task, "domain")
     if general:
         task, head = (run.task, "domain") if run.general_task is None else (run.general_task, "general")
@@ -61,14 +70,16 @@ def evaluate(run: Run, data: str, *, strength: float | None = None, general: boo
     examples = examples_with_groups(task, rows, run.recipe.data, labelled=True)
     side = Side(task, dataset(task, run.base, examples), head)
     strengths = sorted({0.0, chosen})
-    scored = side_scores(run.recipe, run, side, "general" if general else "test", strengths, drift=False)
+    scored = side_scores(
+        run.recipe, run, side, "general" if general else "test", strengths, drift=False, by_domain={chosen: at}
+    )
     known = set(RunFolder.existing(run.path).read("seen.json"))
     seen = sum(input_checksum(task.keys(example).input) in known for example in examples)
     if seen:
         notes.append(
             f"{seen:,} of {len(examples):,} rows were trained or chosen on by this run: both scores are too good."
         )
-    return Evaluation(data, chosen, replace(scored, name=data), examples, task.primary.name, seen, notes)
+    return Evaluation(data, at, replace(scored, name=data), examples, task.primary.name, seen, notes)
 
 
 def _labelled_rows(run: Run, task: Task, data: str, *, general: bool) -> tuple[list[Row], list[str]]:

@@ -2,56 +2,85 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from domaintune.errors import RunError
 from domaintune.run import RunFolder, write_json
 
 
-def set_strength(path: str | Path, strength: float) -> None:
-    """Make `strength` what `predict` and `load` use from now on; nothing else of the run changes.
+def set_strength(path: str | Path, strength: float | Mapping[str, float]) -> None:
+    """Make `strength` what `predict` and `load` use from now on; nothing else of the run changes. A mapping sets single domains'
+    by name, and "" that of all others; a plain number undoes what was set for single ones.
 
     Raises:
-        RunError: no finished run, or a strength outside [0, 1].
+        RunError: no finished run, a strength outside [0, 1], or a domain that the run has learned no weight for.
     """
     folder = RunFolder.existing(path)
-    if not 0 <= strength <= 1:
-        raise RunError(f"strength must lie in [0, 1], got {strength:g}.", where="--strength")
-    write_json(folder.path / "strength.json", {**folder.read("strength.json"), "chosen": float(strength)})
+    stored = folder.read("strength.json")
+    given = dict(strength) if isinstance(strength, Mapping) else {"": strength}
+    _check(given, stored)
+    kept = {} if "" in given else stored.get("own", {})
+    own = kept | {name: float(value) for name, value in given.items() if name}
+    made = {**stored, "chosen": float(given.get("", stored["chosen"])), "own": own}
+    write_json(folder.path / "strength.json", made)
 
 
-def told(path: str | Path, strength: float | None, *, keep: bool) -> list[str]:
+def _check(given: Mapping[str, float], stored: Mapping[str, Any]) -> None:
+    for name, value in given.items():
+        if not 0 <= value <= 1:
+            raise RunError(f"strength must lie in [0, 1], got {value:g}.", where="--strength")
+        known = stored.get("domains", {})
+        if name and name not in known:
+            raise RunError(
+                f"the run has learned no weight for '{name}'; it has: {', '.join(known) or 'none'}.",
+                where="--strength",
+                remedy="Give one number, or NAME=NUMBER for a domain that it knows.",
+            )
+
+
+def told(path: str | Path, strength: float | Mapping[str, float] | None, *, keep: bool) -> list[str]:
     """What is to be said of a strength that is looked at, and set where `keep`.
 
     Raises:
         RunError: as `set_strength`, or nothing to set.
     """
     folder = RunFolder.existing(path)
-    if keep and strength is None:
-        raise RunError("needs a strength.", where="--set-strength", remedy="Add --strength S, S between 0 and 1.")
-    if keep and strength is not None:
-        set_strength(path, strength)
-        return [f"{path} now predicts at strength {strength:g}.", *moved(path)]
-    if strength is None:
+    if strength is None or strength == {}:
+        if keep:
+            raise RunError("needs a strength.", where="--set-strength", remedy="Add --strength S, S between 0 and 1.")
         return moved(path)
-    if not 0 <= strength <= 1:
-        raise RunError(f"strength must lie in [0, 1], got {strength:g}.", where="--strength")
+    given = dict(strength) if isinstance(strength, Mapping) else {"": strength}
+    said = " and ".join(f"{value:g} for {name}" if name else f"{value:g}" for name, value in given.items())
+    if keep:
+        set_strength(path, given)
+        return [f"{path} now predicts at strength {said}.", *moved(path)]
+    _check(given, folder.read("strength.json"))
     measured = {point["strength"] for point in folder.read("scores.json")["frontier"]}
-    where = "is in the table" if strength in measured else "was not measured"
+    where = "is in the table" if set(given) == {""} and given[""] in measured else "was not measured"
+    options = " ".join(
+        f"--strength {name}={value:g}" if name else f"--strength {value:g}" for name, value in given.items()
+    )
     return [
-        f"Strength {strength:g} {where}. `domaintune evaluate {path} DATA --strength {strength:g}` scores it on labelled "
+        f"Strength {said} {where}. `domaintune evaluate {path} DATA {options}` scores it on labelled "
         "rows; --set-strength makes it the run's.",
         *moved(path),
     ]
 
 
 def moved(path: str | Path) -> list[str]:
-    """One sentence where a run's strength is no longer the one that its verdict is for."""
+    """A sentence where a run's strength is no longer the one that its verdict is for, and one for each domain with its own."""
     folder = RunFolder.existing(path)
-    scores, strength = folder.read("scores.json"), folder.read("strength.json")["chosen"]
-    if strength == scores["chosen_strength"]:
-        return []
-    return [
-        f'The verdict "{scores["verdict"]["kind"]}" was for strength {scores["chosen_strength"]:g}, not for {strength:g}: '
-        f"`domaintune evaluate {path} DATA` scores that on labelled rows."
+    scores, stored = folder.read("scores.json"), folder.read("strength.json")
+    strength, own = stored["chosen"], stored.get("own", {})
+    lines = [
+        f"Rows of {name} are predicted at strength {value:g}, which was set for them alone."
+        for name, value in own.items()
     ]
+    if strength != scores["chosen_strength"]:
+        lines.append(
+            f'The verdict "{scores["verdict"]["kind"]}" was for strength {scores["chosen_strength"]:g}, not for {strength:g}: '
+            f"`domaintune evaluate {path} DATA` scores that on labelled rows."
+        )
+    return lines
