@@ -147,6 +147,7 @@ def curves(losses: Sequence[float], dev: Sequence[float | None], *, best: int | 
         axes.plot(range(1, len(losses) + 1), losses, "s--", color=BASE, markersize=4, label="train loss")
         axes.set_xlabel("epoch")
         axes.set_ylabel("train loss")
+        axes.set_xlim(0.5, len(losses) + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         handles = axes.get_lines()[:1]
         if shown:

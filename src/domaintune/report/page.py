@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -110,6 +111,9 @@ def picture(case: Case, task: str) -> Thumbnail | None:
 
 
 def settings(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """What was set of task, method, training and balance, by dotted key, without what is empty."""
+    """What was set of task, method, training, balance and data, by dotted key and as in a recipe, without what is empty."""
     shown = {key: recipe[key] for key in ("task", "method", "training", "balance", "data")}
-    return {key: value for key, value in flatten(shown).items() if value not in (None, [], {}) and value != ""}
+    held = {key: value for key, value in flatten(shown).items() if value not in (None, [], {}) and value != ""}
+    return {
+        key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for key, value in held.items()
+    }
