@@ -19,7 +19,7 @@ from typing import Any
 import general_bases
 import numpy as np
 from cells import RUNS, SHARED
-from rows import code_hash, row
+from rows import SOURCE, code_hash, digest, file_hash, row
 from text import pairs
 from text_tables import DRAWS, interval, ratio
 
@@ -98,6 +98,13 @@ def tuned(name: str, parts: dict[str, str], output: Path, seed: int, *, weights:
     return load(output)
 
 
+def key_of(parts: dict[str, str], seed: int) -> dict[str, Any]:
+    """The defaults count as code here: no setting is written out."""
+    defaults = [file_hash(SOURCE / name) for name in ("recipe.py", "settings.py")]
+    data = {k: data_checksum(v) for k, v in parts.items()}
+    return {"code": code_hash(), "defaults": defaults, "seed": seed, "data": data}
+
+
 def scored(run: Any, path: str) -> dict[str, list[list[int]]]:
     """Domain -> [numerator, denominator] an example, at strength 1 (times the domain's weight)."""
     rows = read_rows(path)
@@ -112,8 +119,8 @@ def scored(run: Any, path: str) -> dict[str, list[list[int]]]:
 
 def measured(name: str, way: str, seed: int) -> dict[str, Any]:
     parts = files(name)
-    key = {"code": code_hash(), "way": way, "seed": seed, "data": {k: data_checksum(v) for k, v in parts.items()}}
-    place = DATA / f"{name}-{way}-{code_hash()}-{seed}"
+    key = {"way": way, **key_of(parts, seed)}
+    place = DATA / f"{name}-{way}-{seed}-{digest(key)}"
 
     def measure() -> dict[str, Any]:
         if way != "apart":
@@ -141,12 +148,12 @@ def sequence(seed: int) -> dict[str, Any]:
     """One model tuned on the three sentiment domains in turn, each run the next one's base: every domain's score after every step."""
     parts = files("sentiment")
     domains = list(SETS["sentiment"]["domains"])
-    key = {"code": code_hash(), "seed": seed, "data": {k: data_checksum(v) for k, v in parts.items()}}
+    key = key_of(parts, seed)
 
     def measure() -> dict[str, Any]:
         base, steps = str(general_bases.make("movies")), []
         for number, domain in enumerate(domains):
-            output = DATA / f"sequence-{number}-{code_hash()}-{seed}"
+            output = DATA / f"sequence-{number}-{seed}-{digest(key)}"
             values = {
                 "task": TEXT,
                 "base": base,

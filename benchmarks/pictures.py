@@ -12,11 +12,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from rows import code_hash, row
+from rows import code_hash, digest, row
 
 from domaintune.inputs import checksums
 from domaintune.pipeline import tune
-from domaintune.recipe import Recipe
+from domaintune.recipe import DEFAULT_LEARNING_RATES, Recipe
 from domaintune.run import RunFolder
 
 SHARED = Path(os.environ.get("DOMAINTUNE_SHARED", "../shared"))
@@ -29,7 +29,6 @@ METHODS: dict[str, dict[str, Any]] = {
 
 
 def measured(method: str, seed: int) -> dict[str, Any]:
-    output = RUNS / f"bccd_cells-{method}-{code_hash()}-{seed}"
     recipe = Recipe.make(
         {
             "task": "image-classification",
@@ -41,10 +40,14 @@ def measured(method: str, seed: int) -> dict[str, Any]:
             "balance": {"strengths": [0.0, 1.0]},
             "seed": seed,
             "threads": 1,
-            "output": str(output),
+            "output": "unused",
         }
     )
     plain = {k: v for k, v in recipe.plain().items() if k not in ("output", "train", "dev", "test", "base")}
+    rate = recipe.training.learning_rate or DEFAULT_LEARNING_RATES[recipe.method.name]
+    key = {"code": code_hash(), "recipe": plain | {"learning_rate": rate}, "data": checksums(recipe)}
+    output = RUNS / f"bccd_cells-{method}-{seed}-{digest(key)}"
+    recipe = recipe.model_copy(update={"output": str(output)})
 
     def measure() -> dict[str, Any]:
         if not RunFolder(output).finished:
@@ -53,7 +56,6 @@ def measured(method: str, seed: int) -> dict[str, Any]:
         scores, facts = folder.read("scores.json"), folder.read("provenance.json")
         return {"scores": scores, "seconds": facts["training_seconds"], "memory": facts["peak_memory_bytes"]}
 
-    key = {"code": code_hash(), "recipe": plain, "data": checksums(recipe)}
     return row(RESULTS, f"bccd_cells.{method}.{seed}", key, measure)
 
 

@@ -17,7 +17,8 @@ from domaintune.tasks.base import Record
 
 HERE = Path(__file__).resolve().parent
 SOURCE = HERE.parent / "src" / "domaintune"
-MEASURED = ("bases", "tasks", "methods", "engine", "fit.py", "recipe.py", "settings.py")
+MEASURED = ("bases", "tasks", "methods", "engine", "fit.py")
+"""Settings stand in the key by their values."""
 
 
 @functools.cache
@@ -29,6 +30,10 @@ def code_hash() -> str:
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
             digest.update(file.read_bytes())
     return digest.hexdigest()[:12]
+
+
+def digest(key: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
 def file_hash(path: Path) -> str:

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from cells import CELLS, MAIN, OURS, PEERS, RUNS, SHARED
-from rows import HERE, code_hash, file_hash, row
+from rows import HERE, code_hash, digest, file_hash, row
 
 from domaintune.data.formats import read_rows
 from domaintune.engine.starting_head import probe_head
@@ -31,7 +31,7 @@ from domaintune.inputs import checksums
 from domaintune.parts import Parts, assemble
 from domaintune.pipeline import general_of, tune
 from domaintune.predict import load, open_base
-from domaintune.recipe import Recipe
+from domaintune.recipe import DEFAULT_LEARNING_RATES, Recipe
 from domaintune.run import RunFolder, peak_memory
 from domaintune.tasks.base import Record, Task, dataset
 
@@ -46,7 +46,8 @@ def key_of(recipe: Recipe) -> dict[str, Any]:
         for k, v in recipe.plain().items()
         if k not in ("output", "train", "dev", "test", "general", "general_check")
     }
-    return {"recipe": plain | {"base": Path(recipe.base).name}, "data": checksums(recipe)}
+    rate = recipe.training.learning_rate or DEFAULT_LEARNING_RATES[recipe.method.name]
+    return {"recipe": plain | {"base": Path(recipe.base).name, "learning_rate": rate}, "data": checksums(recipe)}
 
 
 def pairs(task: Task, records: Sequence[Record]) -> list[list[int]]:
@@ -95,8 +96,10 @@ class Sets:
 
 
 def ours(cell: str, method: str, seed: int) -> dict[str, Any]:
-    output = RUNS / f"{cell}-{method}-{code_hash()}-{seed}"
-    recipe = CELLS[cell].recipe(OURS[method], seed=seed, output=output)
+    recipe = CELLS[cell].recipe(OURS[method], seed=seed, output=UNUSED)
+    key = {"code": code_hash(), **key_of(recipe)}
+    output = RUNS / f"{cell}-{method}-{seed}-{digest(key)}"
+    recipe = recipe.model_copy(update={"output": str(output)})
 
     def measure() -> dict[str, Any]:
         if not RunFolder(output).finished:
@@ -117,7 +120,7 @@ def ours(cell: str, method: str, seed: int) -> dict[str, Any]:
             "scores": {f"{s:g}": sets.scores(lambda head, s=s: run.view(s, head=head), reference) for s in strengths},
         }
 
-    return row(RESULTS, f"{cell}.{method}.{seed}", {"code": code_hash(), **key_of(recipe)}, measure)
+    return row(RESULTS, f"{cell}.{method}.{seed}", key, measure)
 
 
 def peer(cell: str, kind: str, start: str, seed: int) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from cells import CELLS, MAIN, OURS, PEERS
 from matplotlib.figure import Figure
 from rows import code_hash
 
+from domaintune.recipe import DEFAULT_LEARNING_RATES, Recipe
+
 PAGE = Path("docs/benchmarks.md")
 DRAWS = 2000
 
@@ -82,13 +84,25 @@ def kept(rows: Sequence[Row], at: Callable[[Row], str], part: str) -> str:
     return "" if after is None or not before else f"{after / before:.3f}"
 
 
+def is_old(name: str, rows: Sequence[Row]) -> bool:
+    """Whether other code than today's, or other settings of this method, made one of the rows."""
+    fields = {"task": "text-classification", "base": "minilm", "train": "any", "output": "any", "method": OURS[name]}
+    recipe = Recipe.make(fields)
+    rate = recipe.training.learning_rate or DEFAULT_LEARNING_RATES[recipe.method.name]
+    now = {key: recipe.plain()[key] for key in ("method", "training")} | {"learning_rate": rate}
+    return any(
+        row["key"]["code"] != code_hash() or any(row["key"]["recipe"].get(key) != value for key, value in now.items())
+        for row in rows
+    )
+
+
 def line(label: str, rows: Sequence[Row], seeds: Sequence[int], *, ours: bool) -> str:
     if not rows:
         return f"| {label} | missing | | | | | | | | | | |"
     if "error" in rows[0]:
         return f"| {label} | {rows[0]['error'].replace('|', '/')} | | | | | | | | | | |"
     mark = "" if len(rows) == len(seeds) else f" ({len(rows)} of {len(seeds)} seeds)"
-    if ours and any(row["key"]["code"] != code_hash() for row in rows):
+    if ours and is_old(label, rows):
         mark += " (older code)"
     one, chosen = (lambda row: "1"), (lambda row: f"{row.get('chosen', 1):g}")
     low, high = np.quantile(draws_of(rows, one, "domain", np.random.default_rng(0)), [0.025, 0.975])
@@ -194,7 +208,7 @@ def _differences(results: Path, names: Sequence[str], peers: Sequence[str], seed
         both = sorted({r["key"]["recipe"]["seed"] for r in mine[1]} & {r["key"]["recipe"]["seed"] for r in theirs[1]})
         pair = [[r for r in rows if r["key"]["recipe"]["seed"] in both] for rows in (mine[1], theirs[1])]
         value, drawn = difference(*pair)
-        old = " (older code)" if any(row["key"]["code"] != code_hash() for row in pair[0]) else ""
+        old = " (older code)" if is_old(mine[0], pair[0]) else ""
         retained = ", ".join(kept(rows, one, "general") for rows in pair)
         lines.append(
             f"| {cell} | {mine[0]}{old} | {theirs[0][5:-5]} | {len(both)} | {value:+.3f} | {interval(drawn)} | {retained} |"
