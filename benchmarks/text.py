@@ -26,7 +26,7 @@ from rows import HERE, code_hash, digest, file_hash, row
 from domaintune.data.formats import read_rows
 from domaintune.engine.starting_head import probe_head
 from domaintune.evaluation.score import predict, records_of
-from domaintune.fit import general_base, starting_base, training_settings
+from domaintune.heads import general_base, starting_base, training_settings
 from domaintune.inputs import checksums
 from domaintune.parts import Parts, assemble
 from domaintune.pipeline import general_of, tune
@@ -112,7 +112,8 @@ def ours(cell: str, method: str, seed: int) -> dict[str, Any]:
         return {
             "chosen": run.strength,
             "verdict": scores["verdict"]["kind"],
-            "dev": max((e["score"] for e in scores["epochs"] if e["score"] is not None), default=None),
+            "dev": scores["dev"],
+            "averaged": scores["averaged_epochs"],
             "precision": folder.read("resolved.json")["training"]["precision"],
             "trainable": scores["trainable_parameters"],
             "seconds": facts["training_seconds"],

@@ -1,11 +1,10 @@
-"""Train and score one recipe on given rows: starting head, training, frontier, choice of strength; once, or over folds.
+"""Train and score one recipe on given rows: training, frontier, choice of strength; once, or over folds.
 
 A function of recipe, rows and seed without global state. It never receives a test or report part.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -22,50 +21,31 @@ from domaintune.balance.frontier import (
     choose,
     domain_points,
     points,
+    predict_at,
     side_records,
     with_reference,
 )
 from domaintune.bases.base import Base
 from domaintune.checks.shared import inseparable
 from domaintune.data.splits import folds
-from domaintune.engine.starting_head import linear_head, probe_head
 from domaintune.engine.train import Progress, Training, train
 from domaintune.errors import RecipeError
 from domaintune.evaluation.calibration import temperatures
+from domaintune.evaluation.intervals import bootstrap_weights, gain_estimate
 from domaintune.evaluation.score import (
     default_budget,
     named_domains,
     point_scores,
     predict_by_domain,
-    primary_score,
     records_of,
 )
+from domaintune.heads import General, domain_probe_score, starting_base, training_settings
 from domaintune.methods import method_from
 from domaintune.methods.base import Attached, Form
-from domaintune.predict import torch_device
-from domaintune.recipe import DEFAULT_LEARNING_RATES, Recipe, TrainingSettings
-from domaintune.settings import FreezeSettings
+from domaintune.recipe import Recipe
 from domaintune.tasks.base import Dataset, Task, dataset
 
-OUTPUT_LAYER, DOMAIN_PROBE = "the base's output layer", "a head fitted on the domain's train part"
-HEAD_LEARNING_RATE = 1e-3
-FEWEST_EPOCHS, MOST_EPOCHS, WANTED_STEPS = 5, 30, 400
-
 Report = Callable[[str, Progress | None], None]
-
-
-@dataclass(frozen=True, slots=True)
-class General:
-    """The general set as fit sees it: its choosing part, and its learn part where a starting head comes from it.
-
-    `head` is "domain" where the labels are the domain's, else "general". `agreement`: no labels of its own.
-    """
-
-    task: Task
-    head: str
-    agreement: bool
-    choose: Sequence[Any]
-    learn: Sequence[Any] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +55,9 @@ class Fitted:
     base: Base
     attached: Attached
     training: Training
+    """`averaged_epochs` is 0 where the best epoch's weights were kept."""
+    dev_score: float | None
+    """Primary score on dev of the weights that were kept; the mean over folds where these stand in for dev."""
     frontier: list[Point]
     chosen: float
     start: str
@@ -103,20 +86,6 @@ def keep_of(recipe: Recipe, general: General | None) -> float:
     return recipe.balance.keep
 
 
-def training_settings(recipe: Recipe, task: Task, *, rows: int) -> TrainingSettings:
-    """The recipe's training settings with epochs, micro-batch budget and learning rate written out, for `rows` training rows."""
-    settings = recipe.training
-    steps = max(1, math.ceil(rows / settings.batch_size))
-    epochs = settings.epochs
-    if epochs is None:
-        epochs = min(MOST_EPOCHS, max(FEWEST_EPOCHS, math.ceil(WANTED_STEPS / steps)))
-    budget = settings.micro_batch_budget
-    if budget is None and not settings.train_batch_norm:  # whose statistics are those of a whole step
-        budget = default_budget(task, torch_device(recipe.device), training=True)
-    rate = settings.learning_rate or DEFAULT_LEARNING_RATES[recipe.method.name]
-    return settings.model_copy(update={"epochs": epochs, "micro_batch_budget": budget, "learning_rate": rate})
-
-
 def sample(examples: Sequence[Any], count: int, *, seed: int) -> list[Any]:
     """At most `count` examples, drawn without replacement, in their order."""
     return [examples[i] for i in sampled(len(examples), count, seed=seed)]
@@ -128,67 +97,6 @@ def sampled(rows: int, count: int, *, seed: int) -> list[int]:
         return list(range(rows))
     made: list[int] = np.sort(np.random.default_rng([seed, rows]).choice(rows, count, replace=False)).tolist()
     return made
-
-
-def starting_base(
-    recipe: Recipe, base: Base, task: Task, data: Dataset, dev: Dataset | None, general: General | None
-) -> tuple[Base, str]:
-    """The base with its starting head, and a word on where that came from.
-
-    In this order: the base's own head; the head fitted on the general learn part where its labels are the domain's; the head
-    fitted on the domain's train part.
-    """
-    spec = task.head()
-    headed = base.with_head("domain", spec, generator=torch.Generator().manual_seed(recipe.seed))
-    if not spec.labels:
-        return headed, OUTPUT_LAYER
-    if base.owns(spec):
-        return headed, "the base's own head"
-    if not recipe.training.probe:
-        return headed, "a fresh head"
-    if general is not None and general.head == "domain" and general.learn:
-        learn = dataset(task, base, general.learn)
-        return _probe(recipe, headed, task, learn, None), "a head fitted on the general learn part"
-    return _probe(recipe, headed, task, data, dev), DOMAIN_PROBE
-
-
-def domain_probe_score(recipe: Recipe, base: Base, task: Task, data: Dataset, dev: Dataset, start: str) -> float | None:
-    """Dev score of a head fitted on the domain's train part, body frozen; `base` holds the starting head.
-
-    None where labels size nothing, or where such a head would need a training of its own that was not asked for.
-    """
-    if start == OUTPUT_LAYER or (start != DOMAIN_PROBE and linear_head(base) is None):
-        return None
-    probed = base if start == DOMAIN_PROBE else _probe(recipe, base, task, data, dev)
-    return primary_score(task, probed, probed.model, dev, budget=recipe.evaluation.batch_budget)[0]
-
-
-def _probe(recipe: Recipe, base: Base, task: Task, data: Dataset, dev: Dataset | None) -> Base:
-    if linear_head(base) is not None:
-        return base.with_given_head(
-            "domain", probe_head(task, base, data, dev, budget=default_budget(task, base.device))
-        )
-    attached = method_from(FreezeSettings(train=("head",))).attach(
-        base, generator=torch.Generator().manual_seed(recipe.seed)
-    )
-    settings = training_settings(recipe, task, rows=len(data.examples)).model_copy(
-        update={"patience": None, "train_batch_norm": False}
-    )
-    train(
-        attached,
-        task,
-        base,
-        data,
-        settings,
-        learning_rate=HEAD_LEARNING_RATE,
-        seed=recipe.seed,
-        validate=None,
-        folder=None,
-    )
-    head = base.heads["domain"]
-    trained = attached.view(1.0)
-    modules = {path: trained.get_submodule(path) for path in head.modules}
-    return base.with_given_head("domain", replace(head, modules=modules))
 
 
 def validator(
@@ -237,6 +145,8 @@ def fit(
     report("starting head", None)
     started, start = starting_base(recipe, base, task, data, dev_data, general)
     attached, training = _train(recipe, started, task, data, dev_data, folder, report, name="train")
+    report("weights", None)
+    training, score = _settle_(recipe, started, attached, training, Side(task, dev_data))
     report("frontier", None)
     probe = domain_probe_score(recipe, started, task, data, dev_data, start)
     side = Side(task, dataset(task, base, sample(dev, recipe.balance.max_rows, seed=recipe.data_seed)))
@@ -245,8 +155,32 @@ def fit(
     chosen = choose(frontier, keep=keep_of(recipe, general), primary=task.primary)
     by_domain = domain_points(task, side.data.examples, domain)
     return Fitted(
-        started, attached, training, frontier, chosen, start, probe, [], temperatures(task, domain), by_domain
+        started, attached, training, score, frontier, chosen, start, probe, [], temperatures(task, domain), by_domain
     )
+
+
+def _settle_(
+    recipe: Recipe, base: Base, attached: Attached, training: Training, dev: Side
+) -> tuple[Training, float | None]:
+    """Leave the method with the averaged weights, where there are any, unless dev shows the best epoch's, which it has, to be better
+    beyond chance; and what the kept ones score there."""
+    best = training.epochs[training.best_epoch].score if training.epochs else None
+    if training.averaged is None or training.averaged_epochs == 1:
+        return replace(training, averaged_epochs=0), best
+    task, state, records = dev.task, attached.state(), []
+    for weights in (state, training.averaged):
+        attached.load_(weights)
+        made = predict_at(
+            attached, base, dev, 1.0, form=form_of(recipe, base), wanted=frozenset({task.primary.name}),
+            budget=recipe.evaluation.batch_budget,
+        )  # fmt: skip
+        records.append(records_of(task, dev.data, made))
+    groups = [example.group for example in dev.data.examples]
+    draws = bootstrap_weights(len(groups), draws=recipe.evaluation.draws, seed=recipe.seed, groups=groups)
+    if gain_estimate(task, records[0], records[1], draws).low > 0:
+        attached.load_(state)
+        return replace(training, averaged_epochs=0), best
+    return training, point_scores(task, records[1])[task.primary.name]
 
 
 def _train(
@@ -326,23 +260,14 @@ def _fit_over_folds(
     folder: Path | None,
     report: Report,
 ) -> Fitted:
-    """5 folds: each fits its own starting head and trains through all epochs; the epoch with the best mean score is chosen, its
-    states give the out-of-fold frontier, and the final fit uses all rows for that many epochs under the same schedule."""
-    keys = [task.keys(example) for example in rows]
-    cuts = folds([k.stratum for k in keys], inseparable(task, rows), count=recipe.data.folds, seed=recipe.data_seed)
+    """5 folds: each fits its own starting head and trains through all epochs. Their averaged weights give the out-of-fold frontier; or
+    the epoch with the best mean score is chosen, its states give it, and the final fit, on all rows, takes that many epochs under the
+    same schedule."""
     # One schedule for the folds and for the final fit, whatever the number of rows in each.
     training_of_all = training_settings(recipe, task, rows=len(rows)).model_copy(update={"patience": None})
     patient = recipe.model_copy(update={"training": training_of_all})
-    kept: list[tuple[Base, Attached, Training, Dataset]] = []
-    probes = []
-    for number, (inside, outside) in enumerate(cuts):
-        data = dataset(task, base, [rows[i] for i in inside])
-        dev = dataset(task, base, [rows[i] for i in outside])
-        started, start = starting_base(recipe, base, task, data, dev, general)
-        probes.append(domain_probe_score(recipe, started, task, data, dev, start))
-        name = f"fold-{number}"
-        attached, training = _train(patient, started, task, data, dev, folder, report, name=name, keep_epochs=True)
-        kept.append((started, attached, training, dev))
+    average = recipe.training.weights == "averaged"
+    kept, probes = _train_folds(patient, base, task, rows, general, folder, report)
     means = np.mean([[epoch.score or 0.0 for epoch in training.epochs] for _, _, training, _ in kept], axis=0)
     best = int(np.argmax(means)) if len(means) else 0
     report("frontier", None)
@@ -350,8 +275,9 @@ def _fit_over_folds(
     other: Records = {s: [] for s in recipe.balance.strengths}
     general_side = None
     for started, attached, training, dev in kept:
-        if training.states:
-            attached.load_(training.states[best])
+        weights = training.averaged if average else training.states[best] if training.states else None
+        if weights is not None:
+            attached.load_(weights)
         side = Side(task, dev)
         mine, theirs, general_side = _frontier_records(recipe, started, attached, side, general)
         for strength in recipe.balance.strengths:
@@ -362,8 +288,12 @@ def _fit_over_folds(
     everything = dataset(task, base, rows)
     started, start = starting_base(recipe, base, task, everything, None, general)
     attached, training = _train(
-        patient, started, task, everything, None, folder, report, name="train", epochs_of_schedule=best + 1
-    )
+        patient, started, task, everything, None, folder, report, name="train",
+        epochs_of_schedule=None if average else best + 1,
+    )  # fmt: skip
+    if training.averaged is not None:
+        attached.load_(training.averaged)
+    score = point_scores(task, domain[1.0])[task.primary.name] if kept else None
     report_folds = [
         {"scores": [epoch.score for epoch in training.epochs], "rows": len(dev.examples)}
         for _, _, training, dev in kept
@@ -373,18 +303,32 @@ def _fit_over_folds(
     held_out = [example for _, _, _, dev in kept for example in dev.examples]
     by_domain = domain_points(task, held_out, domain)
     return Fitted(
-        started, attached, training, frontier, chosen, start, probe, report_folds, temperatures(task, domain), by_domain
-    )
+        started, attached, training, score, frontier, chosen, start, probe, report_folds, temperatures(task, domain),
+        by_domain,
+    )  # fmt: skip
 
 
-def general_base(recipe: Recipe, base: Base, general: General | None) -> Base:
-    """The base with its "general" head, where the general labels are not the domain's: its own, else fitted on the learn part."""
-    if general is None or general.head != "general":
-        return base
-    spec = general.task.head()
-    generator = torch.Generator().manual_seed(recipe.seed)
-    if base.owns(spec):
-        return base.with_head("general", spec, generator=generator)
-    headed = base.with_head("domain", spec, generator=generator)
-    fitted = _probe(recipe, headed, general.task, dataset(general.task, base, general.learn), None)
-    return base.with_given_head("general", fitted.heads["domain"])
+def _train_folds(
+    recipe: Recipe,
+    base: Base,
+    task: Task,
+    rows: Sequence[Any],
+    general: General | None,
+    folder: Path | None,
+    report: Report,
+) -> tuple[list[tuple[Base, Attached, Training, Dataset]], list[float | None]]:
+    """Of each fold the base with its starting head, what was trained, and the rows outside; and the scores of a fitted head."""
+    keys = [task.keys(example) for example in rows]
+    cuts = folds([k.stratum for k in keys], inseparable(task, rows), count=recipe.data.folds, seed=recipe.data_seed)
+    kept, probes = [], []
+    for number, (inside, outside) in enumerate(cuts):
+        data = dataset(task, base, [rows[i] for i in inside])
+        dev = dataset(task, base, [rows[i] for i in outside])
+        started, start = starting_base(recipe, base, task, data, dev, general)
+        probes.append(domain_probe_score(recipe, started, task, data, dev, start))
+        attached, training = _train(
+            recipe, started, task, data, dev, folder, report, name=f"fold-{number}",
+            keep_epochs=recipe.training.weights == "best",
+        )  # fmt: skip
+        kept.append((started, attached, training, dev))
+    return kept, probes

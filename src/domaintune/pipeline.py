@@ -18,8 +18,9 @@ from domaintune.confirm import Confirmation, SideScores, confirm
 from domaintune.engine.pace import FEWEST_STEPS, faster_precision, pace
 from domaintune.engine.train import Progress
 from domaintune.evaluation.records import save_records, scored_rows
-from domaintune.fit import Fitted, General, fit, form_of, general_base, training_settings
+from domaintune.fit import Fitted, fit, form_of
 from domaintune.growth import PLACES, grown, growth_scores
+from domaintune.heads import General, general_base, training_settings
 from domaintune.inputs import checksums
 from domaintune.methods import method_from
 from domaintune.methods.base import Attached
@@ -311,6 +312,8 @@ def scores_of(parts: Parts, fitted: Fitted, confirmation: Confirmation) -> dict[
         "domain_frontier": fitted.domain_frontier,
         "epochs": [epoch.plain() for epoch in fitted.training.epochs],
         "best_epoch": fitted.training.best_epoch,
+        "averaged_epochs": fitted.training.averaged_epochs,
+        "dev": fitted.dev_score,
         "folds": fitted.folds,
         "notes": parts.notes,
         "findings": plain(parts.findings),

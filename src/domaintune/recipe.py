@@ -40,7 +40,10 @@ class TrainingSettings(Settings):
     """Gradients are scaled down to this global norm."""
     patience: int | None = Field(default=None, ge=1)
     """Epochs without a better dev score before training stops; by default all epochs are trained: the learning rate falls to 0 over
-    them, and the last ones are mostly the best. The best epoch's weights are kept either way, of equal ones the latest."""
+    them, and the last ones are mostly the best."""
+    weights: Literal["averaged", "best"] = "averaged"
+    """averaged: the mean of the weights after each epoch of the schedule's second half, unless dev shows the best epoch to be better
+    beyond chance. best: the best epoch's, of equal ones the latest."""
     micro_batch_budget: int | None = Field(default=None, ge=1)
     """Tokens (text) or pixels (pictures) in one forward; by default 2,048 or 400,000 on a CPU, 4,096 or 4,000,000 on a GPU, and a whole
     step where batch-norm statistics are trained."""

@@ -96,6 +96,9 @@ def test_resumed_is_uninterrupted(cell: Cell, tmp_path: Path) -> None:
     state = resumed.state()
     assert state.keys() == whole.state().keys()
     assert all(torch.equal(tensor, state[name]) for name, tensor in whole.state().items())
+    assert done.averaged is not None
+    assert expected.averaged is not None
+    assert all(torch.equal(tensor, done.averaged[name]) for name, tensor in expected.averaged.items())
     assert [epoch.train_loss for epoch in done.epochs] == [epoch.train_loss for epoch in expected.epochs]
     _, _, fresh = attach(cell)
     assert any(not torch.equal(tensor, state[name]) for name, tensor in fresh.state().items())

@@ -241,6 +241,21 @@ def test_states_of_every_epoch_on_request() -> None:
         assert torch.equal(torch.cat([t.double().flatten() for t in state.values()]), expected)
 
 
+@pytest.mark.parametrize(("epochs", "stop", "first"), [(5, None, 2), (4, None, 2), (4, 3, 2), (4, 2, 4), (1, None, 0)])
+def test_late_epochs_are_averaged(epochs: int, stop: int | None, first: int) -> None:
+    """Those of the schedule's second half; the model itself holds the best epoch's weights."""
+    model = network()
+    done = run(model, rows(24), settings(epochs=epochs), keep_epochs=True, stop_after=stop)
+    late = done.states[first:]
+    assert done.averaged_epochs == len(late)
+    assert (done.averaged is None) == (not late)
+    assert torch.equal(weights(model), torch.cat([t.flatten() for t in done.states[-1].values()]))
+    for name, tensor in (done.averaged or {}).items():
+        torch.testing.assert_close(tensor, torch.stack([state[name] for state in late]).mean(0), rtol=1e-6, atol=1e-7)
+    best = run(network(), rows(24), settings(epochs=epochs, weights="best"))
+    assert (best.averaged, best.averaged_epochs) == (None, 0)
+
+
 def test_stop_after_keeps_the_schedule_of_all_epochs() -> None:
     whole, part, rates = network(), network(), []
     done = run(whole, rows(24), settings(epochs=4), keep_epochs=True)

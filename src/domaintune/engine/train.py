@@ -19,6 +19,7 @@ from torch import Tensor
 from domaintune.bases.base import Base
 from domaintune.data.batches import plan, steps_in_epoch
 from domaintune.engine.checkpoint import CheckpointFolder
+from domaintune.engine.epochs import Epoch, averaged, better
 from domaintune.engine.gradient import Pull, StepGradient, accelerator
 from domaintune.engine.interrupts import Interrupts
 from domaintune.engine.optimizer import Optimizer, schedule_factor
@@ -46,25 +47,12 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class Epoch:
-    """One finished epoch: the mean of its steps' losses, what `validate` returned after it (None without one), and the wall-clock
-    time of its steps and validation, over all processes that took part."""
-
-    index: int
-    train_loss: float
-    score: float | None
-    seconds: float
-
-    def plain(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
-
-
-@dataclass(frozen=True, slots=True)
 class Training:
     """What `train` did. `best_epoch` is the one whose weights the model holds, -1 where none was trained; `steps` are those that
     count, without what was rolled back. `states` are the weights after every epoch, as `Attached.state` gives them, where
-    asked for."""
+    asked for; `averaged` is the mean of those of the last `averaged_epochs`, which the model does not hold, where the settings ask for
+    it and training came past the first half of its schedule.
+    Source of averaging late epochs: stochastic weight averaging, arXiv 1803.05407. Differs: the schedule is the usual one."""
 
     epochs: tuple[Epoch, ...]
     best_epoch: int
@@ -72,6 +60,8 @@ class Training:
     rollbacks: int
     stopped_early: bool
     states: tuple[Mapping[str, Tensor], ...] = ()
+    averaged: Mapping[str, Tensor] | None = None
+    averaged_epochs: int = 0
 
 
 def train(
@@ -146,6 +136,7 @@ class _State:
     seconds: float = 0.0
     rollbacks: int = 0
     best_epoch: int = -1
+    averaged_epochs: int = 0
     stopped_early: bool = False
     finished: bool = False
     history: list[Epoch] = field(default_factory=list)
@@ -158,15 +149,6 @@ class _Snapshot:
     name: str
     weights: Mapping[str, Tensor]
     moments: Mapping[str, Tensor]
-
-
-def better(score: float | None, best: float | None) -> bool:
-    """Whether an epoch's score is the best so far; without scores, and of equal ones, the later epoch's is. NaN beats only NaN.
-
-    Small dev parts tie often; the later epoch has trained longer at a lower learning rate."""
-    if score is None or best is None:
-        return True
-    return score >= best or math.isnan(best)
 
 
 @dataclass(kw_only=True)
@@ -193,6 +175,7 @@ class _Loop:
         self.state = _State()
         # Weights by epoch, with the name of their snapshot: the best epoch's, or all where they are kept.
         self.kept: dict[int, tuple[str, Mapping[str, Tensor]]] = {}
+        self.mean: tuple[str, Mapping[str, Tensor]] | None = None
         self.began = self.saved = time.monotonic()
         self.steps_here = 0
 
@@ -276,6 +259,10 @@ class _Loop:
             state.best_epoch = state.epoch
         if self.keep_epochs or state.best_epoch == state.epoch:
             self.kept[state.epoch] = (self.start.name, self.start.weights)
+        if self.settings.weights == "averaged" and state.epoch >= self.planned_epochs // 2:
+            state.averaged_epochs += 1
+            before = self.start.weights if self.mean is None else self.mean[1]
+            self.mean = f"{self.start.name}-mean", averaged(before, self.start.weights, 1 / state.averaged_epochs)
         waited = state.epoch - state.best_epoch
         state.epoch, state.position, state.loss_sum, state.seconds = state.epoch + 1, 0, 0.0, 0.0
         patience = self.settings.patience
@@ -315,6 +302,8 @@ class _Loop:
             rollbacks=state.rollbacks,
             stopped_early=state.stopped_early,
             states=tuple(self.kept[epoch.index][1] for epoch in state.history) if self.keep_epochs else (),
+            averaged=None if self.mean is None else self.mean[1],
+            averaged_epochs=state.averaged_epochs,
         )
 
     def _snapshot(self) -> _Snapshot:
@@ -342,8 +331,12 @@ class _Loop:
         epoch's start and the present share theirs where they are the same; a finished training needs no moments."""
         if self.folder is None:
             return
-        files = {f"weights-{name}": weights for name, weights in self.kept.values()}
-        names = {"kept": {str(epoch): name for epoch, (name, _) in self.kept.items()}}
+        held = [*self.kept.values(), *([] if self.mean is None else [self.mean])]
+        files = {f"weights-{name}": weights for name, weights in held}
+        names = {
+            "kept": {str(epoch): name for epoch, (name, _) in self.kept.items()},
+            "mean": self.mean and self.mean[0],
+        }
         scalars: dict[str, Any] = {"state": asdict(self.state), "snapshots": names}
         if not self.state.finished:
             present = self._snapshot() if self.state.position else self.start
@@ -359,6 +352,8 @@ class _Loop:
         self.state = _State(**scalars["state"], history=history)
         kept = scalars["snapshots"]["kept"]
         self.kept = {int(epoch): (name, folder.read_tensors(f"weights-{name}")) for epoch, name in kept.items()}
+        mean = scalars["snapshots"]["mean"]
+        self.mean = None if mean is None else (mean, folder.read_tensors(f"weights-{mean}"))
         if self.state.finished:
             return
         names = (scalars["start"], scalars["present"])

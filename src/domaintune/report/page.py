@@ -91,7 +91,7 @@ def plots(records: Records) -> dict[str, Markup]:
         made[f"intervals-{name}"] = figures.intervals(rows, name=f"intervals-{name}", label=f"{primary}, {name}")
     if scores["epochs"]:
         losses = [epoch["train_loss"] for epoch in scores["epochs"]]
-        best = scores.get("best_epoch")
+        best = None if scores.get("averaged_epochs") else scores.get("best_epoch")
         made["curves"] = figures.curves(losses, records.dev_scores, best=best, primary=primary)
     if scores.get("calibration"):
         made["reliability"] = figures.reliability(scores["calibration"]["bins"])

@@ -1,0 +1,126 @@
+"""The heads that training starts from, and the settings that a number of rows comes to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from domaintune.bases.base import Base
+from domaintune.engine.starting_head import linear_head, probe_head
+from domaintune.engine.train import train
+from domaintune.evaluation.score import default_budget, primary_score
+from domaintune.methods import method_from
+from domaintune.predict import torch_device
+from domaintune.recipe import DEFAULT_LEARNING_RATES, Recipe, TrainingSettings
+from domaintune.settings import FreezeSettings
+from domaintune.tasks.base import Dataset, Task, dataset
+
+OUTPUT_LAYER, DOMAIN_PROBE = "the base's output layer", "a head fitted on the domain's train part"
+HEAD_LEARNING_RATE = 1e-3
+FEWEST_EPOCHS, MOST_EPOCHS, WANTED_STEPS = 5, 30, 400
+
+
+@dataclass(frozen=True, slots=True)
+class General:
+    """The general set as fit sees it: its choosing part, and its learn part where a starting head comes from it.
+
+    `head` is "domain" where the labels are the domain's, else "general". `agreement`: no labels of its own.
+    """
+
+    task: Task
+    head: str
+    agreement: bool
+    choose: Sequence[Any]
+    learn: Sequence[Any] = ()
+
+
+def training_settings(recipe: Recipe, task: Task, *, rows: int) -> TrainingSettings:
+    """The recipe's training settings with epochs, micro-batch budget and learning rate written out, for `rows` training rows."""
+    settings = recipe.training
+    steps = max(1, math.ceil(rows / settings.batch_size))
+    epochs = settings.epochs
+    if epochs is None:
+        epochs = min(MOST_EPOCHS, max(FEWEST_EPOCHS, math.ceil(WANTED_STEPS / steps)))
+    budget = settings.micro_batch_budget
+    if budget is None and not settings.train_batch_norm:  # whose statistics are those of a whole step
+        budget = default_budget(task, torch_device(recipe.device), training=True)
+    rate = settings.learning_rate or DEFAULT_LEARNING_RATES[recipe.method.name]
+    return settings.model_copy(update={"epochs": epochs, "micro_batch_budget": budget, "learning_rate": rate})
+
+
+def starting_base(
+    recipe: Recipe, base: Base, task: Task, data: Dataset, dev: Dataset | None, general: General | None
+) -> tuple[Base, str]:
+    """The base with its starting head, and a word on where that came from.
+
+    In this order: the base's own head; the head fitted on the general learn part where its labels are the domain's; the head
+    fitted on the domain's train part.
+    """
+    spec = task.head()
+    headed = base.with_head("domain", spec, generator=torch.Generator().manual_seed(recipe.seed))
+    if not spec.labels:
+        return headed, OUTPUT_LAYER
+    if base.owns(spec):
+        return headed, "the base's own head"
+    if not recipe.training.probe:
+        return headed, "a fresh head"
+    if general is not None and general.head == "domain" and general.learn:
+        learn = dataset(task, base, general.learn)
+        return _probe(recipe, headed, task, learn, None), "a head fitted on the general learn part"
+    return _probe(recipe, headed, task, data, dev), DOMAIN_PROBE
+
+
+def domain_probe_score(recipe: Recipe, base: Base, task: Task, data: Dataset, dev: Dataset, start: str) -> float | None:
+    """Dev score of a head fitted on the domain's train part, body frozen; `base` holds the starting head.
+
+    None where labels size nothing, or where such a head would need a training of its own that was not asked for.
+    """
+    if start == OUTPUT_LAYER or (start != DOMAIN_PROBE and linear_head(base) is None):
+        return None
+    probed = base if start == DOMAIN_PROBE else _probe(recipe, base, task, data, dev)
+    return primary_score(task, probed, probed.model, dev, budget=recipe.evaluation.batch_budget)[0]
+
+
+def _probe(recipe: Recipe, base: Base, task: Task, data: Dataset, dev: Dataset | None) -> Base:
+    if linear_head(base) is not None:
+        return base.with_given_head(
+            "domain", probe_head(task, base, data, dev, budget=default_budget(task, base.device))
+        )
+    attached = method_from(FreezeSettings(train=("head",))).attach(
+        base, generator=torch.Generator().manual_seed(recipe.seed)
+    )
+    settings = training_settings(recipe, task, rows=len(data.examples)).model_copy(
+        update={"patience": None, "train_batch_norm": False}
+    )
+    train(
+        attached,
+        task,
+        base,
+        data,
+        settings,
+        learning_rate=HEAD_LEARNING_RATE,
+        seed=recipe.seed,
+        validate=None,
+        folder=None,
+    )
+    head = base.heads["domain"]
+    trained = attached.view(1.0)
+    modules = {path: trained.get_submodule(path) for path in head.modules}
+    return base.with_given_head("domain", replace(head, modules=modules))
+
+
+def general_base(recipe: Recipe, base: Base, general: General | None) -> Base:
+    """The base with its "general" head, where the general labels are not the domain's: its own, else fitted on the learn part."""
+    if general is None or general.head != "general":
+        return base
+    spec = general.task.head()
+    generator = torch.Generator().manual_seed(recipe.seed)
+    if base.owns(spec):
+        return base.with_head("general", spec, generator=generator)
+    headed = base.with_head("domain", spec, generator=generator)
+    fitted = _probe(recipe, headed, general.task, dataset(general.task, base, general.learn), None)
+    return base.with_given_head("general", fitted.heads["domain"])

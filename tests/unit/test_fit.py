@@ -1,0 +1,64 @@
+"""Which weights a training ends with: the late epochs' average, or the best epoch's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from small_runs import recipe, save_base
+
+from domaintune.balance.frontier import Side
+from domaintune.engine.train import Epoch, Training
+from domaintune.evaluation.score import predict, primary_score
+from domaintune.fit import _settle_
+from domaintune.methods import method_from
+from domaintune.parts import assemble
+from domaintune.predict import open_base
+from domaintune.tasks.base import dataset
+
+
+@pytest.mark.parametrize(
+    ("best", "mean", "kept"), [("good", "bad", "best"), ("bad", "good", "mean"), ("good", "good", "mean")]
+)
+def test_the_average_is_kept_unless_the_best_epoch_is_better_beyond_chance(
+    best: str, mean: str, kept: str, tmp_path: Path
+) -> None:
+    """Dev has the labels that the "good" weights give; the "bad" ones give the others."""
+    save_base(tmp_path)
+    given = recipe(tmp_path, method="full")
+    parts = assemble(given, open_base(given))
+    task = parts.task
+    base = open_base(given).with_head("domain", task.head(), generator=torch.Generator().manual_seed(0))
+    attached = method_from(given.method).attach(base, generator=torch.Generator().manual_seed(0))
+    good = attached.state()
+    head = {
+        f"{path}.{name}"
+        for path, module in base.heads["domain"].modules.items()
+        for name, _ in module.named_parameters()
+    }
+    states = {"good": good, "bad": {name: -t if name in head else t for name, t in good.items()}}
+    answers = predict(task, base, attached.view(1.0), dataset(task, base, parts.train), wanted=frozenset({"output"}))
+    labels = [int(answer["probability"].argmax()) for answer in answers]
+    examples = [replace(example, labels=(label,)) for example, label in zip(parts.train, labels, strict=True)]
+    dev = Side(task, dataset(task, base, examples))
+
+    attached.load_(states[best])
+    training = Training((Epoch(0, 1.0, 0.5, 1.0),), 0, 1, 0, False, averaged=states[mean], averaged_epochs=2)
+    made, score = _settle_(given, base, attached, training, dev)
+    expected = states[best if kept == "best" else mean]
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in attached.state().items())
+    assert made.averaged_epochs == (2 if kept == "mean" else 0)
+    assert score == (0.5 if kept == "best" else 1.0)
+    assert primary_score(task, base, attached.view(1.0), dev.data)[0] == 1.0
+
+
+def test_nothing_is_averaged_of_one_epoch(tmp_path: Path) -> None:
+    save_base(tmp_path)
+    given = recipe(tmp_path, method="full")
+    base = open_base(given)
+    attached = method_from(given.method).attach(base, generator=torch.Generator().manual_seed(0))
+    one = Training((Epoch(0, 1.0, 0.5, 1.0),), 0, 1, 0, False, averaged=attached.state(), averaged_epochs=1)
+    made, score = _settle_(given, base, attached, one, None)  # type: ignore[arg-type]  # dev is not looked at
+    assert (made.averaged_epochs, score) == (0, 0.5)
