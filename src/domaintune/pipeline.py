@@ -40,7 +40,8 @@ Report = Callable[[str, Progress | None], None]
 def tune(recipe: Recipe, *, overwrite: bool = False, report: Report = lambda stage, progress: None) -> Run:
     """Train the base on the domain and leave a finished run in `recipe.output`; the same recipe resumes an unfinished one.
 
-    `report` is told the stage ("data", "base", "starting head", "train", "fold-0", ..., "frontier", "confirmation", "robustness")
+    `report` is told the stage ("data", "base", "starting head", "train", "fold-0", ..., "weights", "frontier", "confirmation",
+    "robustness")
     and, while training, its progress. A recipe of several seeds leaves a run for each and their summary; see `seeds`.
 
     Raises:
