@@ -19,12 +19,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from cells import CELLS, MAIN, OURS, PEERS, RUNS, SHARED
 from rows import HERE, code_hash, digest, file_hash, row
 
 from domaintune.data.formats import read_rows
 from domaintune.engine.starting_head import probe_head
+from domaintune.evaluation.records import load_records, scored_rows
 from domaintune.evaluation.score import predict, records_of
 from domaintune.heads import general_base, starting_base, training_settings
 from domaintune.inputs import checksums
@@ -79,10 +81,29 @@ class Sets:
             rows = read_rows(str(SHARED / agree))
             self.sets["agreement"] = (g.task, list(g.task.read(rows, labelled=False)), g.head)
 
-    def scores(self, model_of: Any, reference: dict[str, Any]) -> dict[str, list[list[int]]]:
-        """Set -> pairs, with `model_of(head)`. On the agreement set the base's answers, kept in `reference`, are the targets."""
-        made = {}
+    def recorded(self, run: Path) -> dict[str, dict[str, list[list[int]]]]:
+        """Strength -> set -> pairs of what the run itself scored and recorded: test, and the general part that it reports on."""
+        made: dict[str, dict[str, list[list[int]]]] = {}
+        for file, name in (("test", "domain"), ("general", "check" if "check" in self.sets else "general")):
+            if name not in self.sets:
+                continue
+            task, examples, _ = self.sets[name]
+            rows, records = load_records(run / "records" / f"{file}.safetensors")
+            if not np.array_equal(rows.checksums, scored_rows(task, examples).checksums):
+                raise SystemExit(f"{run}: the recorded {file} rows are not the cell's")
+            for strength, held in records.items():
+                made.setdefault(strength, {})[name] = pairs(task, held)
+        return made
+
+    def scores(
+        self, model_of: Any, reference: dict[str, Any], known: dict[str, list[list[int]]] | None = None
+    ) -> dict[str, list[list[int]]]:
+        """Set -> pairs, with `model_of(head)`, those that are `known` aside. On the agreement set the base's answers, kept in
+        `reference`, are the targets."""
+        made = dict(known or {})
         for name, (task, examples, head) in self.sets.items():
+            if name in made:
+                continue
             data = dataset(task, self.base, examples)
             if name == "agreement":
                 raw = predict(task, self.base, model_of(head), data, wanted=frozenset({"output"}), mode="predict")
@@ -108,7 +129,8 @@ def ours(cell: str, method: str, seed: int) -> dict[str, Any]:
         scores, facts = folder.read("scores.json"), folder.read("provenance.json")
         sets = Sets(cell, recipe)
         reference: dict[str, Any] = {}
-        strengths = list(dict.fromkeys([0.0, run.strength, 1.0]))
+        known = sets.recorded(output)
+        strengths = [float(strength) for strength in known]
         return {
             "chosen": run.strength,
             "verdict": scores["verdict"]["kind"],
@@ -118,7 +140,10 @@ def ours(cell: str, method: str, seed: int) -> dict[str, Any]:
             "trainable": scores["trainable_parameters"],
             "seconds": facts["training_seconds"],
             "memory": facts["peak_memory_bytes"],
-            "scores": {f"{s:g}": sets.scores(lambda head, s=s: run.view(s, head=head), reference) for s in strengths},
+            "scores": {
+                f"{s:g}": sets.scores(lambda head, s=s: run.view(s, head=head), reference, known[f"{s:g}"])
+                for s in strengths
+            },
         }
 
     return row(RESULTS, f"{cell}.{method}.{seed}", key, measure)
