@@ -97,9 +97,10 @@ class Ready:
             validate=lambda: primary_score(self.task, self.base, attached.model, self.dev)[0],
             folder=folder / "checkpoint", on_progress=lambda progress: tell(), keep_epochs=True,
         )  # fmt: skip
-        told = {**asdict(training), "states": len(training.states)}
+        states = [*training.states, training.averaged or {}]
+        told = {**asdict(training), "states": len(training.states), "averaged": training.averaged is not None}
         told["epochs"] = [{**epoch, "seconds": None} for epoch in told["epochs"]]
-        parts = [json.dumps(told).encode(), save(attached.state()), *(save(dict(state)) for state in training.states)]
+        parts = [json.dumps(told).encode(), save(attached.state()), *(save(dict(state)) for state in states)]
         (folder / RESULT).write_bytes(b"\n".join(parts))
 
 

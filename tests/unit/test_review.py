@@ -12,7 +12,7 @@ import small_runs
 import torch
 from tiny import tiny_base
 
-from domaintune import Recipe, fit, load, pipeline, tune
+from domaintune import Recipe, heads, load, pipeline, tune
 from domaintune.balance.frontier import Side, points
 from domaintune.bases.base import HeadSpec
 from domaintune.bases.load import load_base
@@ -83,12 +83,14 @@ def test_a_decoder_that_picks_a_token_after_its_head_starts_from_a_trained_head(
     spec = HeadSpec(AUTO, ("a", "b", "c"))
     assert linear_head(loaded.with_head("domain", spec, generator=torch.Generator())) is None
     tune(recipe(tmp_path, general=None, training={"epochs": 1}))
-    assert RunFolder.existing(tmp_path / "runs/x").read("scores.json")["start"] == fit.DOMAIN_PROBE
+    assert RunFolder.existing(tmp_path / "runs/x").read("scores.json")["start"] == heads.DOMAIN_PROBE
 
 
 def test_folds_of_other_sizes_share_one_schedule(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fit, "WANTED_STEPS", 6)
-    monkeypatch.setattr(fit, "FEWEST_EPOCHS", 1)  # folds of 8 and 9 rows, in 2 and 3 steps: 3 or 2 epochs by themselves
+    monkeypatch.setattr(heads, "WANTED_STEPS", 6)
+    monkeypatch.setattr(
+        heads, "FEWEST_EPOCHS", 1
+    )  # folds of 8 and 9 rows, in 2 and 3 steps: 3 or 2 epochs by themselves
     tune(recipe(folder, train=table(folder / "few.csv", 11), dev=None, general=None, training={"batch_size": 4}))
     run = RunFolder.existing(folder / "runs/x")
     assert {len(f["scores"]) for f in run.read("scores.json")["folds"]} == {
