@@ -12,11 +12,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from rows import code_hash, digest, row
+from rows import code_hash, digest, row, settings_of
 
 from domaintune.inputs import checksums
 from domaintune.pipeline import tune
-from domaintune.recipe import DEFAULT_LEARNING_RATES, Recipe
+from domaintune.recipe import Recipe
 from domaintune.run import RunFolder
 
 SHARED = Path(os.environ.get("DOMAINTUNE_SHARED", "../shared"))
@@ -43,9 +43,8 @@ def measured(method: str, seed: int) -> dict[str, Any]:
             "output": "unused",
         }
     )
-    plain = {k: v for k, v in recipe.plain().items() if k not in ("output", "train", "dev", "test", "base")}
-    rate = recipe.training.learning_rate or DEFAULT_LEARNING_RATES[recipe.method.name]
-    key = {"code": code_hash(), "recipe": plain | {"learning_rate": rate}, "data": checksums(recipe)}
+    plain = {k: v for k, v in settings_of(recipe).items() if k not in ("output", "train", "dev", "test", "base")}
+    key = {"code": code_hash(), "recipe": plain, "data": checksums(recipe)}
     output = RUNS / f"bccd_cells-{method}-{seed}-{digest(key)}"
     recipe = recipe.model_copy(update={"output": str(output)})
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from domaintune.recipe import DEFAULT_LEARNING_RATES, Recipe
 from domaintune.run import provenance, write_text
 from domaintune.tasks.base import Record
 
@@ -30,6 +31,12 @@ def code_hash() -> str:
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
             digest.update(file.read_bytes())
     return digest.hexdigest()[:12]
+
+
+def settings_of(recipe: Recipe) -> dict[str, Any]:
+    """All values of a recipe, and the learning rate that it comes to."""
+    rate = recipe.training.learning_rate or DEFAULT_LEARNING_RATES[recipe.method.name]
+    return {**recipe.plain(), "learning_rate": rate}
 
 
 def digest(key: Mapping[str, Any]) -> str:

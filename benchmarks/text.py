@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from cells import CELLS, MAIN, OURS, PEERS, RUNS, SHARED
-from rows import HERE, code_hash, digest, file_hash, row
+from rows import HERE, code_hash, digest, file_hash, row, settings_of
 
 from domaintune.data.formats import read_rows
 from domaintune.engine.starting_head import probe_head
@@ -33,7 +33,7 @@ from domaintune.inputs import checksums
 from domaintune.parts import Parts, assemble
 from domaintune.pipeline import general_of, tune
 from domaintune.predict import load, open_base
-from domaintune.recipe import DEFAULT_LEARNING_RATES, Recipe
+from domaintune.recipe import Recipe
 from domaintune.run import RunFolder, peak_memory
 from domaintune.tasks.base import Record, Task, dataset
 
@@ -45,11 +45,10 @@ def key_of(recipe: Recipe) -> dict[str, Any]:
     """What decides a row's numbers: the recipe without places on this machine, and the data."""
     plain = {
         k: v
-        for k, v in recipe.plain().items()
+        for k, v in settings_of(recipe).items()
         if k not in ("output", "train", "dev", "test", "general", "general_check")
     }
-    rate = recipe.training.learning_rate or DEFAULT_LEARNING_RATES[recipe.method.name]
-    return {"recipe": plain | {"base": Path(recipe.base).name, "learning_rate": rate}, "data": checksums(recipe)}
+    return {"recipe": plain | {"base": Path(recipe.base).name}, "data": checksums(recipe)}
 
 
 def pairs(task: Task, records: Sequence[Record]) -> list[list[int]]:

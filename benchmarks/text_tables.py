@@ -14,9 +14,9 @@ import matplotlib
 import numpy as np
 from cells import CELLS, MAIN, OURS, PEERS
 from matplotlib.figure import Figure
-from rows import code_hash
+from rows import code_hash, settings_of
 
-from domaintune.recipe import DEFAULT_LEARNING_RATES, Recipe
+from domaintune.recipe import Recipe
 
 PAGE = Path("docs/benchmarks.md")
 DRAWS = 2000
@@ -87,9 +87,8 @@ def kept(rows: Sequence[Row], at: Callable[[Row], str], part: str) -> str:
 def is_old(name: str, rows: Sequence[Row]) -> bool:
     """Whether other code than today's, or other settings of this method, made one of the rows."""
     fields = {"task": "text-classification", "base": "minilm", "train": "any", "output": "any", "method": OURS[name]}
-    recipe = Recipe.make(fields)
-    rate = recipe.training.learning_rate or DEFAULT_LEARNING_RATES[recipe.method.name]
-    now = {key: recipe.plain()[key] for key in ("method", "training")} | {"learning_rate": rate}
+    settings = settings_of(Recipe.make(fields))
+    now = {key: settings[key] for key in ("method", "training", "learning_rate")}
     return any(
         row["key"]["code"] != code_hash() or any(row["key"]["recipe"].get(key) != value for key, value in now.items())
         for row in rows

@@ -27,7 +27,7 @@ from domaintune.evaluation.score import predict_by_domain
 from domaintune.methods import method_from
 from domaintune.methods.base import Attached, Form
 from domaintune.recipe import Recipe
-from domaintune.run import RunFolder, is_run
+from domaintune.run import RunFolder, check_strengths, is_run
 from domaintune.tasks import TASKS
 from domaintune.tasks.base import Mode, Prediction, Task, dataset
 
@@ -197,8 +197,7 @@ class Run:
             RunError: a strength outside [0, 1].
         """
         chosen = self.strength if strength is None else float(strength)
-        if not 0 <= chosen <= 1:
-            raise RunError(f"strength must lie in [0, 1], got {chosen:g}.", where="--strength")
+        check_strengths({"": chosen}, ())
         return chosen
 
     def view(self, strength: float | None = None, *, head: str = "domain") -> nn.Module:
@@ -232,14 +231,9 @@ class Run:
         """
         given = dict(strength) if isinstance(strength, Mapping) else {} if strength is None else {"": strength}
         whole = self.checked_strength(given.get(""))
-        given = {name: self.checked_strength(value) for name, value in given.items()}
+        given = {name: float(value) for name, value in given.items()}
+        check_strengths(given, self.domains)
         own = {} if "" in given else self.own_strengths
-        if unknown := set(given) - {"", *self.domains}:
-            raise RunError(
-                f"the run has learned no weight for '{min(unknown)}'; it has: {', '.join(self.domains) or 'none'}.",
-                where="--strength",
-                remedy="Give one number, or NAME=NUMBER for a domain that it knows.",
-            )
         return {
             "": whole,
             **{name: given.get(name, own.get(name, whole * weight)) for name, weight in self.domains.items()},

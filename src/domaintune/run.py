@@ -320,3 +320,21 @@ def processor_name() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def check_strengths(given: Mapping[str, float], domains: Iterable[str]) -> None:
+    """Strengths by domain ("": the others'), of a run that has learned weights for `domains`.
+
+    Raises:
+        RunError: one outside [0, 1], or a domain that the run does not know.
+    """
+    for value in given.values():
+        if not 0 <= value <= 1:
+            raise RunError(f"strength must lie in [0, 1], got {value:g}.", where="--strength")
+    known = list(domains)
+    if unknown := set(given) - {"", *known}:
+        raise RunError(
+            f"the run has learned no weight for '{min(unknown)}'; it has: {', '.join(known) or 'none'}.",
+            where="--strength",
+            remedy="Give one number, or NAME=NUMBER for a domain that it knows.",
+        )

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from domaintune.errors import RunError
-from domaintune.run import RunFolder, write_json
+from domaintune.run import RunFolder, check_strengths, write_json
 
 
 def set_strength(path: str | Path, strength: float | Mapping[str, float]) -> None:
@@ -20,24 +19,11 @@ def set_strength(path: str | Path, strength: float | Mapping[str, float]) -> Non
     folder = RunFolder.existing(path)
     stored = folder.read("strength.json")
     given = dict(strength) if isinstance(strength, Mapping) else {"": strength}
-    _check(given, stored)
+    check_strengths(given, stored.get("domains", {}))
     kept = {} if "" in given else stored.get("own", {})
     own = kept | {name: float(value) for name, value in given.items() if name}
     made = {**stored, "chosen": float(given.get("", stored["chosen"])), "own": own}
     write_json(folder.path / "strength.json", made)
-
-
-def _check(given: Mapping[str, float], stored: Mapping[str, Any]) -> None:
-    for name, value in given.items():
-        if not 0 <= value <= 1:
-            raise RunError(f"strength must lie in [0, 1], got {value:g}.", where="--strength")
-        known = stored.get("domains", {})
-        if name and name not in known:
-            raise RunError(
-                f"the run has learned no weight for '{name}'; it has: {', '.join(known) or 'none'}.",
-                where="--strength",
-                remedy="Give one number, or NAME=NUMBER for a domain that it knows.",
-            )
 
 
 def told(path: str | Path, strength: float | Mapping[str, float] | None, *, keep: bool) -> list[str]:
@@ -56,7 +42,7 @@ def told(path: str | Path, strength: float | Mapping[str, float] | None, *, keep
     if keep:
         set_strength(path, given)
         return [f"{path} now predicts at strength {said}.", *moved(path)]
-    _check(given, folder.read("strength.json"))
+    check_strengths(given, folder.read("strength.json").get("domains", {}))
     measured = {point["strength"] for point in folder.read("scores.json")["frontier"]}
     where = "is in the table" if set(given) == {""} and given[""] in measured else "was not measured"
     options = " ".join(
