@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import textwrap
+from itertools import pairwise
 from pathlib import Path
 from typing import get_args
 
@@ -30,6 +34,7 @@ Default learning rates: %s.
 
 
 def table(title: str, model: type[BaseModel], prefix: str) -> str:
+    meanings = meanings_of(model)
     lines = [f"\n## {title}\n", "| key | default | meaning |", "| --- | --- | --- |"]
     for name, field in model.model_fields.items():
         nested = [
@@ -40,9 +45,21 @@ def table(title: str, model: type[BaseModel], prefix: str) -> str:
         if nested or name == "name":
             continue
         default = "required" if field.default is PydanticUndefined else f"`{_plain(field.default)}`"
-        meaning = " ".join((field.description or "").split()).replace("|", "\\|")
+        meaning = " ".join(meanings.get(name, "").split()).replace("|", "\\|")
         lines.append(f"| `{prefix}{name}` | {default} | {meaning} |")
     return "\n".join(lines) + "\n"
+
+
+def meanings_of(model: type[BaseModel]) -> dict[str, str]:
+    """What stands below each field of the class."""
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(model))).body
+    assert isinstance(definition, ast.ClassDef)
+    return {
+        field.target.id: below.value.value
+        for field, below in pairwise(definition.body)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
+    }
 
 
 def _plain(value: object) -> str:

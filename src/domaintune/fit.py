@@ -99,24 +99,21 @@ def sampled(rows: int, count: int, *, seed: int) -> list[int]:
     return made
 
 
-def validator(
-    task: Task, base: Base, attached: Attached, dev: Dataset, budget: int, precision: str
-) -> Callable[[], float]:
-    """Dev score of the model in training and in its precision, higher is better."""
+def validator(task: Task, base: Base, attached: Attached, dev: Dataset, budget: int) -> Callable[[], float]:
+    """Dev score of the model in training, higher is better."""
     sign = 1.0 if task.primary.higher_is_better else -1.0
     name = task.primary.name
 
     def validate() -> float:
-        with torch.autocast(base.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-            made = predict_by_domain(
-                task,
-                base,
-                attached.in_domain,
-                dev,
-                domains=attached.domain_weights(),
-                wanted=frozenset({name}),
-                budget=budget,
-            )
+        made = predict_by_domain(
+            task,
+            base,
+            attached.in_domain,
+            dev,
+            domains=attached.domain_weights(),
+            wanted=frozenset({name}),
+            budget=budget,
+        )
         return sign * point_scores(task, records_of(task, dev, made))[name]
 
     return validate
@@ -202,7 +199,7 @@ def _train(
     settings = training_settings(recipe, task, rows=len(data.examples))
     assert settings.learning_rate is not None
     budget = recipe.evaluation.batch_budget or default_budget(task, base.device)
-    validate = None if dev is None else validator(task, base, attached, dev, budget, settings.precision)
+    validate = None if dev is None else validator(task, base, attached, dev, budget)
     latest: list[Progress] = []
 
     def tell(progress: Progress) -> None:
@@ -232,6 +229,12 @@ def _train(
     )
     attached.model.eval()
     return attached, training
+
+
+def with_precision(recipe: Recipe, training: Training) -> Recipe:
+    """The recipe with the precision that this training came to."""
+    settings = recipe.training.model_copy(update={"precision": training.precision})
+    return recipe.model_copy(update={"training": settings})
 
 
 def _frontier_records(
@@ -268,6 +271,7 @@ def _fit_over_folds(
     patient = recipe.model_copy(update={"training": training_of_all})
     average = recipe.training.weights == "averaged"
     kept, probes = _train_folds(patient, base, task, rows, general, folder, report)
+    patient = with_precision(patient, kept[0][2])
     means = np.mean([[epoch.score or 0.0 for epoch in training.epochs] for _, _, training, _ in kept], axis=0)
     best = int(np.argmax(means)) if len(means) else 0
     report("frontier", None)
@@ -330,5 +334,6 @@ def _train_folds(
             recipe, started, task, data, dev, folder, report, name=f"fold-{number}",
             keep_epochs=recipe.training.weights == "best",
         )  # fmt: skip
+        recipe = with_precision(recipe, training)  # the first fold's is that of all
         kept.append((started, attached, training, dev))
     return kept, probes

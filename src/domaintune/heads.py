@@ -94,7 +94,7 @@ def _probe(recipe: Recipe, base: Base, task: Task, data: Dataset, dev: Dataset |
         base, generator=torch.Generator().manual_seed(recipe.seed)
     )
     settings = training_settings(recipe, task, rows=len(data.examples)).model_copy(
-        update={"patience": None, "train_batch_norm": False}
+        update={"patience": None, "train_batch_norm": False, "precision": "fp32"}
     )
     train(
         attached,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ import torch
 from domaintune.bases.base import Base
 from domaintune.checks.table import plain
 from domaintune.confirm import Confirmation, SideScores, confirm
-from domaintune.engine.pace import FEWEST_STEPS, faster_precision, pace
+from domaintune.engine.pace import pace
 from domaintune.engine.train import Progress
 from domaintune.evaluation.records import save_records, scored_rows
 from domaintune.fit import Fitted, fit, form_of
@@ -63,7 +62,6 @@ def tune(recipe: Recipe, *, overwrite: bool = False, report: Report = lambda sta
             told("base", None)
             base = open_base(recipe)
             parts = assemble(recipe, base, seen=seen_by(recipe.base))
-            recipe = with_precision(folder, recipe, base, parts)
             general = general_of(parts)
             base = general_base(recipe, base, general)
             fitted = fit(
@@ -84,36 +82,6 @@ def tune(recipe: Recipe, *, overwrite: bool = False, report: Report = lambda sta
             write_run(folder, recipe, parts, fitted, confirmation, more, data=data, seconds=seconds)
             told.result(folder)
     return load(recipe.output)
-
-
-def with_precision(folder: RunFolder, recipe: Recipe, base: Base, parts: Parts) -> Recipe:
-    """The recipe with fp32 or bf16 in the place of "auto": measured once, and remembered for whoever resumes. Short trainings stay
-    in fp32."""
-    if recipe.training.precision != "auto":
-        return recipe
-    state = folder.read("run.json")
-    if "precision" not in state:
-        state["precision"] = precision_for(recipe, parts, *untrained(recipe, base, parts))
-        write_json(folder.path / "run.json", state)
-    training = recipe.training.model_copy(update={"precision": state["precision"]})
-    return recipe.model_copy(update={"training": training})
-
-
-def precision_for(recipe: Recipe, parts: Parts, attached: Attached, data: Dataset) -> Precision:
-    """What "auto" comes to."""
-    settings = training_settings(recipe, parts.task, rows=len(parts.train))
-    steps = (settings.epochs or 0) * math.ceil(len(data.items) / settings.batch_size)
-    if steps < FEWEST_STEPS:
-        return "fp32"
-    chosen: Precision = "fp32"
-    for _ in range(
-        2
-    ):  # the first step of a shape makes its kernels too, which takes longer in bf16: the second measurement counts
-        chosen = faster_precision(
-            attached, parts.task, attached.base, data, batch_size=settings.batch_size,
-            budget=settings.micro_batch_budget, seed=recipe.seed,
-        )  # fmt: skip
-    return chosen
 
 
 def untrained(recipe: Recipe, base: Base, parts: Parts) -> tuple[Attached, Dataset]:
@@ -194,11 +162,7 @@ def plan(recipe: Recipe) -> Plan:
         named |= {"general (choose)": parts.general.choose, parts.general.headline_name: parts.general.headline}
         named |= {"general (learn)": parts.general.learn} if parts.general.learn else {}
     settings = training_settings(recipe, task, rows=len(parts.train))
-    precision = precision_for(recipe, parts, attached, data) if settings.precision == "auto" else settings.precision
-    measured = pace(
-        attached, task, attached.base, data, batch_size=settings.batch_size, budget=settings.micro_batch_budget,
-        precision=precision, seed=recipe.seed,
-    )  # fmt: skip
+    measured = pace(attached, task, attached.base, data, settings, seed=recipe.seed)
     costs = sum(map(task.cost, data.items)), sum(map(task.cost, dataset(task, attached.base, parts.dev or ()).items))
     # A forward alone takes about a third of forward and backward.
     minutes = measured.seconds_per_cost * (settings.epochs or 0) * (costs[0] + costs[1] / 3) / 60
@@ -243,9 +207,10 @@ def check(recipe: Recipe, *, show_tokens: int = 0) -> Checked:
     return Checked(rows, parts.task.head().labels, parts.notes, parts.findings, shown)
 
 
-def resolved(recipe: Recipe, base: Base, parts: Parts) -> Recipe:
+def resolved(recipe: Recipe, base: Base, parts: Parts, precision: Precision) -> Recipe:
     """The recipe with what was decided at run time written out: it re-runs the same."""
-    training = training_settings(recipe, parts.task, rows=len(parts.train))
+    settings = training_settings(recipe, parts.task, rows=len(parts.train))
+    training = settings.model_copy(update={"precision": precision})
     balance = recipe.balance.model_copy(update={"form": form_of(recipe, base)})
     return recipe.model_copy(update={"training": training, "balance": balance, "threads": torch.get_num_threads()})
 
@@ -272,7 +237,7 @@ def write_run(
         tasks["general"] = parts.general.task.model_dump(mode="json")
     write_json(path / "tasks.json", tasks)
     write_json(path / PLACES, parts.places())
-    write_json(path / "resolved.json", resolved(recipe, base, parts).plain())
+    write_json(path / "resolved.json", resolved(recipe, base, parts, fitted.training.precision).plain())
     write_json(path / "seen.json", sorted({*parts.seen(), *seen_by(recipe.base)}))
     write_json(
         path / "strength.json",

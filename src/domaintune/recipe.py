@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from domaintune.errors import RecipeError
 from domaintune.memory import stored_rows
-from domaintune.settings import LoRASettings, MethodSettings, Settings, TaskSettings
+from domaintune.settings import AskedPrecision, LoRASettings, MethodSettings, Settings, TaskSettings
 from domaintune.validation import explain, put_
 
 Paths = str | tuple[str, ...]
@@ -47,10 +47,10 @@ class TrainingSettings(Settings):
     micro_batch_budget: int | None = Field(default=None, ge=1)
     """Tokens (text) or pixels (pictures) in one forward; by default 2,048 or 400,000 on a CPU, 4,096 or 4,000,000 on a GPU, and a whole
     step where batch-norm statistics are trained."""
-    precision: Literal["fp32", "bf16", "auto"] = "auto"
-    """bf16: forward and backward in bfloat16 where torch's autocast does, weights in float32, scores of a run in float32. auto: a few
-    steps of either are timed, and bf16 is taken where it is 1.3 times as fast, in trainings of 200 steps or more; the resolved recipe
-    says which."""
+    precision: AskedPrecision = "auto"
+    """bf16: forward and backward in bfloat16 where torch's autocast does, weights in float32, scores of a run in float32. auto: in
+    trainings of 200 steps or more the first 18 alternate and are timed, and the others are in bf16 where it is 1.3 times as fast; the
+    resolved recipe says which."""
     train_batch_norm: bool = False
     """Let batch-norm statistics follow the domain."""
     checkpoint_every_seconds: float = Field(default=60.0, ge=0)

@@ -8,10 +8,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 Precision = Literal["fp32", "bf16"]
+AskedPrecision = Literal["fp32", "bf16", "auto"]
 
 
 # --- tasks

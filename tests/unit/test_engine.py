@@ -35,12 +35,11 @@ def weights(model: nn.Module) -> torch.Tensor:
 def gradient_of(model: nn.Module, data: Dataset, parts: list[list[int]], **more: Any) -> tuple[torch.Tensor, float]:
     step = StepGradient(
         more.pop("task", Regression()),
-        None,
+        None,  # type: ignore[arg-type]
         Trained(model),
         data,
         seed=7,
         pulls=more.pop("pulls", ()),
-        sixteen_bits=False,  # type: ignore[arg-type]
         accelerator=accelerator(),
     )
     model.zero_grad()

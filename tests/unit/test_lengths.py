@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,27 @@ def built(base: Any, kind: str) -> TextClassification:
     return TextClassification.build(
         rows(LONG, "the dog"), base, TextClassificationSettings(max_length=LIMIT, long_texts=kind)
     )
+
+
+@pytest.mark.parametrize("kind", ["windows", "head"])
+@pytest.mark.parametrize("family", ["bert", "modernbert", "gpt2"])
+def test_many_texts_at_once_become_what_each_becomes_alone(
+    family: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("domaintune.tasks.text_classification.AT_ONCE", 3)
+    base = tiny_base(family, "text-classification")
+    task = built(base, kind)
+    texts = [LONG, "", "the dog", " ", LONG + LONG, "\u200b", "the\ndog \N{DOG FACE}" * 9, "\u72d7" * 40]
+    examples = list(task.read([Row({"text": "x", "label": "a"}, "f.csv", 1) for text in texts]))
+    examples = [replace(example, text=text) for example, text in zip(examples, texts, strict=True)]
+    together = dataset(task, base, examples)
+    assert len(together.spans) == len(texts)
+    for example, span in zip(examples, together.spans, strict=True):
+        alone = dataset(task, base, [example]).items
+        ours = together.items[span.start : span.stop]
+        assert [(item.inputs, item.part, item.cut) for item in ours] == [(i.inputs, i.part, i.cut) for i in alone]
+        assert [item.targets["scale"] for item in ours] == [item.targets["scale"] for item in alone]
+    assert dataset(task, base, []).items == []
 
 
 @pytest.mark.parametrize(("kind", "part"), [("head", slice(None, LIMIT - 2)), ("tail", slice(2 - LIMIT, None))])

@@ -99,7 +99,7 @@ def load_base(
             "source": name,
             "hub": HUB_NAMES.get(name, None if folder.is_dir() else name),
             "folder": str(folder.resolve()) if folder.is_dir() and name not in BUILT_IN else None,
-            "weights_sha256": weights_checksum(folder) if folder.is_dir() else None,
+            "weights_sha256": _known_checksum(name, folder),
             "revision": getattr(config, "_commit_hash", None),
         },
     )
@@ -141,6 +141,12 @@ def own_problem_type(config: Any) -> str | None:
 def _head_is_missing(model: nn.Module, missing: set[str]) -> bool:
     body = getattr(model, "base_model_prefix", "")
     return any(name.split(".")[0] != body for name in missing)
+
+
+def _known_checksum(name: str, folder: Path) -> str | None:
+    if name in BUILT_IN:  # verified when it was found
+        return BUILT_IN[name][1]
+    return weights_checksum(folder) if folder.is_dir() else None
 
 
 def weights_checksum(folder: Path) -> str:

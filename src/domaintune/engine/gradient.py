@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from domaintune.bases.base import Base
 from domaintune.errors import TrainingError
 from domaintune.methods.base import Attached
+from domaintune.settings import Precision
 from domaintune.tasks.base import Batch, Dataset, Item, Task, item_domains
 
 STREAMS = {"step": 0, "augment": 1, "pull": 2}
@@ -64,8 +65,7 @@ def accelerator() -> Any:
 @dataclass(frozen=True)
 class StepGradient:
     """Leaves in the parameters' `.grad` the gradient of the sum over terms of S / U, S the loss sums and U the units of the whole
-    step, known before the first backward. With `sixteen_bits` the forward runs in bf16 by autocast, weights stay as they are. Where
-    domains have weights of their own, a micro-batch holds items of one domain.
+    step, known before the first backward. Where domains have weights of their own, a micro-batch holds items of one domain.
     """
 
     task: Task
@@ -74,25 +74,27 @@ class StepGradient:
     data: Dataset
     seed: int
     pulls: Sequence[Pull]
-    sixteen_bits: bool
     accelerator: Any
 
-    def accumulate_(self, micro_batches: Sequence[Sequence[int]], *, epoch: int, step: int) -> list[Tensor]:
-        """Add the step's gradient to `.grad`. Returns the parts of its loss, one a micro-batch, then one a pull: their sum is the
-        loss of the step (detached scalars, on the model's device)."""
+    def accumulate_(
+        self, micro_batches: Sequence[Sequence[int]], *, epoch: int, step: int, precision: Precision = "fp32"
+    ) -> list[Tensor]:
+        """Add the step's gradient to `.grad`. In bf16 the forward runs under autocast; weights stay as they are. Returns the parts of
+        the step's loss, one a micro-batch, then one a pull: their sum is the loss of the step (detached scalars, on the model's
+        device)."""
         batches = [self.collate(positions, epoch=epoch) for positions in micro_batches]
         units = total_units([self.task.units(batch) for batch in batches])
         device = next(self.attached.model.parameters()).device
-        losses = []
+        sixteen_bits, losses = precision == "bf16", []
         for number, (positions, batch) in enumerate(zip(micro_batches, batches, strict=True)):
             torch.manual_seed(seed_of("step", self.seed, step, number))
             with self.attached.in_domain(self._domain(positions[0])) as model:
-                with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.sixteen_bits):
+                with torch.autocast(device.type, dtype=torch.bfloat16, enabled=sixteen_bits):
                     sums = self.task.loss(model, batch.to(device))
                 losses.append(self._backward({key: (value, units[key]) for key, value in sums.items()}))
         for number, pull in enumerate(self.pulls):
             torch.manual_seed(seed_of("pull", self.seed, step, number))
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.sixteen_bits):
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=sixteen_bits):
                 terms = pull.terms(self.attached.model, step)
             losses.append(self._backward(terms))
         return losses

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from domaintune.bases.base import Base
-from domaintune.data.batches import plan
+from domaintune.data.batches import plan, steps_in_epoch
 from domaintune.engine.gradient import StepGradient, accelerator
+from domaintune.engine.precision import KINDS, PAYS, narrowed
 from domaintune.methods.base import Attached
+from domaintune.recipe import TrainingSettings
 from domaintune.run import peak_memory
 from domaintune.settings import Precision
 from domaintune.tasks.base import Dataset, Task
 
 STEPS = 3
-PAYS = 1.3
-"""bf16 must be so many times as fast as fp32 to be chosen: its rounding is not free."""
-FEWEST_STEPS = 200
-"""Of a training, for its precision to be worth measuring."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,28 +36,24 @@ def peak_of_training() -> int:
     return on_gpu or peak_memory()
 
 
-def pace(
-    attached: Attached,
-    task: Task,
-    base: Base,
-    data: Dataset,
-    *,
-    batch_size: int,
-    budget: int | None,
-    precision: Precision,
-    seed: int,
-) -> Pace:
-    """Forward and backward of the dearest step of the first epoch and of a few others; the first one warms up and is not timed.
+def pace(attached: Attached, task: Task, base: Base, data: Dataset, settings: TrainingSettings, *, seed: int) -> Pace:
+    """Forward and backward of the dearest step of the first epoch and of a few others, in the precision that training would come to;
+    the first one warms up and is not timed. `settings` has its epochs written out.
 
     Gradients are dropped; weights, modes and torch's random state are as before.
     """
+    budget, batch_size = settings.micro_batch_budget, settings.batch_size
     steps, costs = _chosen(task, data, batch_size=batch_size, budget=budget, seed=seed)
-    gradient = StepGradient(
-        task, base, attached, data, seed=seed, pulls=(), sixteen_bits=precision == "bf16", accelerator=accelerator()
-    )
-    times = [_timed(gradient, attached, step, costs, time.perf_counter) for step in steps]
+    total = (settings.epochs or 0) * steps_in_epoch(len(costs), batch_size=batch_size)
+    asked = narrowed(settings.precision, base.device, steps=total)
+    gradient = StepGradient(task, base, attached, data, seed=seed, pulls=(), accelerator=accelerator())
+    seconds = {}
+    for kind in KINDS if asked == "auto" else (asked,):
+        times = [_timed(gradient, attached, step, costs, kind) for step in steps]
+        seconds[kind] = statistics.median(times[1:])
     attached.model.eval()
-    return Pace(statistics.median(times[1:]), peak_of_training())
+    paid = len(seconds) == 1 or seconds["fp32"] >= PAYS * seconds["bf16"]
+    return Pace(list(seconds.values())[-1 if paid else 0], peak_of_training())
 
 
 def _chosen(
@@ -77,44 +71,17 @@ def _timed(
     attached: Attached,
     step: Sequence[Sequence[int]],
     costs: Sequence[int],
-    clock: Callable[[], float],
+    precision: Precision,
 ) -> float:
     device = next(attached.model.parameters()).device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         attached.train_()
-        began = clock()
-        gradient.accumulate_(step, epoch=0, step=0)
+        began = time.perf_counter()
+        gradient.accumulate_(step, epoch=0, step=0, precision=precision)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        seconds = clock() - began
+        seconds = time.perf_counter() - began
     for group in attached.parameter_groups():
         for parameter in group.parameters:
             parameter.grad = None
     return seconds / max(1, sum(costs[i] for part in step for i in part))
-
-
-def faster_precision(
-    attached: Attached, task: Task, base: Base, data: Dataset, *, batch_size: int, budget: int | None, seed: int
-) -> Precision:
-    """fp32, or bf16 where its steps take 1.3 times less in alternating measurements (the median of three pairs). On a CPU the
-    processor's time counts, which other programs disturb less."""
-    if base.device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return "fp32"
-    kinds: tuple[Precision, Precision] = ("fp32", "bf16")
-    steps, costs = _chosen(task, data, batch_size=batch_size, budget=budget, seed=seed)
-    clock = time.process_time if base.device.type == "cpu" else time.perf_counter
-    gradients = {
-        kind: StepGradient(
-            task, base, attached, data, seed=seed, pulls=(), sixteen_bits=kind == "bf16", accelerator=accelerator()
-        )
-        for kind in kinds
-    }
-    for kind in kinds:  # the first forward allocates
-        _timed(gradients[kind], attached, steps[-1], costs, clock)
-    ratios = []
-    for number, step in enumerate(steps[1:]):
-        order = kinds if number % 2 == 0 else kinds[::-1]
-        made = {kind: _timed(gradients[kind], attached, step, costs, clock) for kind in order}
-        ratios.append(made["fp32"] / max(made["bf16"], 1e-9))
-    attached.model.eval()
-    return "bf16" if statistics.median(ratios) >= PAYS else "fp32"

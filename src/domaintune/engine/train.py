@@ -23,9 +23,11 @@ from domaintune.engine.epochs import Epoch, averaged, better
 from domaintune.engine.gradient import Pull, StepGradient, accelerator
 from domaintune.engine.interrupts import Interrupts
 from domaintune.engine.optimizer import Optimizer, schedule_factor
+from domaintune.engine.precision import TRIAL, narrowed, precision_of, timed
 from domaintune.errors import TrainingError
 from domaintune.methods.base import Attached
 from domaintune.recipe import TrainingSettings
+from domaintune.settings import Precision
 from domaintune.tasks.base import Dataset, Task
 
 MAX_ROLLBACKS = 3
@@ -51,7 +53,7 @@ class Training:
     """What `train` did. `best_epoch` is the one whose weights the model holds, -1 where none was trained; `steps` are those that
     count, without what was rolled back. `states` are the weights after every epoch, as `Attached.state` gives them, where
     asked for; `averaged` is the mean of those of the last `averaged_epochs`, which the model does not hold, where the settings ask for
-    it and training came past the first half of its schedule.
+    it and training came past the first half of its schedule. `precision` is that of the steps but for a trial's.
     Source of averaging late epochs: stochastic weight averaging, arXiv 1803.05407. Differs: the schedule is the usual one."""
 
     epochs: tuple[Epoch, ...]
@@ -62,6 +64,7 @@ class Training:
     states: tuple[Mapping[str, Tensor], ...] = ()
     averaged: Mapping[str, Tensor] | None = None
     averaged_epochs: int = 0
+    precision: Precision = "fp32"
 
 
 def train(
@@ -100,10 +103,7 @@ def train(
         raise TrainingError("there is nothing to train on.", where="train", remedy="Give rows.")
     device = next(attached.model.parameters()).device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), Interrupts() as interrupts:
-        gradient = StepGradient(
-            task, base, attached, data, seed=seed, pulls=tuple(pulls),
-            sixteen_bits=settings.precision == "bf16", accelerator=accelerator(),
-        )  # fmt: skip
+        gradient = StepGradient(task, base, attached, data, seed=seed, pulls=tuple(pulls), accelerator=accelerator())
         loop = _Loop(
             attached=attached,
             data=data,
@@ -122,6 +122,7 @@ def train(
             keep_epochs=keep_epochs,
             caller=fingerprint,
             interrupts=interrupts,
+            device=device,
         )
         return loop.run()
 
@@ -139,6 +140,8 @@ class _State:
     averaged_epochs: int = 0
     stopped_early: bool = False
     finished: bool = False
+    trial: list[float] = field(default_factory=list)
+    """See `precision_of`."""
     history: list[Epoch] = field(default_factory=list)
 
 
@@ -169,10 +172,13 @@ class _Loop:
     keep_epochs: bool
     caller: str
     interrupts: Interrupts
+    device: torch.device
 
     def __post_init__(self) -> None:
         self.steps_in_epoch = steps_in_epoch(len(self.costs), batch_size=self.settings.batch_size)
         self.state = _State()
+        self.total_steps = self.planned_epochs * self.steps_in_epoch
+        self.asked = narrowed(self.settings.precision, self.device, steps=self.total_steps)
         # Weights by epoch, with the name of their snapshot: the best epoch's, or all where they are kept.
         self.kept: dict[int, tuple[str, Mapping[str, Tensor]]] = {}
         self.mean: tuple[str, Mapping[str, Tensor]] | None = None
@@ -201,8 +207,8 @@ class _Loop:
 
     def factor(self) -> float:
         """What multiplies the learning rate in the next step."""
-        total = self.planned_epochs * self.steps_in_epoch
-        scheduled = schedule_factor(self.settings.schedule, self.step, total_steps=total, warmup=self.settings.warmup)
+        kind, warmup = self.settings.schedule, self.settings.warmup
+        scheduled = schedule_factor(kind, self.step, total_steps=self.total_steps, warmup=warmup)
         return float(scheduled * 0.5**self.state.rollbacks)
 
     def _run_epoch_(self) -> None:
@@ -214,7 +220,7 @@ class _Loop:
         self.attached.train_(train_batch_norm=self.settings.train_batch_norm)
         while self.state.position < len(steps):
             began = time.monotonic()
-            losses = self.gradient.accumulate_(steps[self.state.position], epoch=self.state.epoch, step=self.step)
+            losses = self._gradient_(steps[self.state.position])
             norm = torch.as_tensor(
                 self.gradient.accelerator.clip_grad_norm_(self.optimizer.parameters, self.settings.max_gradient_norm)
             )
@@ -230,6 +236,20 @@ class _Loop:
             self.state.seconds += time.monotonic() - began
             self._after_step(loss, self.optimizer.learning_rate * factor)
         self._close_epoch_()
+
+    @property
+    def precision(self) -> Precision:
+        """Of the next step."""
+        return precision_of(self.asked, self.state.trial)
+
+    def _gradient_(self, step: Sequence[Sequence[int]]) -> list[Tensor]:
+        """The losses of a step whose gradient is left in the parameters; its time is kept while precisions are on trial."""
+        with timed(self.device) as seconds:
+            losses = self.gradient.accumulate_(step, epoch=self.state.epoch, step=self.step, precision=self.precision)
+        if self.asked == "auto" and len(self.state.trial) < TRIAL:
+            cost = sum(self.costs[position] for part in step for position in part)
+            self.state.trial.append(seconds[0] / max(1, cost))
+        return losses
 
     def _after_step(self, loss: float, learning_rate: float) -> None:
         self.steps_here += 1
@@ -248,7 +268,8 @@ class _Loop:
         began = time.monotonic()
         score = None
         if self.validate is not None:
-            with self.interrupts.allowed():
+            sixteen_bits = self.precision == "bf16"
+            with self.interrupts.allowed(), torch.autocast(self.device.type, torch.bfloat16, enabled=sixteen_bits):
                 score = float(self.validate())
         seconds = state.seconds + time.monotonic() - began
         state.history.append(Epoch(state.epoch, state.loss_sum / self.steps_in_epoch, score, seconds))
@@ -304,6 +325,7 @@ class _Loop:
             states=tuple(self.kept[epoch.index][1] for epoch in state.history) if self.keep_epochs else (),
             averaged=None if self.mean is None else self.mean[1],
             averaged_epochs=state.averaged_epochs,
+            precision=self.precision if len(state.trial) in (0, TRIAL) else "fp32",
         )
 
     def _snapshot(self) -> _Snapshot:

@@ -67,8 +67,8 @@ class PTuning(Method):
     - concatenated: lerp(attention(q, k, v), attention(q, [P_k; k], [P_v; v]), s);
     - gated: attention(q, k, v) + s tanh(gate) attention(q, P_k, P_v), gate zero at the start.
 
-    Version 2 learns P_k and P_v themselves, or, reparameterised, what an MLP adds to their start. Version 1 learns virtual tokens by a prompt encoder and takes the keys and values
-    that they have where they run through the same blocks alone.
+    Version 2 learns P_k and P_v themselves, or, reparameterised, what an MLP adds to their start. Version 1 learns virtual
+    tokens by a prompt encoder and takes the keys and values that they have where they run through the same blocks alone.
 
     Source: P-tuning v2 (arXiv 2110.07602), P-tuning (arXiv 2103.10385); gate: LLaMA-Adapter (arXiv 2303.16199).
     Differs: version 1's virtual tokens do not see the input. For a causal model that is what they do in an ordinary soft prompt

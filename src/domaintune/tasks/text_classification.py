@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
@@ -49,8 +50,11 @@ from domaintune.tasks.classification import (
     target_weights,
     with_shown,
 )
+from domaintune.tasks.word_windows import require_fast
 
 DEFAULT_MAX_LENGTH = 512
+AT_ONCE = 1000
+"""Texts that are tokenised together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,14 +176,28 @@ class TextClassification(Task):
         return (example.text,)
 
     def prepare(self, base: Base, example: TextExample) -> tuple[Item, ...]:
+        return next(iter(self.prepare_all(base, [example])))
+
+    def prepare_all(self, base: Base, examples: Sequence[TextExample]) -> Iterator[tuple[Item, ...]]:
         if self.long_texts != "windows":
-            return (self._end(base, example),)
-        encoded = base.processor(
-            example.text, truncation=True, max_length=self.max_length, return_overflowing_tokens=True
-        )
-        names, count = _input_names(base, encoded), len(encoded["input_ids"])
-        target = {"target": multi_hot(example.labels, len(self.labels)), "scale": 1.0 / count}
-        return tuple(Item({name: encoded[name][part] for name in names}, target, part) for part in range(count))
+            yield from ((self._end(base, example),) for example in examples)
+            return
+        require_fast(base.processor)
+        for first in range(0, len(examples), AT_ONCE):
+            chunk = examples[first : first + AT_ONCE]
+            texts = [example.text for example in chunk]
+            encoded = base.processor(
+                texts, truncation=True, max_length=self.max_length, return_overflowing_tokens=True,
+                return_attention_mask=False,
+            )  # fmt: skip
+            names, counts = _input_names(base, encoded), Counter(encoded["overflow_to_sample_mapping"])
+            at = 0
+            for place, example in enumerate(chunk):
+                count = counts[place]
+                target = {"target": multi_hot(example.labels, len(self.labels)), "scale": 1.0 / count}
+                windows = enumerate(range(at, at + count))
+                yield tuple(Item({name: encoded[name][row] for name in names}, target, part) for part, row in windows)
+                at += count
 
     def _end(self, base: Base, example: TextExample) -> Item:
         """The first or last tokens of the text between the special ones."""

@@ -33,6 +33,18 @@ class Window:
     positions: np.ndarray
 
 
+def require_fast(tokenizer: Any) -> None:
+    """
+    Raises:
+        BaseError: a tokenizer that cannot tell where its tokens stand, nor cut a text into windows.
+    """
+    if not tokenizer.is_fast:
+        raise BaseError(
+            f"{type(tokenizer).__name__} does not tell where its tokens stand in the text.",
+            remedy="Use a base with a fast tokenizer (tokenizer.json).",
+        )
+
+
 def tokenize_words(tokenizer: Any, words: Sequence[str]) -> WordTokens:
     """Tokens of the words joined by spaces, mapped back to the words by their offsets.
 
@@ -44,11 +56,7 @@ def tokenize_words(tokenizer: Any, words: Sequence[str]) -> WordTokens:
     Raises:
         BaseError: a tokenizer that cannot tell where its tokens stand.
     """
-    if not tokenizer.is_fast:
-        raise BaseError(
-            f"{type(tokenizer).__name__} does not tell where its tokens stand in the text.",
-            remedy="Use a base with a fast tokenizer (tokenizer.json).",
-        )
+    require_fast(tokenizer)
     text = " ".join(words)
     encoded = tokenizer(text, return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False)
     inner = [position for position, special in enumerate(encoded["special_tokens_mask"]) if not special]
