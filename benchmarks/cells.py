@@ -48,6 +48,7 @@ class Cell:
             "threads": 1,
             "output": str(output),
             "data": {"max_train_rows": 1000, **self.data},
+            "evaluation": {"robustness": False},
             **more,
         }
         return Recipe.make({key: value for key, value in values.items() if value is not None})

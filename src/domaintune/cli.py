@@ -36,6 +36,23 @@ AsJson = Annotated[bool, Option("--json", help="JSON on standard output.")]
 INTERRUPTED = 130
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(version("domaintune"))
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, Option("--version", callback=_version, is_eager=True, help="Say which, and stop.")
+    ] = False,
+) -> None:
+    """What stands before a command."""
+
+
 @app.command("tune")
 @with_recipe
 def tune_command(

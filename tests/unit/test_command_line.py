@@ -6,6 +6,7 @@ import json
 import resource
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,10 @@ def test_help_is_readable(capsys: pytest.CaptureFixture[str], command: str | Non
         options = [line for line in section.splitlines() if line.startswith("  --")]
         assert options
         assert all(len(line.split(maxsplit=2)) == 3 or "\n" in section for line in options)
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    assert called(capsys, "--version")[:2] == (0, f"{version('domaintune')}\n")
 
 
 def test_the_front_page_imports_little() -> None:

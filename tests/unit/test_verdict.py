@@ -45,6 +45,15 @@ def test_open_says_how_many_rows():
     assert result.general_rows_needed == 1200
 
 
+def test_no_one_is_told_to_label_more_rows_than_anyone_would():
+    result = verdict(*[at(1.0, estimate(0.1, 0.02), estimate(0.951, 0.08, lower=0.9))] * 2)
+    assert result.general_rows_needed is None
+    assert "at the floor of 0.95" in result.sentence
+    result = verdict(*[at(1.0, estimate(0.001, 0.04), estimate(0.99, 0.02))] * 2)
+    assert result.test_rows_needed is None
+    assert "more than 10,000 test rows" in result.sentence
+
+
 def test_without_general_data_the_gain_decides():
     assert verdict(*[at(1.0, estimate(0.1, 0.02), None)] * 2).kind == "deploy"
     assert "unknown" in verdict(*[at(1.0, estimate(0.1, 0.02), None)] * 2).sentence

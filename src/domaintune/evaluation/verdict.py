@@ -10,6 +10,8 @@ from domaintune.evaluation.intervals import Estimate
 
 Kind = Literal["deploy", "trade", "keep the base", "too close to call"]
 
+MOST_ROWS = 10_000
+
 
 @dataclass(frozen=True, slots=True)
 class Confirmed:
@@ -60,22 +62,32 @@ def _open(shown: Confirmed, told: str, *, floor: float, test_rows: int, general_
     if gain.low <= 0:
         if gain.value > 0:
             test_needed = _rows(test_rows, gain.value - gain.low, gain.value)
-            wants.append(f"about {test_needed} test rows would show a gain of this size")
+            wants.append(
+                f"about {test_needed:,} test rows would show a gain of this size"
+                if test_needed
+                else f"a gain of this size would need more than {MOST_ROWS:,} test rows to show"
+            )
         else:
             wants.append("no gain is seen; more or better training rows would have to bring one")
     if kept is not None and kept.lower < floor:
         if kept.value > floor:
             general_needed = _rows(general_rows, kept.value - kept.lower, kept.value - floor)
-            wants.append(f"about {general_needed} general rows would settle the retention")
+            wants.append(
+                f"about {general_needed:,} general rows would settle the retention"
+                if general_needed
+                else f"retention is at the floor of {floor:g}, above which only a lower strength can lift it"
+            )
         else:
             wants.append(f"retention is below the floor of {floor:g}: lower the strength or the floor")
     sentence = f"Too close to call: {told}" + (f"; {'; '.join(wants)}." if wants else ".")
     return Verdict("too close to call", sentence, test_needed, general_needed)
 
 
-def _rows(now: int, margin: float, wanted: float) -> int:
-    """Rows at which an interval of half-width `margin` shrinks to `wanted`: widths go with 1 / sqrt(rows)."""
-    return math.ceil(now * (margin / wanted) ** 2 / 10) * 10
+def _rows(now: int, margin: float, wanted: float) -> int | None:
+    """Rows at which an interval of half-width `margin` shrinks to `wanted`: widths go with 1 / sqrt(rows). None above what anyone
+    would label."""
+    needed = math.ceil(now * (margin / wanted) ** 2 / 10) * 10
+    return needed if needed <= MOST_ROWS else None
 
 
 def _percent(estimate: Estimate) -> str:
