@@ -119,6 +119,28 @@ def validator(task: Task, base: Base, attached: Attached, dev: Dataset, budget: 
     return validate
 
 
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What every training of one fit has in common."""
+
+    recipe: Recipe
+    base: Base
+    task: Task
+    general: General | None
+    folder: Path | None
+    report: Report
+
+    def data(self, rows: Sequence[Any]) -> Dataset:
+        return dataset(self.task, self.base, rows)
+
+    def starting_base(self, data: Dataset, dev: Dataset | None) -> tuple[Base, str]:
+        return starting_base(self.recipe, self.base, self.task, data, dev, self.general)
+
+    def with_training(self, **settings: Any) -> _Job:
+        training = self.recipe.training.model_copy(update=settings)
+        return replace(self, recipe=self.recipe.model_copy(update={"training": training}))
+
+
 def fit(
     recipe: Recipe,
     base: Base,
@@ -134,20 +156,21 @@ def fit(
 
     `base` may already hold a "general" head; it gets its "domain" head here. `folder` takes the checkpoints.
     """
+    job = _Job(recipe, base, task, general, folder, report)
     if dev is None and task.cross_validates:
-        return _fit_over_folds(recipe, base, task, rows, general, folder, report)
+        return _fit_over_folds(job, rows)
     if dev is None:
         raise RecipeError("a dev part is needed for this task.", where="dev")
-    data, dev_data = dataset(task, base, rows), dataset(task, base, dev)
+    data, dev_data = job.data(rows), job.data(dev)
     report("starting head", None)
-    started, start = starting_base(recipe, base, task, data, dev_data, general)
-    attached, training = _train(recipe, started, task, data, dev_data, folder, report, name="train")
+    started, start = job.starting_base(data, dev_data)
+    attached, training = _train(job, started, data, dev_data, name="train")
     report("weights", None)
     training, score = _settle_(recipe, started, attached, training, Side(task, dev_data))
     report("frontier", None)
     probe = domain_probe_score(recipe, started, task, data, dev_data, start)
-    side = Side(task, dataset(task, base, sample(dev, recipe.balance.max_rows, seed=recipe.data_seed)))
-    domain, general_records, general_side = _frontier_records(recipe, started, attached, side, general)
+    side = Side(task, job.data(sample(dev, recipe.balance.max_rows, seed=recipe.data_seed)))
+    domain, general_records, general_side = _frontier_records(job, started, attached, side)
     frontier = points(task, domain, general_side, general_records)
     chosen = choose(frontier, keep=keep_of(recipe, general), primary=task.primary)
     by_domain = domain_points(task, side.data.examples, domain)
@@ -181,18 +204,16 @@ def _settle_(
 
 
 def _train(
-    recipe: Recipe,
+    job: _Job,
     base: Base,
-    task: Task,
     data: Dataset,
     dev: Dataset | None,
-    folder: Path | None,
-    report: Report,
     *,
     name: str,
     epochs_of_schedule: int | None = None,
     keep_epochs: bool = False,
 ) -> tuple[Attached, Training]:
+    recipe, task, folder = job.recipe, job.task, job.folder
     attached = method_from(recipe.method).attach(
         base, generator=torch.Generator().manual_seed(recipe.seed), domains=list(named_domains(data.examples))
     )
@@ -204,12 +225,12 @@ def _train(
 
     def tell(progress: Progress) -> None:
         latest[:] = [progress]
-        report(name, progress)
+        job.report(name, progress)
 
     def validate_and_tell(validate: Callable[[], float]) -> float:
         score = validate()
         for progress in latest:
-            report(name, replace(progress, score=score))
+            job.report(name, replace(progress, score=score))
         return score
 
     training = train(
@@ -231,15 +252,8 @@ def _train(
     return attached, training
 
 
-def with_precision(recipe: Recipe, training: Training) -> Recipe:
-    """The recipe with the precision that this training came to."""
-    settings = recipe.training.model_copy(update={"precision": training.precision})
-    return recipe.model_copy(update={"training": settings})
-
-
-def _frontier_records(
-    recipe: Recipe, base: Base, attached: Attached, side: Side, general: General | None
-) -> tuple[Records, Records, Side | None]:
+def _frontier_records(job: _Job, base: Base, attached: Attached, side: Side) -> tuple[Records, Records, Side | None]:
+    recipe, general = job.recipe, job.general
     form = form_of(recipe, base)
     budget = recipe.evaluation.batch_budget
     strengths = recipe.balance.strengths
@@ -254,27 +268,19 @@ def _frontier_records(
     return domain, side_records(other, base, attached, strengths, form=form, wanted=wanted, budget=budget), other
 
 
-def _fit_over_folds(
-    recipe: Recipe,
-    base: Base,
-    task: Task,
-    rows: Sequence[Any],
-    general: General | None,
-    folder: Path | None,
-    report: Report,
-) -> Fitted:
+def _fit_over_folds(job: _Job, rows: Sequence[Any]) -> Fitted:
     """5 folds: each fits its own starting head and trains through all epochs. Their averaged weights give the out-of-fold frontier; or
     the epoch with the best mean score is chosen, its states give it, and the final fit, on all rows, takes that many epochs under the
     same schedule."""
+    recipe, task = job.recipe, job.task
     # One schedule for the folds and for the final fit, whatever the number of rows in each.
-    training_of_all = training_settings(recipe, task, rows=len(rows)).model_copy(update={"patience": None})
-    patient = recipe.model_copy(update={"training": training_of_all})
+    job = job.with_training(**training_settings(recipe, task, rows=len(rows)).model_dump() | {"patience": None})
     average = recipe.training.weights == "averaged"
-    kept, probes = _train_folds(patient, base, task, rows, general, folder, report)
-    patient = with_precision(patient, kept[0][2])
+    kept, probes = _train_folds(job, rows)
+    job = job.with_training(precision=kept[0][2].precision)
     means = np.mean([[epoch.score or 0.0 for epoch in training.epochs] for _, _, training, _ in kept], axis=0)
     best = int(np.argmax(means)) if len(means) else 0
-    report("frontier", None)
+    job.report("frontier", None)
     domain: Records = {s: [] for s in recipe.balance.strengths}
     other: Records = {s: [] for s in recipe.balance.strengths}
     general_side = None
@@ -283,18 +289,17 @@ def _fit_over_folds(
         if weights is not None:
             attached.load_(weights)
         side = Side(task, dev)
-        mine, theirs, general_side = _frontier_records(recipe, started, attached, side, general)
+        mine, theirs, general_side = _frontier_records(job, started, attached, side)
         for strength in recipe.balance.strengths:
             domain[strength] += mine[strength]
             other[strength] += theirs.get(strength, [])
     frontier = points(task, domain, general_side, other)
-    chosen = choose(frontier, keep=keep_of(recipe, general), primary=task.primary)
-    everything = dataset(task, base, rows)
-    started, start = starting_base(recipe, base, task, everything, None, general)
+    chosen = choose(frontier, keep=keep_of(recipe, job.general), primary=task.primary)
+    everything = job.data(rows)
+    started, start = job.starting_base(everything, None)
     attached, training = _train(
-        patient, started, task, everything, None, folder, report, name="train",
-        epochs_of_schedule=None if average else best + 1,
-    )  # fmt: skip
+        job, started, everything, None, name="train", epochs_of_schedule=None if average else best + 1
+    )
     if training.averaged is not None:
         attached.load_(training.averaged)
     score = point_scores(task, domain[1.0])[task.primary.name] if kept else None
@@ -313,27 +318,19 @@ def _fit_over_folds(
 
 
 def _train_folds(
-    recipe: Recipe,
-    base: Base,
-    task: Task,
-    rows: Sequence[Any],
-    general: General | None,
-    folder: Path | None,
-    report: Report,
+    job: _Job, rows: Sequence[Any]
 ) -> tuple[list[tuple[Base, Attached, Training, Dataset]], list[float | None]]:
     """Of each fold the base with its starting head, what was trained, and the rows outside; and the scores of a fitted head."""
+    recipe, task = job.recipe, job.task
     keys = [task.keys(example) for example in rows]
     cuts = folds([k.stratum for k in keys], inseparable(task, rows), count=recipe.data.folds, seed=recipe.data_seed)
     kept, probes = [], []
     for number, (inside, outside) in enumerate(cuts):
-        data = dataset(task, base, [rows[i] for i in inside])
-        dev = dataset(task, base, [rows[i] for i in outside])
-        started, start = starting_base(recipe, base, task, data, dev, general)
+        data, dev = (job.data([rows[i] for i in part]) for part in (inside, outside))
+        started, start = job.starting_base(data, dev)
         probes.append(domain_probe_score(recipe, started, task, data, dev, start))
-        attached, training = _train(
-            recipe, started, task, data, dev, folder, report, name=f"fold-{number}",
-            keep_epochs=recipe.training.weights == "best",
-        )  # fmt: skip
-        recipe = with_precision(recipe, training)  # the first fold's is that of all
+        best = recipe.training.weights == "best"
+        attached, training = _train(job, started, data, dev, name=f"fold-{number}", keep_epochs=best)
+        job = job.with_training(precision=training.precision)  # the first fold's is that of all
         kept.append((started, attached, training, dev))
     return kept, probes
