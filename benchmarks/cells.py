@@ -89,6 +89,9 @@ OURS: dict[str, dict[str, Any]] = {
     "head-only": {"name": "freeze", "train": ["head"]},
     "p-tuning-v1": {"name": "p-tuning", "version": 1},
     "p-tuning-gated": {"name": "p-tuning", "gated": True},
+    "p-tuning-network": {"name": "p-tuning", "reparameterise": True},
+    "p-tuning-norms": {"name": "p-tuning", "beside": ["layer-norm"]},
+    "p-tuning-noise": {"name": "p-tuning", "initialise": "random"},
     "lora-pissa": {"name": "lora", "initialise": "pissa"},
     "lora-dora": {"name": "lora", "dora": True},
 }
