@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,6 +39,17 @@ AsJson = Annotated[bool, Option("--json", help="JSON on standard output.")]
 INTERRUPTED = 130
 
 
+@contextmanager
+def importing() -> Iterator[None]:
+    """Without looking for garbage, which takes a third of the time; nor is what was imported looked at again later."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
@@ -64,13 +78,13 @@ def tune_command(
     made = recipe_from(given)
     console = Console()
     if dry_run:
-        from domaintune.pipeline import plan
-
+        with importing():
+            from domaintune.pipeline import plan
         console.print(_plan_table(plan(made)))
         return
-    from domaintune.pipeline import tune
-    from domaintune.terminal import ProgressBar
-
+    with importing():
+        from domaintune.pipeline import tune
+        from domaintune.terminal import ProgressBar
     with ProgressBar(Console(stderr=True)) as bar:
         tune(made, overwrite=overwrite, report=bar)
     show(console, Path(made.output))
@@ -86,9 +100,9 @@ def check_command(
     ] = 0,
 ) -> None:
     """Look for what would make training dishonest or impossible. Exit code 1 where something is."""
-    from domaintune.checks.table import findings_table, plain
-    from domaintune.pipeline import check
-
+    with importing():
+        from domaintune.checks.table import findings_table, plain
+        from domaintune.pipeline import check
     made = check(recipe_from(given, base="minilm", output="runs/unused"), show_tokens=show_tokens)
     if as_json:
         facts = {"rows": made.rows, "labels": made.labels, "notes": made.notes, "findings": plain(made.findings)}
@@ -114,10 +128,10 @@ def predict_command(
     ] = None,
 ) -> None:
     """Predict with a run, rows of any number: your columns and the model's answer."""
-    from domaintune.finished.predictions import checked_output, line_total, predict_file
-    from domaintune.predict import load
-    from domaintune.terminal import RowProgress
-
+    with importing():
+        from domaintune.finished.predictions import checked_output, line_total, predict_file
+        from domaintune.predict import load
+        from domaintune.terminal import RowProgress
     checked_output(output)
     errors = Console(stderr=True)
     loaded = load(run)
@@ -139,10 +153,10 @@ def evaluate_command(
     as_json: AsJson = False,
 ) -> None:
     """Score a run on labelled rows, beside its base, with intervals and the paired gain."""
-    from domaintune.finished.evaluate import evaluate
-    from domaintune.predict import load
-    from domaintune.terminal import evaluation_table
-
+    with importing():
+        from domaintune.finished.evaluate import evaluate
+        from domaintune.predict import load
+        from domaintune.terminal import evaluation_table
     made = evaluate(load(run), data, strength=strengths_from(strength), general=general).plain()
     if as_json:
         print_json(made)
@@ -228,8 +242,8 @@ def demo_command(
     output: Annotated[Path, Option(help="Folder for the demonstration's runs.")] = Path("runs/demo"),
 ) -> None:
     """Tune a small sentence encoder from everyday opinions to hotel feedback with all three methods, and compare."""
-    from domaintune.demo import demo
-
+    with importing():
+        from domaintune.demo import demo
     demo(output, Console())
 
 
