@@ -181,7 +181,8 @@ def overall(results: Path, seeds: Sequence[int]) -> list[str]:
     seeds and examples are drawn."""
     lines = [
         "\n## Ours minus the best peer\n",
-        "Ours is one of our four methods, the peer one of theirs, each the best on dev.",
+        "Ours is one of our four methods, the peer one of theirs, each the best on dev of those that are measured (the tables of the",
+        "cells say which are missing).",
     ]
     for start, label in (("same", "from the same start"), ("own", "with its own defaults")):
         for names, title in ((MAIN, "Our best method"), (("lora",), "LoRA, our default,")):
@@ -210,7 +211,7 @@ def _differences(results: Path, names: Sequence[str], peers: Sequence[str], seed
         old = " (older code)" if is_old(mine[0], pair[0]) else ""
         retained = ", ".join(kept(rows, one, "general") for rows in pair)
         lines.append(
-            f"| {cell} | {mine[0]}{old} | {theirs[0][5:-5]} | {len(both)} | {value:+.3f} | {interval(drawn)} | {retained} |"
+            f"| {cell} | {mine[0]}{old} | {theirs[0].split('-', 1)[1].rpartition('-')[0]} | {len(both)} | {value:+.3f} | {interval(drawn)} | {retained} |"
         )
         values.append(value)
         draws.append(drawn)
