@@ -28,7 +28,8 @@ from domaintune.balance.frontier import (
 from domaintune.bases.base import Base
 from domaintune.checks.shared import inseparable
 from domaintune.data.splits import folds
-from domaintune.engine.train import Progress, Training, train
+from domaintune.engine.epochs import Progress, Training
+from domaintune.engine.train import train
 from domaintune.errors import RecipeError
 from domaintune.evaluation.calibration import temperatures
 from domaintune.evaluation.intervals import bootstrap_weights, gain_estimate

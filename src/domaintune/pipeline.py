@@ -14,8 +14,8 @@ import torch
 from domaintune.bases.base import Base
 from domaintune.checks.table import plain
 from domaintune.confirm import Confirmation, SideScores, confirm
+from domaintune.engine.epochs import Progress
 from domaintune.engine.pace import pace
-from domaintune.engine.train import Progress
 from domaintune.evaluation.records import save_records, scored_rows
 from domaintune.fit import Fitted, fit, form_of
 from domaintune.growth import PLACES, grown, growth_scores

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from domaintune.engine.train import Progress as TrainingProgress
+    from domaintune.engine.epochs import Progress as TrainingProgress
 
 Estimate = Mapping[str, Any]
 

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from domaintune.engine.train import Progress
+from domaintune.engine.epochs import Progress
 from domaintune.errors import RecipeError
 from domaintune.recipe import Recipe
 from domaintune.run import RunFolder, flatten, read_json, write_json

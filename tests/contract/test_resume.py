@@ -19,7 +19,8 @@ import pytest
 import torch
 from cells import CELLS, FAMILIES, Cell, attach, base_and_task, rows
 
-from domaintune.engine.train import Progress, Training, train
+from domaintune.engine.epochs import Progress, Training
+from domaintune.engine.train import train
 from domaintune.methods.base import Attached
 from domaintune.recipe import TrainingSettings
 from domaintune.tasks.base import dataset

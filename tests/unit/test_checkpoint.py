@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from domaintune.engine import checkpoint
 from domaintune.engine.checkpoint import CheckpointFolder
-from domaintune.engine.train import Training, train
+from domaintune.engine.epochs import Training
+from domaintune.engine.train import train
 from domaintune.errors import RunError, TrainingError
 from domaintune.tasks.base import Batch
 

@@ -13,9 +13,10 @@ from linear import Regression, Trained, network, rows, settings
 from torch import nn
 
 from domaintune.data.batches import plan
+from domaintune.engine.epochs import Progress, Training
 from domaintune.engine.gradient import StepGradient, accelerator, seed_of
 from domaintune.engine.optimizer import Optimizer, schedule_factor
-from domaintune.engine.train import Progress, Training, train
+from domaintune.engine.train import train
 from domaintune.errors import TrainingError
 from domaintune.recipe import TrainingSettings
 from domaintune.tasks.base import Batch, Dataset, Item

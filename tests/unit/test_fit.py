@@ -10,7 +10,7 @@ import torch
 from small_runs import recipe, save_base
 
 from domaintune.balance.frontier import Side
-from domaintune.engine.train import Epoch, Training
+from domaintune.engine.epochs import Epoch, Training
 from domaintune.evaluation.score import predict, primary_score
 from domaintune.fit import _settle_
 from domaintune.methods import method_from

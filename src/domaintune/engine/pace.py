@@ -12,7 +12,7 @@ import torch
 from domaintune.bases.base import Base
 from domaintune.data.batches import plan, steps_in_epoch
 from domaintune.engine.gradient import StepGradient, accelerator
-from domaintune.engine.precision import KINDS, PAYS, narrowed
+from domaintune.engine.precision import WARM_UP, faster, narrowed
 from domaintune.methods.base import Attached
 from domaintune.recipe import TrainingSettings
 from domaintune.run import peak_memory
@@ -44,16 +44,14 @@ def pace(attached: Attached, task: Task, base: Base, data: Dataset, settings: Tr
     """
     budget, batch_size = settings.micro_batch_budget, settings.batch_size
     steps, costs = _chosen(task, data, batch_size=batch_size, budget=budget, seed=seed)
-    total = (settings.epochs or 0) * steps_in_epoch(len(costs), batch_size=batch_size)
-    asked = narrowed(settings.precision, base.device, steps=total)
+    in_epoch = steps_in_epoch(len(costs), batch_size=batch_size)
+    asked = narrowed(settings.precision, base.device, steps=(settings.epochs or 0) * in_epoch, in_epoch=in_epoch)
     gradient = StepGradient(task, base, attached, data, seed=seed, pulls=(), accelerator=accelerator())
-    seconds = {}
-    for kind in KINDS if asked == "auto" else (asked,):
-        times = [_timed(gradient, attached, step, costs, kind) for step in steps]
-        seconds[kind] = statistics.median(times[1:])
+    kinds: tuple[Precision, ...] = ("fp32", "bf16") if asked == "auto" else (asked,)
+    seconds = {kind: [_timed(gradient, attached, step, costs, kind) for step in steps] for kind in kinds}
     attached.model.eval()
-    paid = len(seconds) == 1 or seconds["fp32"] >= PAYS * seconds["bf16"]
-    return Pace(list(seconds.values())[-1 if paid else 0], peak_of_training())
+    kind = faster(seconds["fp32"], seconds["bf16"]) if asked == "auto" else asked
+    return Pace(statistics.median(seconds[kind][WARM_UP:]), peak_of_training())
 
 
 def _chosen(

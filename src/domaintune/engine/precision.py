@@ -15,28 +15,23 @@ PAYS = 1.3
 """bf16 must be so many times as fast as fp32 to be chosen: its rounding is not free."""
 FEWEST_STEPS = 200
 """Of a training, for its precision to be worth a trial."""
-TRIAL, WARM_UP = 18, 2
-"""So many first steps alternate; the first of each precision are not counted."""
-KINDS: tuple[Precision, Precision] = ("fp32", "bf16")
+TRIAL, WARM_UP = 6, 1
+"""So many first steps are timed in both precisions; the first of them warms up and does not count."""
 
 
-def narrowed(asked: AskedPrecision, device: torch.device, *, steps: int) -> AskedPrecision:
-    """fp32 in the place of "auto" in short trainings, and on processors that cannot multiply in bf16."""
+def narrowed(asked: AskedPrecision, device: torch.device, *, steps: int, in_epoch: int) -> AskedPrecision:
+    """fp32 in the place of "auto" in short trainings, and on processors that cannot multiply in bf16. `steps` are those of the whole
+    training, `in_epoch` those of an epoch: the trial must end in the first one."""
     if asked != "auto":
         return asked
     able = device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return "auto" if able and steps >= FEWEST_STEPS else "fp32"
+    return "auto" if able and steps >= FEWEST_STEPS and in_epoch >= TRIAL else "fp32"
 
 
-def precision_of(asked: AskedPrecision, trial: Sequence[float]) -> Precision:
-    """Of the next step, where the first ones took `trial` seconds a unit of cost. With "auto" these alternate, beginning in fp32;
-    then the median of either decides."""
-    if asked != "auto":
-        return asked
-    if len(trial) < TRIAL:
-        return KINDS[len(trial) % 2]
-    fp32, bf16 = (statistics.median(trial[WARM_UP + kind : TRIAL : 2]) for kind in range(2))
-    return "bf16" if fp32 >= PAYS * bf16 else "fp32"
+def faster(fp32: Sequence[float], bf16: Sequence[float]) -> Precision:
+    """Which of two precisions pays, by the seconds that the same steps took in either; the first ones warm up."""
+    ratios = [a / b for a, b in zip(fp32[WARM_UP:], bf16[WARM_UP:], strict=True)]
+    return "bf16" if statistics.median(ratios) >= PAYS else "fp32"
 
 
 @contextmanager

@@ -19,52 +19,19 @@ from torch import Tensor
 from domaintune.bases.base import Base
 from domaintune.data.batches import plan, steps_in_epoch
 from domaintune.engine.checkpoint import CheckpointFolder
-from domaintune.engine.epochs import Epoch, averaged, better
+from domaintune.engine.epochs import Epoch, Progress, Training, averaged, better
 from domaintune.engine.gradient import Pull, StepGradient, accelerator
 from domaintune.engine.interrupts import Interrupts
+from domaintune.engine.layer_decay import decayed_groups
 from domaintune.engine.optimizer import Optimizer, schedule_factor
-from domaintune.engine.precision import TRIAL, narrowed, precision_of, timed
+from domaintune.engine.precision import TRIAL, faster, narrowed, timed
 from domaintune.errors import TrainingError
-from domaintune.methods.base import Attached
+from domaintune.methods.base import Attached, batch_norms_to_eval_
 from domaintune.recipe import TrainingSettings
 from domaintune.settings import Precision
 from domaintune.tasks.base import Dataset, Task
 
 MAX_ROLLBACKS = 3
-ROWS_NAMED = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Where training stands after a step. `step` counts from 1, `epoch` from 0; `seconds_left` is what remains at this process's
-    mean pace so far, validation and checkpoints included. `score` is for callers that pass on what validation gave."""
-
-    step: int
-    total_steps: int
-    epoch: int
-    loss: float
-    learning_rate: float
-    seconds_left: float
-    score: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Training:
-    """What `train` did. `best_epoch` is the one whose weights the model holds, -1 where none was trained; `steps` are those that
-    count, without what was rolled back. `states` are the weights after every epoch, as `Attached.state` gives them, where
-    asked for; `averaged` is the mean of those of the last `averaged_epochs`, which the model does not hold, where the settings ask for
-    it and training came past the first half of its schedule. `precision` is that of the steps but for a trial's.
-    Source of averaging late epochs: stochastic weight averaging, arXiv 1803.05407. Differs: the schedule is the usual one."""
-
-    epochs: tuple[Epoch, ...]
-    best_epoch: int
-    steps: int
-    rollbacks: int
-    stopped_early: bool
-    states: tuple[Mapping[str, Tensor], ...] = ()
-    averaged: Mapping[str, Tensor] | None = None
-    averaged_epochs: int = 0
-    precision: Precision = "fp32"
 
 
 def train(
@@ -114,7 +81,9 @@ def train(
             epochs=planned if stop_after is None else min(stop_after, planned),
             gradient=gradient,
             optimizer=Optimizer(
-                attached.parameter_groups(), learning_rate=learning_rate, weight_decay=settings.weight_decay
+                decayed_groups(attached, settings.layer_decay),
+                learning_rate=learning_rate,
+                weight_decay=settings.weight_decay,
             ),
             validate=validate,
             folder=None if folder is None else CheckpointFolder(folder),
@@ -140,8 +109,8 @@ class _State:
     averaged_epochs: int = 0
     stopped_early: bool = False
     finished: bool = False
-    trial: list[float] = field(default_factory=list)
-    """See `precision_of`."""
+    trial: list[tuple[float, float]] = field(default_factory=list)
+    """Seconds of a first step in fp32 and in bf16, while precisions are on trial."""
     history: list[Epoch] = field(default_factory=list)
 
 
@@ -178,7 +147,9 @@ class _Loop:
         self.steps_in_epoch = steps_in_epoch(len(self.costs), batch_size=self.settings.batch_size)
         self.state = _State()
         self.total_steps = self.planned_epochs * self.steps_in_epoch
-        self.asked = narrowed(self.settings.precision, self.device, steps=self.total_steps)
+        self.asked = narrowed(
+            self.settings.precision, self.device, steps=self.total_steps, in_epoch=self.steps_in_epoch
+        )
         # Weights by epoch, with the name of their snapshot: the best epoch's, or all where they are kept.
         self.kept: dict[int, tuple[str, Mapping[str, Tensor]]] = {}
         self.mean: tuple[str, Mapping[str, Tensor]] | None = None
@@ -212,7 +183,7 @@ class _Loop:
         return float(scheduled * 0.5**self.state.rollbacks)
 
     def _run_epoch_(self) -> None:
-        """The rest of the epoch under way; returns early, at its start, after a rollback."""
+        """The rest of the epoch under way; returns early, at its start, after a rollback or where a trial has decided for bf16."""
         steps = plan(
             self.costs, batch_size=self.settings.batch_size, budget=self.settings.micro_batch_budget, seed=self.seed,
             epoch=self.state.epoch, groups=self.gradient.domains,
@@ -220,17 +191,26 @@ class _Loop:
         self.attached.train_(train_batch_norm=self.settings.train_batch_norm)
         while self.state.position < len(steps):
             began = time.monotonic()
-            losses = self._gradient_(steps[self.state.position])
+            on_trial, step = self.on_trial, steps[self.state.position]
+            with timed(self.device) as seconds:
+                losses = self.gradient.accumulate_(
+                    step, epoch=self.state.epoch, step=self.step, precision=self.precision
+                )
             norm = torch.as_tensor(
                 self.gradient.accelerator.clip_grad_norm_(self.optimizer.parameters, self.settings.max_gradient_norm)
             )
             parts = [float(loss) for loss in losses]
             loss = sum(parts)
             if not (math.isfinite(loss) and math.isfinite(float(norm))):
-                self._roll_back_(steps[self.state.position], parts)
+                self._roll_back_(step, parts)
                 return
             factor = self.factor()
             self.optimizer.step_(factor)
+            if on_trial:
+                self._try_bf16_(step, seconds[0])
+                if self.precision == "bf16":
+                    self._restart_epoch_()  # every step that counts is in one precision
+                    return
             self.state.position += 1
             self.state.loss_sum += loss
             self.state.seconds += time.monotonic() - began
@@ -238,18 +218,27 @@ class _Loop:
         self._close_epoch_()
 
     @property
+    def on_trial(self) -> bool:
+        """Whether the next step, which is one in fp32, is to be timed in both precisions."""
+        return self.asked == "auto" and len(self.state.trial) < TRIAL
+
+    @property
     def precision(self) -> Precision:
         """Of the next step."""
-        return precision_of(self.asked, self.state.trial)
+        if self.asked != "auto":
+            return self.asked
+        return "fp32" if self.on_trial else faster(*zip(*self.state.trial, strict=True))
 
-    def _gradient_(self, step: Sequence[Sequence[int]]) -> list[Tensor]:
-        """The losses of a step whose gradient is left in the parameters; its time is kept while precisions are on trial."""
-        with timed(self.device) as seconds:
-            losses = self.gradient.accumulate_(step, epoch=self.state.epoch, step=self.step, precision=self.precision)
-        if self.asked == "auto" and len(self.state.trial) < TRIAL:
-            cost = sum(self.costs[position] for part in step for position in part)
-            self.state.trial.append(seconds[0] / max(1, cost))
-        return losses
+    def _try_bf16_(self, step: Sequence[Sequence[int]], fp32: float) -> None:
+        """Keep the seconds of a step on trial, with those that its gradient takes in bf16; nothing is learned from that one, which is
+        computed twice: the first time includes what a new shape costs in bf16 (a tenth of it or more), which few later steps do."""
+        batch_norms_to_eval_(self.attached.model)
+        for _ in range(2):
+            with timed(self.device) as bf16:
+                self.gradient.accumulate_(step, epoch=self.state.epoch, step=self.step, precision="bf16")
+            self.optimizer.clear_()
+        self.attached.train_(train_batch_norm=self.settings.train_batch_norm)
+        self.state.trial.append((fp32, bf16[0]))
 
     def _after_step(self, loss: float, learning_rate: float) -> None:
         self.steps_here += 1
@@ -299,14 +288,17 @@ class _Loop:
             raise TrainingError(
                 f"the loss or its gradient is not finite in step {self.step + 1}, after {MAX_ROLLBACKS} rollbacks that"
                 " each halved the learning rate.",
-                where=rows_of(self.data, [i for positions in bad or micro_batches for i in positions]),
+                where=self.data.where([i for positions in bad or micro_batches for i in positions]),
                 remedy="Lower training.learning_rate, and look at these rows.",
             )
         self.state.rollbacks += 1
+        self._restart_epoch_()
+
+    def _restart_epoch_(self) -> None:
         self.state.position, self.state.loss_sum = 0, 0.0
         self.attached.load_(self.start.weights)
         self.optimizer.load_(self.start.moments)
-        self._save()  # else a process killed soon enough each time would roll back for ever
+        self._save()  # else a process killed soon enough each time would come back here for ever
 
     def _finish_(self) -> Training:
         state = self.state
@@ -325,7 +317,7 @@ class _Loop:
             states=tuple(self.kept[epoch.index][1] for epoch in state.history) if self.keep_epochs else (),
             averaged=None if self.mean is None else self.mean[1],
             averaged_epochs=state.averaged_epochs,
-            precision=self.precision if len(state.trial) in (0, TRIAL) else "fp32",
+            precision=self.precision,
         )
 
     def _snapshot(self) -> _Snapshot:
@@ -385,12 +377,3 @@ class _Loop:
         )
         self.attached.load_(present.weights)
         self.optimizer.load_(present.moments)
-
-
-def rows_of(data: Dataset, positions: Sequence[int]) -> str:
-    """Where the examples of these items stand, the first few of them; the items' positions where no example is known."""
-    wanted = set(positions)
-    rows = [e.where for e, span in zip(data.examples, data.spans, strict=False) if not wanted.isdisjoint(span)]
-    rows = rows or [f"item {position}" for position in sorted(wanted)]
-    more = f" and {len(rows) - ROWS_NAMED} more" if len(rows) > ROWS_NAMED else ""
-    return ", ".join(rows[:ROWS_NAMED]) + more

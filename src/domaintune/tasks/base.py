@@ -21,6 +21,7 @@ from domaintune.data.rows import Row
 
 Mode = Literal["train", "score", "predict"]
 Record = Mapping[str, np.ndarray]
+ROWS_NAMED = 5
 RawPrediction = Mapping[str, Any]
 Prediction = Mapping[str, Any]
 
@@ -119,6 +120,14 @@ class Dataset:
     examples: Sequence[Any]
     items: Sequence[Item]
     spans: Sequence[range] = field(default=())
+
+    def where(self, positions: Sequence[int]) -> str:
+        """Where the examples of these items stand, the first few of them; the items' positions where no example is known."""
+        wanted = set(positions)
+        rows = [e.where for e, span in zip(self.examples, self.spans, strict=False) if not wanted.isdisjoint(span)]
+        rows = rows or [f"item {position}" for position in sorted(wanted)]
+        more = f" and {len(rows) - ROWS_NAMED} more" if len(rows) > ROWS_NAMED else ""
+        return ", ".join(rows[:ROWS_NAMED]) + more
 
 
 class Task(BaseModel, ABC):

@@ -1,0 +1,78 @@
+"""Learning rates by height: every trained parameter once, lower blocks slower, head and top block at the full rate."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cells import CELLS, Cell, attach, rows
+
+from domaintune.engine.layer_decay import blocks_above, decayed_groups
+from domaintune.engine.train import train
+from domaintune.recipe import TrainingSettings
+from domaintune.tasks.base import dataset
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=str)
+def test_every_parameter_once_and_in_its_own_kind_of_group(cell: Cell) -> None:
+    _, _, attached = attach(cell)
+    plain = {id(p): group for group in attached.parameter_groups() for p in group.parameters}
+    made = [(p, group) for group in decayed_groups(attached, 0.5) for p in group.parameters]
+    assert sorted(id(p) for p, _ in made) == sorted(plain)
+    for p, group in made:
+        assert (group.name, group.decay) == (plain[id(p)].name, plain[id(p)].decay)
+        assert 0 < group.scale <= plain[id(p)].scale
+    assert decayed_groups(attached, 1.0) == attached.parameter_groups()
+
+
+def factors(cell: Cell, decay: float) -> dict[str, float]:
+    """Parameter name -> what multiplies the scale that it has without layer decay."""
+    _, _, attached = attach(cell)
+    plain = {id(p): group.scale for group in attached.parameter_groups() for p in group.parameters}
+    names = {id(parameter): name for name, parameter in attached.model.named_parameters()}
+    return {
+        names[id(p)]: group.scale / plain[id(p)] for group in decayed_groups(attached, decay) for p in group.parameters
+    }
+
+
+def test_the_formula_on_an_encoder() -> None:
+    made = factors(Cell("text-classification", "bert", "full"), 0.5)
+    layers = 1 + max(int(name.split(".layer.")[1].split(".")[0]) for name in made if ".layer." in name)
+    assert layers > 1
+    for name, factor in made.items():
+        if ".layer." in name:
+            assert factor == 0.5 ** (layers - 1 - int(name.split(".layer.")[1].split(".")[0])), name
+        else:
+            assert factor == (0.5**layers if "embeddings" in name else 1.0), name
+
+
+def test_a_decoder_lies_above_its_encoder() -> None:
+    made = factors(Cell("translation", "marian", "full"), 0.5)
+    lowest = {
+        kind: min(factor for name, factor in made.items() if f".{kind}.layers." in name)
+        for kind in ("encoder", "decoder")
+    }
+    highest = {
+        kind: max(factor for name, factor in made.items() if f".{kind}.layers." in name)
+        for kind in ("encoder", "decoder")
+    }
+    assert highest["decoder"] == 1.0
+    assert highest["encoder"] == lowest["decoder"] / 2
+
+
+def test_lower_blocks_move_less() -> None:
+    """Adam's first update has the size of the learning rate, whatever the gradient's."""
+    cell = Cell("text-classification", "bert", "full")
+    base, task, attached = attach(cell)
+    before = {name: p.detach().clone() for name, p in attached.model.named_parameters()}
+    data = dataset(task, base, list(task.read(rows(cell.task))))
+    settings = TrainingSettings(epochs=1, batch_size=len(data.items), layer_decay=0.1, weight_decay=0.0, warmup=0.0)
+    train(attached, task, base, data, settings, learning_rate=1e-3, seed=1, validate=None, folder=None)
+    total = sum(len(chain.blocks) for chain in base.anatomy.chains)
+    seen = set()
+    for name, p in attached.model.named_parameters():
+        if name.endswith("dense.weight") and ".layer." in name:
+            above = blocks_above(base, name)
+            seen.add(above)
+            moved = (p.detach() - before[name]).abs().max()
+            torch.testing.assert_close(moved, torch.tensor(1e-3 * 0.1**above), rtol=0.05, atol=0)
+    assert seen == set(range(total))
