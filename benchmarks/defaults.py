@@ -1,0 +1,153 @@
+"""What other settings than the defaults would give, judged without any test part: dev rows, and train rows that were left out.
+
+    python benchmarks/defaults.py [--methods lora p-tuning freeze full] [--cells ...] [--seeds 0] | table
+
+Each method is tried with its defaults and with every change in TRIED, one training a row; finished rows are kept in
+benchmarks/results/defaults. `general` is the score on the general set's choosing part as a share of the base's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from cells import CELLS, OURS, RUNS
+from rows import code_hash, digest, row
+from text import Sets, key_of
+
+from domaintune.data.formats import read_rows
+from domaintune.evaluation.score import primary_score
+from domaintune.fit import fit
+from domaintune.pipeline import general_of
+from domaintune.recipe import Recipe
+from domaintune.tasks.base import dataset
+
+RESULTS = Path("benchmarks/results/defaults")
+JUDGED = ("product_reviews", "banking77", "crossner_politics", "reddit_goemotions")
+LEFT_OUT = 1000
+"""Rows of train at most, of those that the cap leaves."""
+GENERAL: tuple[dict[str, Any], ...] = (
+    {},
+    {"training.layer_decay": 0.8},
+    {"training.schedule": "cosine"},
+    {"training.batch_size": 8},
+    {"training.weights": "best"},
+)
+TRIED: Mapping[str, tuple[dict[str, Any], ...]] = {
+    "lora": (
+        *GENERAL,
+        {"training.learning_rate": 2.5e-4},
+        {"training.learning_rate": 1e-3},
+        {"method.rank": 4},
+        {"method.rank": 32, "method.alpha": 32},
+        {"method.dropout": 0.1},
+        {"method.targets": "attention"},
+    ),
+    "p-tuning": (
+        *GENERAL,
+        {"training.learning_rate": 1e-2},
+        {"training.learning_rate": 6e-2},
+        {"method.length": 8},
+        {"method.length": 32},
+        {"training.epochs": 20},
+    ),
+    "freeze": (
+        *GENERAL,
+        {"training.learning_rate": 1e-4},
+        {"training.learning_rate": 4e-4},
+        {"method.train": ["top:1"]},
+        {"method.train": ["top:4"]},
+    ),
+    "full": (*GENERAL, {"training.learning_rate": 2.5e-5}, {"training.learning_rate": 1e-4}),
+}
+
+
+def recipe_of(cell: str, method: str, changes: Mapping[str, Any], seed: int) -> Recipe:
+    """The cell's recipe with changes; the frontier has its two ends alone."""
+    plain = CELLS[cell].recipe(OURS[method], seed=seed, output=RUNS / "unused").plain()
+    plain["balance"] = {"strengths": [0.0, 1.0], "max_rows": 1000}
+    for path, value in changes.items():
+        section, key = path.split(".")
+        plain[section][key] = value
+    return Recipe.make(plain)
+
+
+def measured(cell: str, method: str, changes: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    recipe = recipe_of(cell, method, changes, seed)
+    key = {"code": code_hash(), **key_of(recipe)}
+
+    def measure() -> dict[str, Any]:
+        sets = Sets(cell, recipe)
+        parts, task = sets.parts, sets.parts.task
+        made = fit(
+            recipe, sets.base, task, rows=parts.train, dev=parts.dev, general=general_of(parts), folder=None,
+            report=lambda step, progress: None,
+        )  # fmt: skip
+        taken = {(example.file, example.line) for example in parts.train}
+        others = [e for e in task.read(read_rows(str(recipe.train))) if (e.file, e.line) not in taken]
+        order = np.sort(np.random.default_rng(0).permutation(len(others))[:LEFT_OUT])
+        left_out = dataset(task, made.base, [others[i] for i in order])
+        ends = {point.strength: point for point in made.frontier}
+        return {
+            "cell": cell,
+            "method": method,
+            "changes": dict(changes),
+            "dev": made.dev_score,
+            "left_out": primary_score(task, made.base, made.attached.view(1.0), left_out)[0] if len(others) else None,
+            "retention": ends[1.0].retention,
+            "averaged": made.training.averaged_epochs,
+        }
+
+    name = ",".join(f"{path.split('.')[-1]}={value}" for path, value in changes.items()) or "defaults"
+    return row(RESULTS, f"{cell}.{method}.{name.replace('/', '_')}.{seed}.{digest(dict(changes))}", key, measure)
+
+
+def table() -> list[str]:
+    """By method and change: dev / left out / general kept, the mean over seeds, of every cell."""
+    held: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for path in sorted(RESULTS.glob("*.json")):
+        made = json.loads(path.read_text(encoding="utf-8"))
+        held.setdefault((made["method"], json.dumps(made["changes"]), made["cell"]), []).append(made)
+    lines = []
+    for method, changes in TRIED.items():
+        lines += ["", f"{method}: dev / left out / general kept", "", f"| change | {' | '.join(JUDGED)} |"]
+        lines.append("| --- " * (len(JUDGED) + 1) + "|")
+        for change in changes:
+            name = ", ".join(f"{path.split('.')[-1]} {value}" for path, value in change.items()) or "defaults"
+            cells = [shown(held.get((method, json.dumps(change), cell), [])) for cell in JUDGED]
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
+def shown(rows: Sequence[Mapping[str, Any]]) -> str:
+    if not rows:
+        return "missing"
+    values = [[made[key] for made in rows] for key in ("dev", "left_out", "retention")]
+    return " / ".join("" if None in value else f"{np.mean(value):.3f}" for value in values)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", nargs="?", choices=["table"])
+    parser.add_argument("--methods", nargs="+", default=list(TRIED))
+    parser.add_argument("--cells", nargs="+", default=list(JUDGED))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if arguments.part != "table":
+        for seed in arguments.seeds:
+            for method in arguments.methods:
+                for changes in TRIED[method]:
+                    for cell in arguments.cells:
+                        print(cell, method, dict(changes), flush=True)
+                        measured(cell, method, changes, seed)
+    print("\n".join(table()))
+
+
+if __name__ == "__main__":
+    main()
