@@ -46,6 +46,13 @@ def score(rows: Sequence[Row], at: Callable[[Row], str], part: str) -> float | N
     return float(np.mean([ratio(value.sum(0)) for value in values]))
 
 
+def paired(mine: Sequence[Row], theirs: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """The rows of the seeds that both have, in the same order."""
+    held = [{row["key"]["recipe"]["seed"]: row for row in rows} for rows in (mine, theirs)]
+    both = sorted(held[0].keys() & held[1].keys())
+    return [held[0][seed] for seed in both], [held[1][seed] for seed in both]
+
+
 def draws_of(rows: Sequence[Row], at: Callable[[Row], str], part: str, generator: np.random.Generator) -> np.ndarray:
     """Bootstrap draws of the mean over seeds: seeds are drawn, and examples, the same for every seed."""
     values = np.stack([np.asarray(row["scores"][at(row)][part]) for row in rows])  # [seeds, examples, 2]
@@ -205,13 +212,15 @@ def _differences(results: Path, names: Sequence[str], peers: Sequence[str], seed
                 f"| {cell} | {'missing' if mine is None else mine[0]} | {'missing' if theirs is None else theirs[0]} | | | | |"
             )
             continue
-        both = sorted({r["key"]["recipe"]["seed"] for r in mine[1]} & {r["key"]["recipe"]["seed"] for r in theirs[1]})
-        pair = [[r for r in rows if r["key"]["recipe"]["seed"] in both] for rows in (mine[1], theirs[1])]
+        pair = paired(mine[1], theirs[1])
+        if not pair[0]:
+            lines.append(f"| {cell} | {mine[0]} | {theirs[0]} | 0 | | | |")
+            continue
         value, drawn = difference(*pair)
         old = " (older code)" if is_old(mine[0], pair[0]) else ""
         retained = ", ".join(kept(rows, one, "general") for rows in pair)
         lines.append(
-            f"| {cell} | {mine[0]}{old} | {theirs[0].split('-', 1)[1].rpartition('-')[0]} | {len(both)} | {value:+.3f} | {interval(drawn)} | {retained} |"
+            f"| {cell} | {mine[0]}{old} | {pair[1][0]['key']['kind']} | {len(pair[0])} | {value:+.3f} | {interval(drawn)} | {retained} |"
         )
         values.append(value)
         draws.append(drawn)
@@ -268,18 +277,18 @@ def plot(results: Path, cell: str, seeds: Sequence[int]) -> str | None:
 def p_tuning(results: Path, seeds: Sequence[int]) -> list[str]:
     lines = [
         "\n## P-tuning v2 against head only, PEFT's prefix and LoRA\n",
-        "| cell | against | difference | interval |",
+        "| cell | against | seeds | difference | interval |",
+        "|" + " --- |" * 5,
     ]
-    lines.append("| --- | --- | --- | --- |")
     for cell in CELLS:
         mine = found(results, cell, "p-tuning", seeds)
         for other in ("head-only", "peer-prefix-same", "lora"):
             theirs = found(results, cell, other, seeds)
-            if not mine or not theirs or "error" in theirs[0]:
+            pair = paired(mine, [row for row in theirs if "error" not in row])
+            if not pair[0]:
                 continue
-            count = min(len(mine), len(theirs))
-            value, draws = difference(mine[:count], theirs[:count])
-            lines.append(f"| {cell} | {other} | {value:+.3f} | {interval(draws)} |")
+            value, draws = difference(*pair)
+            lines.append(f"| {cell} | {other} | {len(pair[0])} | {value:+.3f} | {interval(draws)} |")
     return lines
 
 
