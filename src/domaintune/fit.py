@@ -279,7 +279,8 @@ def _fit_over_folds(job: _Job, rows: Sequence[Any]) -> Fitted:
     average = recipe.training.weights == "averaged"
     kept, probes = _train_folds(job, rows)
     job = job.with_training(precision=kept[0][2].precision)
-    means = np.mean([[epoch.score or 0.0 for epoch in training.epochs] for _, _, training, _ in kept], axis=0)
+    held = [[-np.inf if epoch.score is None else epoch.score for epoch in made.epochs] for _, _, made, _ in kept]
+    means = np.mean(held, axis=0)
     best = int(np.argmax(means)) if len(means) else 0
     job.report("frontier", None)
     domain: Records = {s: [] for s in recipe.balance.strengths}

@@ -233,6 +233,34 @@ def test_the_best_epochs_weights_are_kept(scores: list[float], patience: int | N
         assert torch.equal(weights(other), seen[-1])  # without validation the last epoch, trained alike
 
 
+@pytest.mark.parametrize(
+    ("epochs", "stop", "patience", "scored"),
+    [
+        (10, None, None, range(10)),
+        (11, None, None, range(0, 11, 2)),
+        (12, None, None, range(1, 12, 2)),
+        (30, None, None, range(2, 30, 3)),
+        (30, 5, None, range(5)),
+        (12, None, 50, range(12)),
+    ],
+)
+def test_dev_is_scored_ten_times_at_most(epochs: int, stop: int | None, patience: int | None, scored: range) -> None:
+    """Evenly spread and after the last epoch; only epochs that were scored can be the best one. A patience needs every score."""
+    model, seen = network(), []
+
+    def validate() -> float:
+        seen.append(weights(model))
+        return -float(len(seen))
+
+    done = run(model, rows(24), settings(epochs=epochs, patience=patience), validate=validate, stop_after=stop)
+    assert [epoch.index for epoch in done.epochs if epoch.score is not None] == list(scored)
+    assert done.best_epoch == scored[0]
+    assert torch.equal(weights(model), seen[0])
+    other = network()
+    run(other, rows(24), settings(epochs=epochs, patience=patience), validate=None, stop_after=stop)
+    assert torch.equal(weights(other), seen[-1])  # training is the same, scored or not
+
+
 def test_states_of_every_epoch_on_request() -> None:
     model, seen = network(), []
     done = run(model, rows(24), settings(), keep_epochs=True, validate=lambda: seen.append(weights(model)) or 1.0)  # type: ignore[func-returns-value]

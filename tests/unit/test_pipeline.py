@@ -218,6 +218,19 @@ def test_without_dev_and_with_few_rows_folds_stand_in(folder: Path) -> None:
     assert scores["general"]["name"] == "general-check"
 
 
+def test_folds_choose_among_the_epochs_that_were_scored(folder: Path) -> None:
+    """With 12 epochs every second one; the last fit, without dev, then takes as many of the schedule's epochs."""
+    training = {"epochs": 12, "batch_size": 16, "weights": "best"}
+    tune(recipe(folder, dev=None, general=None, data={"folds": 2}, training=training))
+    scores = json.loads((folder / "runs/x/scores.json").read_text())
+    held = [[score for score in fold["scores"] if score is not None] for fold in scores["folds"]]
+    assert [len(fold["scores"]) for fold in scores["folds"]] == [12, 12]
+    assert [len(part) for part in held] == [6, 6]
+    means = [sum(pair) / 2 for pair in zip(*held, strict=True)]
+    assert len(scores["epochs"]) == 2 * (means.index(max(means)) + 1)
+    assert scores["dev"] == pytest.approx(max(means), abs=1e-6)
+
+
 def test_leaks_are_removed_from_train_and_said(folder: Path) -> None:
     test = (folder / "leak.csv").write_text(
         "text,label\nA clean ROOM!,positive\nnoisy street,negative\n"

@@ -15,7 +15,7 @@ from domaintune.settings import Precision
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """One finished epoch: the mean of its steps' losses, what `validate` returned after it (None without one), and the wall-clock
+    """One finished epoch: the mean of its steps' losses, what `validate` returned after it (None where it was not called), and the wall-clock
     time of its steps and validation, over all processes that took part."""
 
     index: int

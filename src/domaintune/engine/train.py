@@ -32,6 +32,8 @@ from domaintune.settings import Precision
 from domaintune.tasks.base import Dataset, Task
 
 MAX_ROLLBACKS = 3
+VALIDATIONS = 10
+"""At most so many a training without a patience, evenly spread and one after the last epoch: small sets take many short epochs."""
 
 
 def train(
@@ -54,7 +56,8 @@ def train(
     """Train in place. Afterwards the model is in eval mode and holds the weights of the epoch that `validate` liked best.
 
     `settings` has its epochs written out; without a micro-batch budget a step is one forward. `validate` scores the model in
-    eval mode, higher is better, ties take the later epoch; without it the last counts. `stop_after` ends training after so
+    eval mode after at most `VALIDATIONS` of the epochs (after each where there is a patience), higher is better, ties take the
+    later epoch; without it the last counts. `stop_after` ends training after so
     many epochs of the schedule. `folder` takes checkpoints: one that is there is resumed, or taken as it is where finished.
     `fingerprint` stands for whatever else must be the same then. Torch's global random state is left as it was.
 
@@ -240,6 +243,13 @@ class _Loop:
         self.attached.train_(train_batch_norm=self.settings.train_batch_norm)
         self.state.trial.append((fp32, bf16[0]))
 
+    @property
+    def is_judged(self) -> bool:
+        """Whether the epoch under way may be the best one: dev is scored after it, where there is any."""
+        if self.validate is None or self.settings.patience is not None:
+            return True
+        return (self.epochs - 1 - self.state.epoch) % math.ceil(self.epochs / VALIDATIONS) == 0
+
     def _after_step(self, loss: float, learning_rate: float) -> None:
         self.steps_here += 1
         if time.monotonic() - self.saved >= self.settings.checkpoint_every_seconds:
@@ -256,14 +266,15 @@ class _Loop:
         self.attached.model.eval()
         began = time.monotonic()
         score = None
-        if self.validate is not None:
+        judged = self.is_judged
+        if self.validate is not None and judged:
             sixteen_bits = self.precision == "bf16"
             with self.interrupts.allowed(), torch.autocast(self.device.type, torch.bfloat16, enabled=sixteen_bits):
                 score = float(self.validate())
         seconds = state.seconds + time.monotonic() - began
         state.history.append(Epoch(state.epoch, state.loss_sum / self.steps_in_epoch, score, seconds))
         self.start = self._snapshot()
-        if state.best_epoch < 0 or better(score, state.history[state.best_epoch].score):
+        if judged and (state.best_epoch < 0 or better(score, state.history[state.best_epoch].score)):
             if not self.keep_epochs:
                 self.kept.clear()
             state.best_epoch = state.epoch
