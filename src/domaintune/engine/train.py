@@ -55,11 +55,10 @@ def train(
 ) -> Training:
     """Train in place. Afterwards the model is in eval mode and holds the weights of the epoch that `validate` liked best.
 
-    `settings` has its epochs written out; without a micro-batch budget a step is one forward. `validate` scores the model in
-    eval mode after at most `VALIDATIONS` epochs (with a patience after each): higher is better, ties take the later epoch,
-    without it the last counts. `stop_after` ends training after so many epochs of the schedule. `folder` takes checkpoints:
-    one that is there is resumed, or taken as it is where finished. `fingerprint` stands for whatever else must be the same
-    then. Torch's global random state is left as it was.
+    `settings` has its epochs written out; without a micro-batch budget a step is one forward. `validate` scores the model in eval
+    mode after at most `VALIDATIONS` epochs (with a patience after each): higher is better, ties take the later epoch; without it
+    the last counts. `stop_after` ends training after so many epochs of the schedule. `folder` takes checkpoints: one that is there
+    is resumed, or taken as it is where finished. `fingerprint`: what else must be the same. The global random state is kept.
 
     Raises:
         TrainingError: no items, or a loss or gradient that is still not finite after three rollbacks to the epoch's start,
