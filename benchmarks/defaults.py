@@ -31,40 +31,42 @@ RESULTS = Path("benchmarks/results/defaults")
 JUDGED = ("product_reviews", "banking77", "crossner_politics", "reddit_goemotions")
 LEFT_OUT = 1000
 """Rows of train at most, of those that the cap leaves."""
-GENERAL: tuple[dict[str, Any], ...] = (
-    {},
+EVERY: tuple[dict[str, Any], ...] = (
     {"training.layer_decay": 0.8},
-    {"training.schedule": "cosine"},
     {"training.batch_size": 8},
+    {"training.schedule": "cosine"},
     {"training.weights": "best"},
 )
 TRIED: Mapping[str, tuple[dict[str, Any], ...]] = {
     "lora": (
-        *GENERAL,
-        {"training.learning_rate": 2.5e-4},
+        {},
         {"training.learning_rate": 1e-3},
-        {"method.rank": 4},
-        {"method.rank": 32, "method.alpha": 32},
+        {"training.learning_rate": 2.5e-4},
         {"method.dropout": 0.1},
-        {"method.targets": "attention"},
+        {"method.rank": 32, "method.alpha": 32},
+        {"method.targets": ["attention"]},
+        {"method.rank": 4},
+        *EVERY,
     ),
     "p-tuning": (
-        *GENERAL,
+        {},
         {"training.learning_rate": 1e-2},
-        {"training.learning_rate": 6e-2},
+        {"training.learning_rate": 1e-1},
         {"method.length": 8},
         {"method.length": 32},
-        {"training.epochs": 20},
+        *EVERY,
     ),
     "freeze": (
-        *GENERAL,
+        {},
         {"training.learning_rate": 1e-4},
         {"training.learning_rate": 4e-4},
         {"method.train": ["top:1"]},
         {"method.train": ["top:4"]},
+        *EVERY,
     ),
-    "full": (*GENERAL, {"training.learning_rate": 2.5e-5}, {"training.learning_rate": 1e-4}),
+    "full": ({}, {"training.learning_rate": 2.5e-5}, {"training.learning_rate": 1e-4}, *EVERY),
 }
+"""Changes of the defaults, by method. The most telling first."""
 
 
 def recipe_of(cell: str, method: str, changes: Mapping[str, Any], seed: int) -> Recipe:
