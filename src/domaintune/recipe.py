@@ -37,7 +37,7 @@ class TrainingSettings(Settings):
     weight_decay: float = Field(default=0.01, ge=0)
     """Decoupled (AdamW); not on biases, norms and gates."""
     layer_decay: float = Field(default=1.0, gt=0, le=1)
-    """Each block's learning rate is that of the block above times this, the embeddings' is the lowest; 1: all alike."""
+    """Learning-rate factor per block, from the head down to the embeddings."""
     max_gradient_norm: float = Field(default=1.0, gt=0)
     """Gradients are scaled down to this global norm."""
     patience: int | None = Field(default=None, ge=1)

@@ -130,8 +130,6 @@ TaskSettings = Annotated[
 
 class FullSettings(Settings):
     name: Literal["full"] = "full"
-    layer_decay: float = Field(default=1.0, gt=0, le=1)
-    """Learning-rate factor per block, from the top down."""
 
 
 class FreezeSettings(Settings):

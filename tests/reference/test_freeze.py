@@ -18,14 +18,11 @@ from domaintune.bases.base import HeadSpec
 from domaintune.errors import MethodError
 from domaintune.methods import METHODS, method_from
 from domaintune.methods.base import mend_batch_norm_, train_mode_
-from domaintune.methods.full import layer_exponent
 from domaintune.methods.weights import canonical_names
 from domaintune.settings import FreezeSettings, FullSettings, LoRASettings, PTuningSettings
 
 
-@pytest.mark.parametrize(
-    "settings", [FullSettings(layer_decay=0.8), FreezeSettings(train=("top:1",))], ids=["full", "freeze"]
-)
+@pytest.mark.parametrize("settings", [FullSettings(), FreezeSettings(train=("top:1",))], ids=["full", "freeze"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_dial_and_isolation(family: str, settings: Any) -> None:
     base = shared_base(family)
@@ -180,7 +177,7 @@ def test_batch_norm_gradients_of_a_batch_of_one(training: bool) -> None:
 @pytest.mark.parametrize("family", ["gpt2", "qwen3", "marian"])
 def test_tied_embeddings_are_trained_once_and_stay_tied(family: str) -> None:
     base = shared_base(family)
-    attached = method_from(FullSettings(layer_decay=0.5)).attach(base, generator=generator())
+    attached = method_from(FullSettings()).attach(base, generator=generator())
     parameters = [p for group in attached.parameter_groups() for p in group.parameters]
     assert len({id(p) for p in parameters}) == len(parameters)
     train_(attached, family)
@@ -225,15 +222,12 @@ def test_general_head_on_the_tuned_body() -> None:
 
 def test_groups_of_full() -> None:
     base = shared_base("bert")
-    attached = method_from(FullSettings(layer_decay=0.5)).attach(base, generator=generator())
+    attached = method_from(FullSettings()).attach(base, generator=generator())
     names = {id(p): name for name, p in attached.model.named_parameters()}
     scales = {names[id(p)]: group.scale for group in attached.parameter_groups() for p in group.parameters}
     assert scales["classifier.weight"] == 4.0
     assert scales["bert.pooler.dense.weight"] == 1.0
-    assert scales["bert.encoder.layer.2.output.dense.weight"] == 0.5
-    assert scales["bert.encoder.layer.0.output.dense.weight"] == 0.125
-    assert scales["bert.embeddings.word_embeddings.weight"] == 0.0625
-    assert layer_exponent(base.anatomy, "bert.encoder.layer.1.output.dense.bias") == 2
+    assert scales["bert.embeddings.word_embeddings.weight"] == 1.0
     decayed = {names[id(p)] for group in attached.parameter_groups() if group.decay for p in group.parameters}
     assert "bert.encoder.layer.0.output.dense.weight" in decayed
     assert not any(name.endswith(("bias", "LayerNorm.weight")) for name in decayed)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from cells import CELLS, Cell, attach, rows
 
-from domaintune.engine.layer_decay import blocks_above, decayed_groups
+from domaintune.engine.layer_decay import decayed_groups, depth_of
 from domaintune.engine.train import train
 from domaintune.recipe import TrainingSettings
 from domaintune.tasks.base import dataset
@@ -40,23 +40,29 @@ def test_the_formula_on_an_encoder() -> None:
     assert layers > 1
     for name, factor in made.items():
         if ".layer." in name:
-            assert factor == 0.5 ** (layers - 1 - int(name.split(".layer.")[1].split(".")[0])), name
+            assert factor == 0.5 ** (layers - int(name.split(".layer.")[1].split(".")[0])), name
         else:
-            assert factor == (0.5**layers if "embeddings" in name else 1.0), name
+            assert factor == (0.5 ** (layers + 1) if "embeddings" in name else 1.0), name
+
+
+def test_an_update_is_as_deep_as_what_it_updates() -> None:
+    made = factors(Cell("text-classification", "bert", "lora"), 0.5)
+    layers = 1 + max(int(name.split(".layer.")[1].split(".")[0]) for name in made if ".layer." in name)
+    assert any(name.endswith(".A") for name in made)
+    for name, factor in made.items():
+        number = int(name.split(".layer.")[1].split(".")[0]) if ".layer." in name else layers
+        assert factor == 0.5 ** (layers - number), name
 
 
 def test_a_decoder_lies_above_its_encoder() -> None:
     made = factors(Cell("translation", "marian", "full"), 0.5)
-    lowest = {
-        kind: min(factor for name, factor in made.items() if f".{kind}.layers." in name)
-        for kind in ("encoder", "decoder")
+    parts = {
+        kind: [factor for name, factor in made.items() if f".{kind}.layers." in name] for kind in ("encoder", "decoder")
     }
-    highest = {
-        kind: max(factor for name, factor in made.items() if f".{kind}.layers." in name)
-        for kind in ("encoder", "decoder")
-    }
-    assert highest["decoder"] == 1.0
-    assert highest["encoder"] == lowest["decoder"] / 2
+    assert max(parts["decoder"]) == 0.5
+    assert max(parts["encoder"]) == min(parts["decoder"]) / 2
+    embeddings = [factor for name, factor in made.items() if "shared" in name or "embed_tokens" in name]
+    assert embeddings == [min(parts["encoder"]) / 2]  # tied to the output layer, and as deep as the input's
 
 
 def test_lower_blocks_move_less() -> None:
@@ -71,8 +77,8 @@ def test_lower_blocks_move_less() -> None:
     seen = set()
     for name, p in attached.model.named_parameters():
         if name.endswith("dense.weight") and ".layer." in name:
-            above = blocks_above(base, name)
-            seen.add(above)
+            depth = depth_of(base, name)
+            seen.add(depth)
             moved = (p.detach() - before[name]).abs().max()
-            torch.testing.assert_close(moved, torch.tensor(1e-3 * 0.1**above), rtol=0.05, atol=0)
-    assert seen == set(range(total))
+            torch.testing.assert_close(moved, torch.tensor(1e-3 * 0.1**depth), rtol=0.05, atol=0)
+    assert seen == set(range(1, total + 1))

@@ -44,7 +44,7 @@ def test_overrides_go_over_the_file(tmp_path: Path) -> None:
     assert recipe.task.multi_label is True  # type: ignore[union-attr]
     assert recipe.seed == 7
     assert recipe.dev is None
-    full = Recipe.read(path, ["method.layer_decay=0.9"], method="full")
+    full = Recipe.read(path, ["training.layer_decay=0.9"], method="full")
     assert full.method.name == "full"
 
 

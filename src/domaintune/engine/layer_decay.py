@@ -10,32 +10,44 @@ from domaintune.methods.base import Attached, ParameterGroup
 
 
 def decayed_groups(attached: Attached, decay: float) -> list[ParameterGroup]:
-    """The method's parameter groups, each parted by height, with `decay` to the power of the number of blocks above in the scale.
+    """The method's parameter groups, each parted by depth: a parameter of depth k learns at `decay` to the power of k times the rate.
 
-    With two chains the later one's blocks (the decoder's) are above the earlier one's. No block is above the head and what a
-    method adds outside of blocks, all blocks above the base's embeddings and whatever else stands in none.
-    Source: arXiv 2003.10555, section 3.1.
+    Source: arXiv 2106.08254 (BEiT), appendix; first in arXiv 1801.06146.
     """
     groups = attached.parameter_groups()
     if decay == 1:
         return groups
-    names = {id(parameter): name for name, parameter in attached.model.named_parameters()}
+    depths: dict[int, int] = {}
+    own = {name for name, _ in attached.base.model.named_parameters(remove_duplicate=False)}
+    for name, parameter in attached.model.named_parameters(remove_duplicate=False):
+        # A tied parameter is as deep as its deepest place.
+        depths[id(parameter)] = max(depths.get(id(parameter), 0), depth_of(attached.base, name, own=name in own))
     made = []
     for group in groups:
-        above = [blocks_above(attached.base, names.get(id(p), "")) for p in group.parameters]
-        for count in sorted(set(above)):
-            part = tuple(p for p, number in zip(group.parameters, above, strict=True) if number == count)
-            made.append(replace(group, parameters=part, scale=group.scale * decay**count))
+        found = [depths.get(id(p), 0) for p in group.parameters]
+        for depth in sorted(set(found)):
+            part = tuple(p for p, d in zip(group.parameters, found, strict=True) if d == depth)
+            made.append(replace(group, parameters=part, scale=group.scale * decay**depth))
     return made
 
 
-def blocks_above(base: Base, name: str) -> int:
-    """How many blocks run after that of the parameter of this name."""
-    chains = base.anatomy.chains
-    heights = [block for chain in chains for block in chain.blocks]
-    above = {block: len(heights) - 1 - height for height, block in enumerate(heights)}
-    for chain in chains:
-        above |= dict.fromkeys(chain.after, above[chain.blocks[-1]])
-    above |= dict.fromkeys(base.heads["domain"].modules if "domain" in base.heads else (), 0)
-    below = len(heights) if name in dict(base.model.named_parameters()) else 0
-    return next((count for path, count in above.items() if inside(name, path)), below)
+def depth_of(base: Base, name: str, *, own: bool = True) -> int:
+    """0 for the head and what follows all blocks, 1 in the top block, 2 in the one below, one more than in the lowest block for the
+    embeddings and whatever else of the base's `own` stands in no block. What a method adds outside of blocks has depth 0.
+
+    The blocks of all chains count in order of computation (encoder before decoder). What follows a chain inside the body (a final
+    norm, a neck) is one less deep than that chain's top block.
+    """
+    head = base.heads["domain"].modules if "domain" in base.heads else ()
+    if any(inside(name, path) for path in head):
+        return 0
+    depth = sum(len(chain.blocks) for chain in base.anatomy.chains)
+    lowest = depth + 1 if own else 0
+    for chain in base.anatomy.chains:
+        for path in chain.blocks:
+            if inside(name, path):
+                return depth
+            depth -= 1
+        if any(inside(name, path) for path in chain.after):
+            return depth
+    return lowest
