@@ -11,6 +11,8 @@ in pairs. `table` writes docs/benchmarks.md.
 from __future__ import annotations
 
 import argparse
+import copy
+import dataclasses
 import os
 import subprocess
 import sys
@@ -24,6 +26,7 @@ import torch
 from cells import CELLS, MAIN, OURS, PEERS, RUNS, SHARED
 from rows import HERE, code_hash, digest, file_hash, row, settings_of
 
+from domaintune.bases.base import Base
 from domaintune.data.formats import read_rows
 from domaintune.engine.starting_head import probe_head
 from domaintune.evaluation.records import load_records, scored_rows
@@ -148,6 +151,17 @@ def ours(cell: str, method: str, seed: int) -> dict[str, Any]:
     return row(RESULTS, f"{cell}.{method}.{seed}", key, measure)
 
 
+class Copied(Base):
+    """A base whose forks share no storage with it: the peers train in place."""
+
+    def fork(self, *arguments: Any, **more: Any) -> torch.nn.Module:
+        return copy.deepcopy(super().fork(*arguments, **more))
+
+    @classmethod
+    def of(cls, base: Base) -> Copied:
+        return cls(**{part.name: getattr(base, part.name) for part in dataclasses.fields(base)})
+
+
 def peer(cell: str, kind: str, start: str, seed: int) -> dict[str, Any]:
     """`start` "same": our head and number of epochs; "own": a fresh head and the Trainer's own defaults."""
     import peers
@@ -172,6 +186,7 @@ def peer(cell: str, kind: str, start: str, seed: int) -> dict[str, Any]:
             epochs = training_settings(recipe, task, rows=len(parts.train)).epochs or 1
         else:
             base, epochs = sets.base.with_head("domain", task.head(), generator=torch.Generator().manual_seed(seed)), 3
+        base = Copied.of(base)
         began = time.monotonic()
         try:
             made = peers.tuned(kind, task, base, data, dev_data, epochs=epochs, own_defaults=start == "own", seed=seed)
