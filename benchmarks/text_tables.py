@@ -311,7 +311,9 @@ def write_tables(results: Path, *, seeds: Sequence[int]) -> None:
     lines += overall(results, seeds) + p_tuning(results, seeds)
     for cell in CELLS:
         lines += cell_table(results, cell, seeds)
-    from domains import table  # it takes its arithmetic from here
+    from defaults import table as tried  # these take their arithmetic from here
+    from domains import table
 
     lines += table(seeds)
+    lines += ["", "## Other settings than the defaults", "", *tried()]
     PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
