@@ -17,7 +17,6 @@ from domaintune.terminal import ProgressBar, comparison_table, pairs_table
 METHODS = ("freeze", "p-tuning", "lora")
 # Few enough for the whole demonstration to take minutes on two cores; a run of one's own trains longer by default.
 BASE_EPOCHS, EPOCHS, ROBUSTNESS_ROWS = 3, 5, 40
-STRENGTHS = (0.0, 0.5, 1.0)
 
 
 def recipes(output: Path) -> dict[str, Recipe]:
@@ -46,10 +45,10 @@ def recipes(output: Path) -> dict[str, Recipe]:
                 "train": str(samples / "hotels_train.csv"),
                 "dev": str(samples / "hotels_dev.csv"),
                 "test": str(samples / "hotels_test.csv"),
-                "general": str(samples / "general_test.csv"),
+                "general": str(samples / "general_choose.csv"),
+                "general_check": str(samples / "general_test.csv"),
                 "output": str(output / method),
                 "training": {"epochs": EPOCHS},
-                "balance": {"strengths": STRENGTHS},
                 "evaluation": {"robustness": method == METHODS[-1], "robustness_rows": ROBUSTNESS_ROWS},
             }
         )
