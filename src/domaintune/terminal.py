@@ -145,8 +145,9 @@ def comparison_table(compared: Mapping[str, Any]) -> Table:
     table.add_column("verdict", width=9)
     names = short_names([run["run"] for run in compared["runs"]])
     for run in compared["runs"]:
+        name = names[run["run"]]
         table.add_row(
-            f"{names[run['run']]}\n{run['method']}, at {run['strength']:g}",
+            f"{name}\n{'' if name == run['method'] else run['method'] + ', '}at {run['strength']:g}",
             interval(run["base_score"]),
             interval(run["score"]),
             signed(run["gain"]),
