@@ -41,6 +41,8 @@ TRIED: Mapping[str, tuple[dict[str, Any], ...]] = {
     "lora": (
         {},
         {"training.learning_rate": 1e-3},
+        {"training.epochs": 14},
+        {"training.epochs": 14, "training.learning_rate": 1e-3},
         {"training.learning_rate": 2.5e-4},
         {"method.dropout": 0.1},
         {"method.rank": 32, "method.alpha": 32},
