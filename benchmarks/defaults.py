@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from cells import CELLS, OURS, RUNS
-from rows import code_hash, digest, row
+from rows import code_hash, digest, row, settings_of
 from text import Sets, key_of
 
 from domaintune.data.formats import read_rows
@@ -40,10 +40,10 @@ EVERY: tuple[dict[str, Any], ...] = (
 TRIED: Mapping[str, tuple[dict[str, Any], ...]] = {
     "lora": (
         {},
-        {"training.learning_rate": 1e-3},
+        {"training.learning_rate": 5e-4},
+        {"training.learning_rate": 5e-4, "training.epochs": 14},
+        {"training.learning_rate": 2e-3},
         {"training.epochs": 14},
-        {"training.epochs": 14, "training.learning_rate": 1e-3},
-        {"training.learning_rate": 2.5e-4},
         {"method.dropout": 0.1},
         {"method.rank": 32, "method.alpha": 32},
         {"method.targets": ["attention"]},
@@ -71,14 +71,24 @@ TRIED: Mapping[str, tuple[dict[str, Any], ...]] = {
 """Changes of the defaults, by method. The most telling first."""
 
 
-def recipe_of(cell: str, method: str, changes: Mapping[str, Any], seed: int) -> Recipe:
-    """The cell's recipe with changes; the frontier has its two ends alone."""
-    plain = CELLS[cell].recipe(OURS[method], seed=seed, output=RUNS / "unused").plain()
-    plain["balance"] = {"strengths": [0.0, 1.0], "max_rows": 1000}
+def plain_recipe(method: str) -> Recipe:
+    """The method's defaults on any data."""
+    fields = {"task": "text-classification", "base": "minilm", "train": "any", "output": "any", "method": OURS[method]}
+    return Recipe.make(fields)
+
+
+def changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    plain = recipe.plain()
     for path, value in changes.items():
         section, key = path.split(".")
         plain[section][key] = value
     return Recipe.make(plain)
+
+
+def recipe_of(cell: str, method: str, changes: Mapping[str, Any], seed: int) -> Recipe:
+    """The cell's recipe with changes; the frontier has its two ends alone."""
+    recipe = CELLS[cell].recipe(OURS[method], seed=seed, output=RUNS / "unused")
+    return changed(recipe, {"balance.strengths": [0.0, 1.0], "balance.max_rows": 1000, **changes})
 
 
 def measured(cell: str, method: str, changes: Mapping[str, Any], seed: int) -> dict[str, Any]:
@@ -100,15 +110,25 @@ def measured(cell: str, method: str, changes: Mapping[str, Any], seed: int) -> d
         return {
             "cell": cell,
             "method": method,
-            "changes": dict(changes),
             "dev": made.dev_score,
             "left_out": primary_score(task, made.base, made.attached.view(1.0), left_out)[0] if len(others) else None,
             "retention": ends[1.0].retention,
             "averaged": made.training.averaged_epochs,
         }
 
-    name = ",".join(f"{path.split('.')[-1]}={value}" for path, value in changes.items()) or "defaults"
-    return row(RESULTS, f"{cell}.{method}.{name.replace('/', '_')}.{seed}.{digest(dict(changes))}", key, measure)
+    return row(RESULTS, f"{cell}.{method}.{digest(key['recipe'])}", key, measure)
+
+
+def differences(settings: Mapping[str, Any], method: str) -> str:
+    """What of a row's settings differs from today's defaults, as text."""
+    now = settings_of(plain_recipe(method))
+    found = {} if settings["learning_rate"] == now["learning_rate"] else {"learning_rate": settings["learning_rate"]}
+    for part in ("training", "method"):
+        for key, value in now[part].items():
+            other = settings[part].get(key, value)
+            if key != "learning_rate" and json.dumps(other) != json.dumps(value):
+                found[key] = other
+    return ", ".join(f"{key} {value}" for key, value in found.items()) or "defaults"
 
 
 def table() -> list[str]:
@@ -116,7 +136,8 @@ def table() -> list[str]:
     held: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for path in sorted(RESULTS.glob("*.json")):
         made = json.loads(path.read_text(encoding="utf-8"))
-        held.setdefault((made["method"], json.dumps(made["changes"]), made["cell"]), []).append(made)
+        change = differences(made["key"]["recipe"], made["method"])
+        held.setdefault((made["method"], change, made["cell"]), []).append(made)
     lines = [
         "Nothing here comes from a test part. Dev / at most 1,000 train rows that the cap left out / general score kept, at strength 1.",
     ]
@@ -126,9 +147,8 @@ def table() -> list[str]:
             continue
         lines += ["", f"| {method} | {' | '.join(JUDGED)} |"]
         lines.append("| --- " * (len(JUDGED) + 1) + "|")
-        for change in changes:
-            name = ", ".join(f"{path.split('.')[-1]} {value}" for path, value in change.items()) or "defaults"
-            cells = [shown(held.get((method, json.dumps(change), cell), [])) for cell in JUDGED]
+        for name in dict.fromkeys(differences(settings_of(changed(plain_recipe(method), c)), method) for c in changes):
+            cells = [shown(held.get((method, name, cell), [])) for cell in JUDGED]
             lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
 

@@ -124,7 +124,7 @@ class EvaluationSettings(Settings):
     """Test rows that this is done with."""
 
 
-DEFAULT_LEARNING_RATES = {"full": 5e-5, "freeze": 2e-4, "lora": 5e-4, "p-tuning": 3e-2}
+DEFAULT_LEARNING_RATES = {"full": 5e-5, "freeze": 2e-4, "lora": 1e-3, "p-tuning": 3e-2}
 
 
 class Recipe(Settings):
