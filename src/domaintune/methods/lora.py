@@ -31,9 +31,9 @@ from domaintune.methods.weights import (
 from domaintune.settings import LoRASettings
 
 LOG_WEIGHTS = "domain_weights.logarithm"
-DOMAIN_SCALE = 20.0
-"""Under LoRA's default learning rate of 5e-4 the logarithms of the domains' weights learn at 1e-2: a few hundred steps must be
-able to bring a weight near 0."""
+DOMAIN_SCALE = 5.0
+"""Under LoRA's default learning rate of 1e-3 the logarithms of the domains' weights learn at 5e-3: hundreds of steps that agree bring a
+weight down, and those that do not leave it alone, which a rate of 2e-2 does not."""
 
 
 @dataclass(frozen=True)
