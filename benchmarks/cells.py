@@ -97,3 +97,9 @@ OURS: dict[str, dict[str, Any]] = {
 }
 MAIN = ("lora", "p-tuning", "freeze", "full")
 PEERS = ("lora", "prefix", "p-tuning", "frozen", "full")
+
+
+def plain_recipe(method: str) -> Recipe:
+    """One of OURS with today's defaults, on any data."""
+    fields = {"task": "text-classification", "base": "minilm", "train": "any", "output": "any", "method": OURS[method]}
+    return Recipe.make(fields)

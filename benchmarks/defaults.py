@@ -3,7 +3,7 @@
     python benchmarks/defaults.py [--methods lora p-tuning freeze full] [--cells ...] [--seeds 0] | table
 
 Each method is tried with its defaults and with every change in TRIED, one training a row; finished rows are kept in
-benchmarks/results/defaults. `general` is the score on the general set's choosing part as a share of the base's.
+benchmarks/results/defaults. What is kept is the score on the general set's choosing part as a share of the base's.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from cells import CELLS, OURS, RUNS
+from cells import CELLS, OURS, RUNS, plain_recipe
 from rows import code_hash, digest, row, settings_of
 from text import Sets, key_of
 
@@ -54,8 +54,8 @@ TRIED: Mapping[str, tuple[dict[str, Any], ...]] = {
         {},
         {"training.learning_rate": 1e-2},
         {"training.learning_rate": 1e-1},
-        {"method.length": 8},
-        {"method.length": 32},
+        {"method.num_virtual_tokens": 8},
+        {"method.num_virtual_tokens": 32},
         *EVERY,
     ),
     "freeze": (
@@ -69,12 +69,6 @@ TRIED: Mapping[str, tuple[dict[str, Any], ...]] = {
     "full": ({}, {"training.learning_rate": 2.5e-5}, {"training.learning_rate": 1e-4}, *EVERY),
 }
 """Changes of the defaults, by method. The most telling first."""
-
-
-def plain_recipe(method: str) -> Recipe:
-    """The method's defaults on any data."""
-    fields = {"task": "text-classification", "base": "minilm", "train": "any", "output": "any", "method": OURS[method]}
-    return Recipe.make(fields)
 
 
 def changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:

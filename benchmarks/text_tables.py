@@ -12,11 +12,9 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from cells import CELLS, MAIN, OURS, PEERS
+from cells import CELLS, MAIN, OURS, PEERS, plain_recipe
 from matplotlib.figure import Figure
 from rows import code_hash, settings_of
-
-from domaintune.recipe import Recipe
 
 PAGE = Path("docs/benchmarks.md")
 DRAWS = 2000
@@ -93,8 +91,7 @@ def kept(rows: Sequence[Row], at: Callable[[Row], str], part: str) -> str:
 
 def is_old(name: str, rows: Sequence[Row]) -> bool:
     """Whether other code than today's, or other settings of this method, made one of the rows."""
-    fields = {"task": "text-classification", "base": "minilm", "train": "any", "output": "any", "method": OURS[name]}
-    settings = settings_of(Recipe.make(fields))
+    settings = settings_of(plain_recipe(name))
     now = {key: settings[key] for key in ("method", "training", "learning_rate")}
     return any(
         row["key"]["code"] != code_hash() or any(row["key"]["recipe"].get(key) != value for key, value in now.items())
