@@ -206,6 +206,29 @@ def test_a_trial_goes_on_where_it_was_killed(monkeypatch: pytest.MonkeyPatch, tm
     assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
 
 
+def test_what_goes_wrong_on_trial_does_not_slow_what_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rollback halves the learning rate of later steps; one in a trial's steps, which do not count, must not."""
+    made = with_a_trial(monkeypatch, {"fp32": 9.0, "bf16": 1.0})
+    accumulate_ = StepGradient.accumulate_
+
+    def spoiled(self: StepGradient, *arguments: Any, **more: Any) -> list[torch.Tensor]:
+        losses = accumulate_(self, *arguments, **more)
+        return [losses[0] * torch.nan] if len(made) == 4 else losses
+
+    monkeypatch.setattr(StepGradient, "accumulate_", spoiled)
+    states = []
+    for precision in ("auto", "bf16"):
+        base, task, attached = attach(CELL)
+        data = dataset(task, base, list(task.read(rows(CELL.task))))
+        settings = TrainingSettings(epochs=2, batch_size=1, precision=precision)
+        done = train(attached, task, base, data, settings, learning_rate=1e-3, seed=1, validate=None, folder=None)
+        assert done.rollbacks == 0
+        states.append(attached.state())
+        if precision == "auto":
+            assert made[: 3 * TRIAL + 1] == ["fp32", "bf16", "bf16", "fp32", *["fp32", "bf16", "bf16"] * (TRIAL - 1)]
+    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+
+
 def test_a_plan_tells_time_and_memory(recipe: Recipe) -> None:
     made = plan(recipe)
     assert 0 < made.minutes < 5

@@ -15,8 +15,8 @@ from domaintune.settings import Precision
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """One finished epoch: the mean of its steps' losses, what `validate` returned after it (None where it was not called), and the wall-clock
-    time of its steps and validation, over all processes that took part."""
+    """One finished epoch: the mean of its steps' losses, what `validate` returned after it (None where it was not called), and the
+    wall-clock time of its steps and validation, over all processes that took part."""
 
     index: int
     train_loss: float

@@ -211,7 +211,8 @@ class _Loop:
             if on_trial:
                 self._try_bf16_(step, seconds[0])
                 if self.precision == "bf16":
-                    self._restart_epoch_()  # every step that counts is in one precision
+                    self.state.rollbacks = 0  # the steps in fp32 never were, nor what went wrong in them
+                    self._restart_epoch_()
                     return
             self.state.position += 1
             self.state.loss_sum += loss
