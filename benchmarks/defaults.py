@@ -1,6 +1,6 @@
 """What other settings than the defaults would give, judged without any test part: dev rows, and train rows that were left out.
 
-    python benchmarks/defaults.py [--methods lora p-tuning freeze full] [--cells ...] [--seeds 0] | table
+    python benchmarks/defaults.py [--methods lora p-tuning freeze full] [--cells ...] [--seeds 0] [--workers 1] | table
 
 Each method is tried with its defaults and with every change in TRIED, one training a row; finished rows are kept in
 benchmarks/results/defaults. What is kept is the score on the general set's choosing part as a share of the base's.
@@ -9,8 +9,11 @@ benchmarks/results/defaults. What is kept is the score on the general set's choo
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
-from collections.abc import Mapping, Sequence
+import multiprocessing
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from rows import code_hash, digest, row, settings_of
 from text import Sets, key_of
 
 from domaintune.data.formats import read_rows
+from domaintune.errors import DomainTuneError
 from domaintune.evaluation.score import primary_score
 from domaintune.fit import fit
 from domaintune.pipeline import general_of
@@ -29,6 +33,8 @@ from domaintune.tasks.base import dataset
 
 RESULTS = Path("benchmarks/results/defaults")
 JUDGED = ("product_reviews", "banking77", "crossner_politics", "reddit_goemotions")
+Try = tuple[str, str, Mapping[str, Any], int]
+"""Cell, method, changes, seed."""
 LEFT_OUT = 1000
 """Rows of train at most, of those that the cap leaves."""
 EVERY: tuple[dict[str, Any], ...] = (
@@ -54,8 +60,17 @@ TRIED: Mapping[str, tuple[dict[str, Any], ...]] = {
         {},
         {"training.learning_rate": 1e-2},
         {"training.learning_rate": 1e-1},
+        {"method.beside": ["layer-norm"]},
+        {"method.reparameterise": True, "training.learning_rate": 3e-3},
+        {"method.gated": True},
+        {"training.epochs": 30},
+        {"method.initialise": "random"},
         {"method.num_virtual_tokens": 8},
         {"method.num_virtual_tokens": 32},
+        {"method.version": 1, "training.learning_rate": 1e-2},
+        {"method.version": 1, "training.learning_rate": 1e-3},
+        {"method.reparameterise": True, "training.learning_rate": 1e-3},
+        {"method.beside": ["bias"]},
         *EVERY,
     ),
     "freeze": (
@@ -154,21 +169,35 @@ def shown(rows: Sequence[Mapping[str, Any]]) -> str:
     return " / ".join("" if None in value else f"{np.mean(value):.3f}" for value in values)
 
 
+def tries(methods: Sequence[str], cells: Sequence[str], seeds: Sequence[int]) -> Iterator[Try]:
+    """The most telling ones of all methods first."""
+    for seed in seeds:
+        for changes in itertools.zip_longest(*(TRIED[method] for method in methods)):
+            for method, change in zip(methods, changes, strict=True):
+                if change is not None:
+                    yield from ((cell, method, change, seed) for cell in cells)
+
+
+def measure_one(wanted: Try) -> None:
+    torch.set_num_threads(1)
+    print(*wanted, flush=True)
+    try:
+        measured(*wanted)
+    except DomainTuneError as error:
+        print(*wanted, "cannot be:", error, flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", nargs="?", choices=["table"])
     parser.add_argument("--methods", nargs="+", default=list(TRIED))
     parser.add_argument("--cells", nargs="+", default=list(JUDGED))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--workers", type=int, default=1)
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
     if arguments.part != "table":
-        for seed in arguments.seeds:
-            for method in arguments.methods:
-                for changes in TRIED[method]:
-                    for cell in arguments.cells:
-                        print(cell, method, dict(changes), flush=True)
-                        measured(cell, method, changes, seed)
+        with ProcessPoolExecutor(arguments.workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+            list(pool.map(measure_one, tries(arguments.methods, arguments.cells, arguments.seeds)))
     print("\n".join(table()))
 
 

@@ -168,7 +168,7 @@ def shake_(attached: Attached, *, scale: float = 0.05, seed: int = 3) -> None:
         for group in attached.parameter_groups():
             for parameter in group.parameters:
                 noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-                parameter.add_(noise.to(parameter.dtype), alpha=scale)
+                parameter.add_(noise.to(parameter), alpha=scale)
 
 
 def outputs(model: torch.nn.Module, batch: Batch) -> torch.Tensor:

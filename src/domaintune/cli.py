@@ -35,6 +35,7 @@ Strengths = Annotated[
         help="0 = the base, 1 = fully tuned; by default the run's choice. NAME=S for one domain; repeatable.",
     ),
 ]
+Device = Annotated[str | None, Option(help="auto, cpu, cuda, cuda:1; by default where the run was made.")]
 AsJson = Annotated[bool, Option("--json", help="JSON on standard output.")]
 INTERRUPTED = 130
 
@@ -126,6 +127,7 @@ def predict_command(
     output: Annotated[
         Path | None, Option(help="A .jsonl, .csv or .tsv file; by default JSON lines on standard output.")
     ] = None,
+    device: Device = None,
 ) -> None:
     """Predict with a run, rows of any number: your columns and the model's answer."""
     with importing():
@@ -134,7 +136,7 @@ def predict_command(
         from domaintune.terminal import RowProgress
     checked_output(output)
     errors = Console(stderr=True)
-    loaded = load(run)
+    loaded = load(run, device=device)
     shown = output is not None and errors.is_terminal
     with RowProgress(errors, total=line_total(data) if shown else None, shown=shown) as told:
         notes = predict_file(loaded, data, output=output, strength=strengths_from(strength), told=told)
@@ -150,6 +152,7 @@ def evaluate_command(
     general: Annotated[
         bool, Option("--general", help="The rows are of what the base could do before: measure what was kept.")
     ] = False,
+    device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """Score a run on labelled rows, beside its base, with intervals and the paired gain."""
@@ -157,7 +160,7 @@ def evaluate_command(
         from domaintune.finished.evaluate import evaluate
         from domaintune.predict import load
         from domaintune.terminal import evaluation_table
-    made = evaluate(load(run), data, strength=strengths_from(strength), general=general).plain()
+    made = evaluate(load(run, device=device), data, strength=strengths_from(strength), general=general).plain()
     if as_json:
         print_json(made)
         return

@@ -49,7 +49,8 @@ def torch_device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for the device
         raise RecipeError(
-            f"'{name}' cannot be used ({str(error).splitlines()[0]}).", where="device", remedy="Use auto or cpu."
+            f"'{name}' cannot be used ({str(error).splitlines()[0]}).", where="device",
+            remedy="Use auto or cpu (a recipe's device, --device, or load(run, device=...)).",
         ) from None
     return device
 
@@ -85,7 +86,7 @@ def run_as_base(
         MethodError: the run's method cannot be merged.
         BaseError: another task, or weights that changed since (`expected` is their checksum).
     """
-    run = load(path)
+    run = load(path, device="cpu")  # devices round differently, and the checksum is of the merged weights
     if run.task.name != task_name:
         raise BaseError(
             f"is a run of {run.task.name}, not of {task_name}.", where=path, remedy="Give a base for this task."
@@ -312,15 +313,16 @@ class Run:
         return sum(str(row.values.get(column)) not in self.domains for row in rows)
 
 
-def load(path: str | Path) -> Run:
-    """A finished run from its folder, with its base.
+def load(path: str | Path, *, device: str | None = None) -> Run:
+    """A finished run from its folder, with its base. `device` as in recipes; by default where the run was made.
 
     Raises:
         RunError: no finished run there, or its base is gone or changed.
+        RecipeError: the device is not here.
     """
     folder = RunFolder.existing(path)
     with damage_told(path):
-        return _load(folder)
+        return _load(folder, device)
 
 
 @contextmanager
@@ -342,8 +344,10 @@ def saved_tasks(folder: RunFolder) -> dict[str, Task]:
     return {name: kind.model_validate_json(json.dumps(values)) for name, values in folder.read("tasks.json").items()}
 
 
-def _load(folder: RunFolder) -> Run:
+def _load(folder: RunFolder, device: str | None) -> Run:
     recipe = Recipe.make(folder.read("resolved.json"), where=str(folder.path / "resolved.json"))
+    if device is not None:
+        recipe = recipe.model_copy(update={"device": device})
     tasks = saved_tasks(folder)
     origin = folder.read("provenance.json")["base"]
     base = _origin(recipe, origin)

@@ -300,7 +300,12 @@ def provenance(**more: Any) -> dict[str, Any]:
             versions[package] = "not installed"
     return {
         "versions": {"python": platform.python_version(), **versions},
-        "machine": {"system": platform.platform(), "processor": processor_name(), "cores": os.cpu_count()},
+        "machine": {
+            "system": platform.platform(),
+            "processor": processor_name(),
+            "cores": os.cpu_count(),
+            "gpu": gpu_name(),
+        },
         "peak_memory_bytes": peak_memory(),
         **more,
     }
@@ -309,6 +314,12 @@ def provenance(**more: Any) -> dict[str, Any]:
 def peak_memory() -> int:
     """Of this process so far, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def gpu_name() -> str | None:
+    """Of the GPU that this process uses, if it uses any."""
+    torch = sys.modules.get("torch")
+    return torch.cuda.get_device_name() if torch is not None and torch.cuda.is_initialized() else None
 
 
 def processor_name() -> str:

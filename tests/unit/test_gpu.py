@@ -1,0 +1,100 @@
+"""On a GPU everything is as on the CPU, within its rounding: gradients, training, views, predictions, runs."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import small_runs
+import torch
+from cells import CELLS, METHODS, Cell, batch_of, outputs, recipe, rows, shake_
+from tiny import tiny_base
+
+from domaintune import load, tune
+from domaintune.bases.base import Base
+from domaintune.engine.gradient import StepGradient, accelerator
+from domaintune.engine.train import train
+from domaintune.evaluation.score import point_scores, predict, records_of
+from domaintune.methods import method_from
+from domaintune.methods.base import Attached
+from domaintune.recipe import TrainingSettings
+from domaintune.tasks import TASKS
+from domaintune.tasks.base import Task, dataset
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+EVERY = pytest.mark.parametrize("cell", CELLS, ids=str)
+
+
+@pytest.fixture(autouse=True)
+def full_precision() -> Iterator[None]:
+    with torch.backends.cudnn.flags(allow_tf32=False):  # matrix products are in full precision by default
+        yield
+
+
+def attach_on(device: str, cell: Cell) -> tuple[Base, Task, Attached]:
+    base = tiny_base(cell.family, cell.task)
+    base = replace(base, model=copy.deepcopy(base.model).to(device))
+    task = TASKS[cell.task].build(rows(cell.task), base, recipe(cell.task).task)
+    base = base.with_head("domain", task.head(), generator=torch.Generator().manual_seed(1))
+    method = method_from(recipe(cell.task, METHODS[cell.method]).method)
+    return base, task, method.attach(base, generator=torch.Generator().manual_seed(2))
+
+
+def close(made: torch.Tensor, expected: torch.Tensor) -> bool:
+    return torch.allclose(made, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+
+
+@EVERY
+def test_gradients_and_views(cell: Cell) -> None:
+    gradients, views = [], []
+    for device in ("cpu", "cuda"):
+        base, task, attached = attach_on(device, cell)
+        assert {p.device.type for group in attached.parameter_groups() for p in group.parameters} == {device}
+        shake_(attached)
+        attached.model.eval()
+        data = dataset(task, base, list(task.read(rows(cell.task))))
+        StepGradient(task, base, attached, data, 1, (), accelerator()).accumulate_([[0, 1, 2], [3, 4]], epoch=0, step=0)
+        parameters = [p for group in attached.parameter_groups() for p in group.parameters if p.grad is not None]
+        gradients.append(torch.cat([p.grad.double().cpu().flatten() for p in parameters]))  # type: ignore[union-attr]
+        batch = batch_of(base, task, range(4), "score").to(base.device)
+        views.append(torch.cat([outputs(attached.view(s), batch).cpu() for s in (0.0, 0.5, 1.0)]))
+    assert close(gradients[1], gradients[0])
+    assert close(views[1], views[0])
+
+
+@EVERY
+def test_training_and_scores(cell: Cell, tmp_path: Path) -> None:
+    base, task, attached = attach_on("cuda", cell)
+    data = dataset(task, base, list(task.read(rows(cell.task))))
+    scores = []
+
+    def validate() -> float:
+        raw = predict(task, base, attached.model, data, wanted=frozenset({task.primary.name}))
+        scores.append(point_scores(task, records_of(task, data, raw))[task.primary.name])
+        return scores[-1]
+
+    for precision in ("fp32", "bf16"):
+        settings = TrainingSettings(epochs=2, batch_size=4, precision=precision)  # type: ignore[arg-type]
+        done = train(
+            attached, task, base, data, settings, learning_rate=1e-3, seed=1, validate=validate, folder=tmp_path / precision
+        )  # fmt: skip
+        assert done.steps == 4
+        assert all(epoch.train_loss > 0 for epoch in done.epochs)
+    assert len(scores) == 4
+    batch = batch_of(base, task, range(4), "score").to(base.device)
+    assert torch.equal(outputs(attached.view(1.0, form="terms"), batch), outputs(attached.model, batch))
+
+
+@pytest.mark.parametrize("method", ["full", "freeze", "lora", "p-tuning"])
+def test_a_run_of_the_gpu_is_one_of_the_cpu(tmp_path: Path, method: str) -> None:
+    small_runs.save_base(tmp_path)
+    made = tune(small_runs.recipe(tmp_path, method=method, device="cuda"))
+    texts = ["a cold soup and a rude desk", "a lovely view"]
+    answers = [load(made.path, device=device).predict(texts, strength=0.5) for device in ("cuda", "cpu")]
+    for gpu, cpu in zip(*answers, strict=True):
+        assert gpu.keys() == cpu.keys()
+        assert gpu["label"] == cpu["label"]
+        assert gpu["probability"] == pytest.approx(cpu["probability"], abs=1e-3)
