@@ -78,7 +78,7 @@ TRIED: Mapping[str, tuple[dict[str, Any], ...]] = {
         {"training.learning_rate": 1e-4},
         {"training.learning_rate": 4e-4},
         {"method.train": ["top:1"]},
-        {"method.train": ["top:4"]},
+        {"method.train": ["top:2"]},
         *EVERY,
     ),
     "full": ({}, {"training.learning_rate": 2.5e-5}, {"training.learning_rate": 1e-4}, *EVERY),

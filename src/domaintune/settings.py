@@ -134,9 +134,9 @@ class FullSettings(Settings):
 
 class FreezeSettings(Settings):
     name: Literal["freeze"] = "freeze"
-    train: tuple[str, ...] = ("top:2",)
+    train: tuple[str, ...] | None = None
     """What is trained beside the head: `top:K` (top blocks of the chain nearest the output), `CHAIN.top:K` (encoder, decoder,
-    backbone), `attention`, `layer-norm`, `bias`, `head` (alone)."""
+    backbone), `attention`, `layer-norm`, `bias`, `head` (alone). By default `top:4`, or all blocks where there are fewer."""
 
 
 class LoRASettings(Settings):

@@ -113,6 +113,15 @@ def test_training_mode() -> None:
     assert not any(m.training for m in model.get_submodule("resnet.embedder").modules())
 
 
+def test_the_default_is_the_top_four_blocks_or_all_there_are() -> None:
+    def trained(family: str, train: tuple[str, ...] | None) -> set[str]:
+        attached = method_from(FreezeSettings(train=train)).attach(shared_base(family), generator=generator())
+        return {name for name, parameter in attached.model.named_parameters() if parameter.requires_grad}
+
+    assert trained("bert", None) == trained("bert", ("top:3",))  # it has three
+    assert trained("mobilenet-v2", None) == trained("mobilenet-v2", ("top:4",)) < trained("mobilenet-v2", ("top:5",))
+
+
 def test_frozen_prefix_trains_in_eval_mode() -> None:
     attached = method_from(FreezeSettings(train=("top:1",))).attach(shared_base("bert"), generator=generator())
     attached.train_()

@@ -26,11 +26,16 @@ from domaintune.tasks.base import Task, dataset
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 EVERY = pytest.mark.parametrize("cell", CELLS, ids=str)
+# PiSSA's singular vectors have a sign of the device's own; queries that a detector picks by score are near-ties in these random models.
+SAME_ON_BOTH = pytest.mark.parametrize(
+    "cell", [c for c in CELLS if c.method != "pissa" and c.family not in ("rt-detr-v2", "d-fine")], ids=str
+)
 
 
 @pytest.fixture(autouse=True)
 def full_precision() -> Iterator[None]:
-    with torch.backends.cudnn.flags(allow_tf32=False):  # matrix products are in full precision by default
+    # Matrix products are in full precision by default.
+    with torch.backends.cudnn.flags(allow_tf32=False, deterministic=True, benchmark=False):
         yield
 
 
@@ -47,7 +52,7 @@ def close(made: torch.Tensor, expected: torch.Tensor) -> bool:
     return torch.allclose(made, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
 
 
-@EVERY
+@SAME_ON_BOTH
 def test_gradients_and_views(cell: Cell) -> None:
     gradients, views = [], []
     for device in ("cpu", "cuda"):

@@ -5,19 +5,23 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 import sys
 import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from small_runs import recipe, save_base, table
 from tiny import TEXT, tiny_base
+from typer.testing import CliRunner
 
-from domaintune import Run, tune
+from domaintune import Run, load, tune
+from domaintune.cli import app
 from domaintune.data.formats import stream_part
 from domaintune.data.rows import Wanted
-from domaintune.errors import DataError, RunError
+from domaintune.errors import DataError, RecipeError, RunError
 from domaintune.finished import predictions
 from domaintune.finished.predictions import line_total, predict_file
 
@@ -164,6 +168,25 @@ class Slow(io.BytesIO):
     def read1(self, size: int | None = -1, /) -> bytes:
         self.seen.append(self.answered.getvalue().count("\n"))
         return self.blocks.pop(0) if self.blocks else b""
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_run_of_another_machine_works_here(run: Run, tmp_path: Path) -> None:
+    """As one that was made with `device: cuda`."""
+    moved = tmp_path / "moved"
+    shutil.copytree(run.path, moved)
+    resolved = json.loads((moved / "resolved.json").read_text())
+    (moved / "resolved.json").write_text(json.dumps({**resolved, "device": "cuda"}))
+    with pytest.raises(RecipeError, match="--device"):
+        load(moved)
+    texts = ["a cold soup", "a warm bread"]
+    assert load(moved, device="cpu").predict(texts) == run.predict(texts)
+    (tmp_path / "in.csv").write_text("text,label\na cold soup,negative\na warm bread,positive\n")
+    for command in ("predict", "evaluate"):
+        told = CliRunner().invoke(app, [command, str(moved), str(tmp_path / "in.csv")])
+        assert isinstance(told.exception, RecipeError)
+        told = CliRunner().invoke(app, [command, str(moved), str(tmp_path / "in.csv"), "--device", "cpu"])
+        assert told.exit_code == 0, told.output
 
 
 def test_standard_input_is_answered_while_it_comes(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

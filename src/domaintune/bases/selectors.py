@@ -101,6 +101,11 @@ def _last_chain(anatomy: Anatomy) -> Chain:
     return anatomy.chains[names.index(last)]
 
 
+def top_selector(anatomy: Anatomy, most: int) -> str:
+    """`top:K` for the chain nearest the output, with K the number of its blocks or `most`."""
+    return f"top:{min(most, len(_last_chain(anatomy).blocks))}"
+
+
 def _top(chain: Chain, number: str, selector: str) -> list[str]:
     """Roots of the top blocks and of what follows them."""
     count = int(number) if number.isdecimal() else 0

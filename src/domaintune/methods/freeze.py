@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from domaintune.bases.base import Base
+from domaintune.bases.selectors import top_selector
 from domaintune.errors import MethodError
 from domaintune.methods.base import Attached, Method
 from domaintune.methods.weights import (
@@ -22,6 +23,7 @@ from domaintune.settings import FreezeSettings
 
 # Freeze's default learning rate is 2e-4; a fresh linear layer wants several times that.
 HEAD_SCALE = 4.0
+TOP = 4
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class Freeze(Method):
 
     def attach(self, base: Base, *, generator: torch.Generator, domains: Sequence[str] = ()) -> Attached:
         head = head_parameters(base)
-        selectors = tuple(selector for selector in self.settings.train if selector != "head")
+        chosen = (top_selector(base.anatomy, TOP),) if self.settings.train is None else self.settings.train
+        selectors = tuple(selector for selector in chosen if selector != "head")
         body = body_parameters(base, selectors)
         if selectors and not body:
             raise MethodError(
