@@ -91,7 +91,7 @@ OURS: dict[str, dict[str, Any]] = {
     "p-tuning-gated": {"name": "p-tuning", "gated": True},
     "p-tuning-network": {"name": "p-tuning", "reparameterise": True},
     "p-tuning-norms": {"name": "p-tuning", "beside": ["layer-norm"]},
-    "p-tuning-noise": {"name": "p-tuning", "initialise": "random"},
+    "p-tuning-text": {"name": "p-tuning", "initialise": "text"},
     "lora-pissa": {"name": "lora", "initialise": "pissa"},
     "lora-dora": {"name": "lora", "dora": True},
 }

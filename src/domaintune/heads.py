@@ -22,6 +22,8 @@ from domaintune.tasks.base import Dataset, Task, dataset
 OUTPUT_LAYER, DOMAIN_PROBE = "the base's output layer", "a head fitted on the domain's train part"
 HEAD_LEARNING_RATE = 1e-3
 FEWEST_EPOCHS, MOST_EPOCHS, WANTED_STEPS = 5, 30, 400
+MORE_STEPS = {"p-tuning": 2}
+"""Methods that learn slowly, and so many times the steps and epochs that they want on small sets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,8 @@ def training_settings(recipe: Recipe, task: Task, *, rows: int) -> TrainingSetti
     steps = max(1, math.ceil(rows / settings.batch_size))
     epochs = settings.epochs
     if epochs is None:
-        epochs = min(MOST_EPOCHS, max(FEWEST_EPOCHS, math.ceil(WANTED_STEPS / steps)))
+        more = MORE_STEPS.get(recipe.method.name, 1)
+        epochs = min(MOST_EPOCHS * more, max(FEWEST_EPOCHS, math.ceil(WANTED_STEPS * more / steps)))
     budget = settings.micro_batch_budget
     if budget is None and not settings.train_batch_norm:  # whose statistics are those of a whole step
         budget = default_budget(task, torch_device(recipe.device), training=True)

@@ -49,7 +49,8 @@ def torch_device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for the device
         raise RecipeError(
-            f"'{name}' cannot be used ({str(error).splitlines()[0]}).", where="device",
+            f"'{name}' cannot be used ({str(error).splitlines()[0]}).",
+            where="device",
             remedy="Use auto or cpu (a recipe's device, --device, or load(run, device=...)).",
         ) from None
     return device

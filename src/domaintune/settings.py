@@ -162,8 +162,8 @@ class PTuningSettings(Settings):
     num_virtual_tokens: int = Field(default=16, ge=1)
     gated: bool = False
     """v2: a second attention to the learned keys and values alone, added through a zero-initialised gate."""
-    initialise: Literal["text", "random"] = "text"
-    """v2: learned keys and values start from those of real inputs, or from noise."""
+    initialise: Literal["random", "text"] = "random"
+    """v2: learned keys and values start from noise as large as those of real inputs, or from these."""
     reparameterise: bool = False
     """v2: a network of each attention learns what is added to the starting keys and values; runs do not need it any more."""
     beside: tuple[Literal["layer-norm", "bias"], ...] = ()

@@ -100,7 +100,9 @@ CASES = [
     *((*case, {"version": 1}) for case in VERSION_1),
     ("bert", TEXT, {"version": 1, "prompt_encoder": "lstm", "hidden_size": 10}),
     ("qwen3", GENERATION, {"version": 1, "prompt_encoder": "lstm", "gated": True}),
-    ("vit", PICTURES, {"initialise": "random"}),
+    ("vit", PICTURES, {"initialise": "text"}),
+    ("bert", TEXT, {"initialise": "text"}),
+    ("marian", TRANSLATION, {"initialise": "text", "gated": True}),
     ("bert", TEXT, {"reparameterise": True}),
     ("yolos", DETECTION, {"reparameterise": True, "hidden_size": 10}),
 ]
@@ -462,8 +464,10 @@ def test_the_head_moves_on_the_line() -> None:
 
 def test_the_start_is_set_by_the_generator_and_by_real_inputs() -> None:
     base = _base("bert", TEXT)
-    first, second, noise = _attach(base).state(), _attach(base).state(), _attach(base, initialise="random").state()
-    assert all(torch.equal(first[name], second[name]) for name in first)
+    first, second, noise, again = (
+        _attach(base, initialise=start).state() for start in ("text", "text", "random", "random")
+    )
+    assert all(torch.equal(first[name], second[name]) and torch.equal(noise[name], again[name]) for name in first)
     name = f"bert.encoder.layer.1.attention.self.{SLOT}.keys"
     assert first[name].shape == noise[name].shape == (4, N, 8)
     assert not torch.equal(first[name], noise[name])

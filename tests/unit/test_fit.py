@@ -1,4 +1,4 @@
-"""Which weights a training ends with: the late epochs' average, or the best epoch's."""
+"""How long a training is, and which weights it ends with: the late epochs' average, or the best epoch's."""
 
 from __future__ import annotations
 
@@ -13,10 +13,25 @@ from domaintune.balance.frontier import Side
 from domaintune.engine.epochs import Epoch, Training
 from domaintune.evaluation.score import predict, primary_score
 from domaintune.fit import _settle_
+from domaintune.heads import training_settings
 from domaintune.methods import method_from
 from domaintune.parts import assemble
 from domaintune.predict import open_base
 from domaintune.tasks.base import dataset
+
+
+@pytest.mark.parametrize(
+    ("method", "rows", "epochs"),
+    [("lora", 100, 30), ("lora", 1000, 7), ("lora", 5000, 5), ("p-tuning", 100, 60), ("p-tuning", 1000, 13), ("p-tuning", 5000, 5)],
+)  # fmt: skip
+def test_small_sets_are_read_more_often(tmp_path: Path, method: str, rows: int, epochs: int) -> None:
+    """400 steps of 16 rows, 800 with P-tuning."""
+    save_base(tmp_path)
+    given = recipe(tmp_path, method=method, training={})
+    task = assemble(given, open_base(given)).task
+    assert training_settings(given, task, rows=rows).epochs == epochs
+    asked = recipe(tmp_path, method=method, training={"epochs": 3})
+    assert training_settings(asked, task, rows=rows).epochs == 3
 
 
 @pytest.mark.parametrize(

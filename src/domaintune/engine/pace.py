@@ -74,7 +74,9 @@ def _timed(
     device = next(attached.model.parameters()).device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         attached.train_()
-        for _ in range(2 if precision == "bf16" else 1):  # as in training: what a new shape costs in bf16 does not count
+        for _ in range(
+            2 if precision == "bf16" else 1
+        ):  # as in training: what a new shape costs in bf16 does not count
             began = time.perf_counter()
             gradient.accumulate_(step, epoch=0, step=0, precision=precision)
             if device.type == "cuda":
