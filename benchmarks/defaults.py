@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from cells import CELLS, OURS, RUNS, plain_recipe
-from rows import code_hash, digest, row, settings_of
+from cells import CELLS, OURS, RUNS
+from rows import code_hash, digest, row
 from text import Sets, key_of
 
 from domaintune.data.formats import read_rows
@@ -119,6 +119,7 @@ def measured(cell: str, method: str, changes: Mapping[str, Any], seed: int) -> d
         return {
             "cell": cell,
             "method": method,
+            "changes": dict(changes),
             "dev": made.dev_score,
             "left_out": primary_score(task, made.base, made.attached.view(1.0), left_out)[0] if len(others) else None,
             "retention": ends[1.0].retention,
@@ -128,37 +129,39 @@ def measured(cell: str, method: str, changes: Mapping[str, Any], seed: int) -> d
     return row(RESULTS, f"{cell}.{method}.{digest(key['recipe'])}", key, measure)
 
 
-def differences(settings: Mapping[str, Any], method: str) -> str:
-    """What of a row's settings differs from today's defaults, as text."""
-    now = settings_of(plain_recipe(method))
-    found = {} if settings["learning_rate"] == now["learning_rate"] else {"learning_rate": settings["learning_rate"]}
-    for part in ("training", "method"):
-        for key, value in now[part].items():
-            other = settings[part].get(key, value)
-            if key != "learning_rate" and json.dumps(other) != json.dumps(value):
-                found[key] = other
-    return ", ".join(f"{key} {value}" for key, value in found.items()) or "defaults"
+def told(changes: Mapping[str, Any]) -> str:
+    return ", ".join(f"{path.partition('.')[2]} {value}" for path, value in changes.items()) or "defaults"
 
 
 def table() -> list[str]:
-    """By method and change: dev / left out / general kept, the mean over seeds, of every cell."""
-    held: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    for path in sorted(RESULTS.glob("*.json")):
-        made = json.loads(path.read_text(encoding="utf-8"))
-        change = differences(made["key"]["recipe"], made["method"])
-        held.setdefault((made["method"], change, made["cell"]), []).append(made)
+    """By method, code and change: dev / left out / general kept, the mean over seeds, of every cell."""
+    rows = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))]
     lines = [
-        "Nothing here comes from a test part. Dev / at most 1,000 train rows that the cap left out / general score kept, at strength 1.",
+        "Nothing here comes from a test part. Dev / at most 1,000 train rows that the cap left out / general score kept, at strength 1, the mean",
+        "over seeds. Changes are those of the defaults at the time; a method has one table for each version of the code.",
     ]
     for method, changes in TRIED.items():
-        if not any(key[0] == method for key in held):
-            lines += ["", f"{method}: missing"]
-            continue
-        lines += ["", f"| {method} | {' | '.join(JUDGED)} |"]
-        lines.append("| --- " * (len(JUDGED) + 1) + "|")
-        for name in dict.fromkeys(differences(settings_of(changed(plain_recipe(method), c)), method) for c in changes):
-            cells = [shown(held.get((method, name, cell), [])) for cell in JUDGED]
-            lines.append(f"| {name} | {' | '.join(cells)} |")
+        mine = [made for made in rows if made["method"] == method]
+        codes = dict.fromkeys(made["key"]["code"] for made in mine)
+        if code_hash() not in codes:
+            lines += ["", f"{method}: missing under today's code and defaults"]
+        for code in codes:
+            held: dict[tuple[str, str], list[dict[str, Any]]] = {}
+            for made in mine:
+                if made["key"]["code"] == code:
+                    held.setdefault((told(made["changes"]), made["cell"]), []).append(made)
+            gpus = {made["provenance"]["machine"].get("gpu") for made in mine if made["key"]["code"] == code}
+            where = " and ".join(sorted(gpu or "CPU" for gpu in gpus))
+            lines += [
+                "",
+                f"| {method} (code {code}, {where}) | {' | '.join(JUDGED)} |",
+                "| --- " * (len(JUDGED) + 1) + "|",
+            ]
+            names = sorted({name for name, _ in held}, key=lambda name: (name != "defaults", name)) + (
+                [told(c) for c in changes] if code == code_hash() else []
+            )
+            for name in dict.fromkeys(names):
+                lines.append(f"| {name} | {' | '.join(shown(held.get((name, cell), [])) for cell in JUDGED)} |")
     return lines
 
 
