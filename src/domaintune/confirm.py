@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from domaintune.balance.frontier import Side, divergence_at, predict_at, with_reference
+from domaintune.balance.frontier import Side, divergence_at, predict_at, why_the_base, with_reference
 from domaintune.bases.base import Base
 from domaintune.evaluation.intervals import (
     Estimate,
@@ -111,13 +111,15 @@ def confirm(recipe: Recipe, fitted: Fitted, parts: Parts, *, report: Callable[[s
         kept = general.change[strength] if general is not None else None
         return Confirmed(strength, domain.change[strength], kept)
 
+    floor = floor_of(recipe, parts.task, agreement=agreement)
     verdict = judge(
         at(fitted.chosen),
         at(1.0),
-        floor=floor_of(recipe, parts.task, agreement=agreement),
+        floor=floor,
         agreement=agreement,
         test_rows=domain.rows,
         general_rows=general.rows if general else 0,
+        why_the_base=why_the_base(fitted.frontier, keep=floor if agreement else recipe.balance.keep),
     )
     return Confirmation(domain, general, majority_score(parts.task, parts.train, parts.test), verdict)
 

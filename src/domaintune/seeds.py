@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from domaintune.balance.frontier import Point, why_the_base
 from domaintune.confirm import floor_of
 from domaintune.errors import RunError
 from domaintune.evaluation.intervals import Estimate, bootstrap_weights, kept, percentiles, retention_kind
@@ -59,7 +60,7 @@ def _summarise(folder: RunFolder, recipe: Recipe, runs: Sequence[RunFolder]) -> 
     tasks = saved_tasks(runs[0])
     chosen = [f"{s['chosen_strength']:g}" for s in scores]
     domain = _side(tasks["domain"], runs, "test", chosen, recipe)
-    general = None
+    general, agreement = None, False
     if scores[0]["general"] is not None:
         agreement = scores[0]["general"]["kind"] == "agreement"
         general = _side(tasks.get("general", tasks["domain"]), runs, "general", chosen, recipe)
@@ -70,13 +71,16 @@ def _summarise(folder: RunFolder, recipe: Recipe, runs: Sequence[RunFolder]) -> 
         retention = None if general is None else general.change(name, agreement=agreement)
         return Confirmed(strength, domain.gain(name), retention)
 
+    floor = floor_of(recipe, tasks["domain"], agreement=agreement)
+    frontier = [Point(**point) for point in scores[used]["frontier"]]
     verdict = judge(
         at(float(chosen[used]), "chosen"),
         at(1.0, "tuned"),
-        floor=floor_of(recipe, tasks["domain"], agreement=general is not None and agreement),
-        agreement=general is not None and agreement,
+        floor=floor,
+        agreement=agreement,
         test_rows=domain.count,
         general_rows=0 if general is None else general.count,
+        why_the_base=why_the_base(frontier, keep=floor if agreement else recipe.balance.keep),
     )
     summary = {
         "primary": scores[0]["primary"],

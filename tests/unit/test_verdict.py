@@ -2,7 +2,7 @@
 
 import pytest
 
-from domaintune.balance.frontier import Point, choose
+from domaintune.balance.frontier import Point, choose, why_the_base
 from domaintune.evaluation.intervals import Estimate
 from domaintune.evaluation.verdict import Confirmed, judge
 from domaintune.tasks.base import Primary
@@ -13,7 +13,15 @@ def estimate(value, half, lower=None):
 
 
 def verdict(chosen, full, **more):
-    return judge(chosen, full, floor=0.95, agreement=more.pop("agreement", False), test_rows=400, general_rows=300)
+    return judge(
+        chosen,
+        full,
+        floor=0.95,
+        agreement=more.pop("agreement", False),
+        test_rows=400,
+        general_rows=300,
+        why_the_base="the reason",
+    )
 
 
 def at(strength, gain, kept):
@@ -27,7 +35,22 @@ def test_deploy():
 
 def test_trade_when_nothing_qualifies_but_full_gains():
     full = at(1.0, estimate(0.1, 0.03), estimate(0.8, 0.05))
-    assert verdict(at(0.0, estimate(0.0, 0.0), estimate(1.0, 0.0)), full).kind == "trade"
+    made = verdict(at(0.0, estimate(0.0, 0.0), estimate(1.0, 0.0)), full)
+    assert made.kind == "trade"
+    assert made.sentence.startswith("A trade: the reason; at strength 1: gain +0.100")
+
+
+@pytest.mark.parametrize(
+    ("domain", "retention", "why"),
+    [
+        ((0.6, 0.7, 0.8), (1.0, 0.97984, 0.9), "none above 0 keeps 98 % (most: 97.98 %, at 0.5)"),
+        ((0.6, 0.5, 0.6), (1.0, 0.99, 0.7), "none that keeps enough is better than the base"),
+    ],
+)
+def test_it_is_told_why_the_base_was_chosen(domain, retention, why):
+    frontier = [Point(s, d, r, r) for s, d, r in zip((0.0, 0.5, 1.0), domain, retention, strict=True)]
+    assert choose(frontier, keep=0.98, primary=Primary("accuracy")) == 0
+    assert why_the_base(frontier, keep=0.98) == f"where strengths are chosen, {why}"
 
 
 def test_keep_the_base_on_a_loss_and_on_no_gain_with_loss():

@@ -165,3 +165,14 @@ def choose(frontier: Sequence[Point], *, keep: float, primary: Primary) -> float
     qualified = [p for p in frontier if p.strength == 0 or (p.retention is not None and p.retention >= keep)]
     best = max(sign * p.domain for p in qualified)
     return min(p.strength for p in qualified if sign * p.domain == best)
+
+
+def why_the_base(frontier: Sequence[Point], *, keep: float) -> str:
+    """Why `choose` took strength 0, where it did."""
+    kept = {p.strength: p.retention for p in frontier if p.strength > 0 and p.retention is not None}
+    if not kept:
+        return "without general data strength 1 is chosen"
+    best = max(kept, key=lambda strength: kept[strength])
+    if kept[best] >= keep:
+        return "where strengths are chosen, none that keeps enough is better than the base"
+    return f"where strengths are chosen, none above 0 keeps {100 * keep:.4g} % (most: {100 * kept[best]:.4g} %, at {best:g})"

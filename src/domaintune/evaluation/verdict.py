@@ -34,11 +34,19 @@ class Verdict:
 
 
 def judge(
-    chosen: Confirmed, full: Confirmed, *, floor: float, agreement: bool, test_rows: int, general_rows: int
+    chosen: Confirmed,
+    full: Confirmed,
+    *,
+    floor: float,
+    agreement: bool,
+    test_rows: int,
+    general_rows: int,
+    why_the_base: str,
 ) -> Verdict:
     """The first that holds of deploy, trade, keep the base; else too close to call.
 
-    `floor` bounds retention's one-sided lower bound (for agreement: the threshold itself). `full` is strength 1.
+    `floor` bounds retention's one-sided lower bound (for agreement: the threshold itself). `full` is strength 1. `why_the_base` is told
+    where strength 0 was chosen although strength 1 gains.
     """
     shown = chosen if chosen.strength > 0 else full
     gain, kept = shown.gain, shown.retention
@@ -48,7 +56,7 @@ def judge(
     if chosen.strength > 0 and gain.low > 0 and (kept is None or kept.lower >= floor):
         return Verdict("deploy", f"Deploy at strength {chosen.strength:g}: {told}.")
     if chosen.strength == 0 and full.gain.low > 0:
-        return Verdict("trade", f"A trade: no strength above 0 keeps enough; at strength 1: {told}.")
+        return Verdict("trade", f"A trade: {why_the_base}; at strength 1: {told}.")
     whole = floor if agreement else 1.0
     if gain.high < 0 or (gain.low <= 0 and kept is not None and kept.high < whole):
         return Verdict("keep the base", f"Keep the base: {told}.")
