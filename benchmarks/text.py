@@ -132,7 +132,7 @@ def ours(cell: str, method: str, seed: int) -> dict[str, Any]:
         sets = Sets(cell, recipe)
         reference: dict[str, Any] = {}
         known = sets.recorded(output)
-        strengths = [float(strength) for strength in known]
+        strengths = sorted(float(strength) for strength in known)  # 0 first: agreement is with the base's answers
         return {
             "chosen": run.strength,
             "verdict": scores["verdict"]["kind"],
