@@ -25,6 +25,7 @@ from domaintune.recipe import DataSettings, Recipe
 from domaintune.settings import TextClassificationSettings
 from domaintune.tasks import TASKS
 from domaintune.tasks.base import Finding, Task
+from domaintune.words import counted
 
 LEARN_FRACTION = 0.25
 
@@ -119,7 +120,10 @@ def assemble(recipe: Recipe, base: Base, *, seen: Iterable[str] = ()) -> Parts:
     seen, reported = set(seen), _checksums(task, test)
     if met := sum(input_checksum(task.keys(e).input) in seen for e in test):
         notes.append(
-            f"{met} rows of test were trained or chosen on by the run that is the base: both scores are too good."
+            counted(
+                met,
+                "[row|rows] of test [was|were] trained or chosen on by the run that is the base: both scores are too good.",
+            )
         )
     general = None
     if "general" in rows or "general_check" in rows:
@@ -223,9 +227,14 @@ def _without_leaks(
     if not found:
         return train
     if settings.keep_leaks:
-        notes.append(f"{len(found)} rows of {of} also stand in {name}; kept, as asked: the {name} score is too good.")
+        notes.append(
+            counted(
+                len(found),
+                f"[row|rows] of {of} also [stands|stand] in {name}; kept, as asked: the {name} score is too good.",
+            )
+        )
         return train
-    notes.append(f"{len(found)} rows of {of} also stand in {name}; removed from {of}.")
+    notes.append(counted(len(found), f"[row|rows] of {of} also [stands|stand] in {name}; removed from {of}."))
     kept = [example for position, example in enumerate(train) if position not in found]
     if not kept:
         raise DataError(f"every row of {of} also stands in {name}.", where=of, remedy="Give other rows.")
@@ -250,7 +259,7 @@ def _domain_parts(
         train = _without_duplicates(task, train, notes)
     if test is None:
         train, test = _split(task, train, fraction=settings.test_fraction, seed=recipe.data_seed)
-        notes.append(f"no test part was given: {len(test)} rows were cut from train.")
+        notes.append(f"no test part was given: {counted(len(test), '[row was|rows were] cut from train.')}")
     else:
         train = _without_leaks(task, train, test, "test", settings, notes)
     if dev is not None:
@@ -258,7 +267,7 @@ def _domain_parts(
         dev = dev if settings.keep_leaks else _without_leaks(task, dev, test, "test", settings, notes, of="dev")
     elif len(train) >= settings.fold_below or not task.cross_validates:
         train, dev = _split(task, train, fraction=settings.dev_fraction, seed=recipe.data_seed + 1)
-        notes.append(f"no dev part was given: {len(dev)} rows were cut from train.")
+        notes.append(f"no dev part was given: {counted(len(dev), '[row was|rows were] cut from train.')}")
     else:
         notes.append(f"no dev part was given and train is small: {settings.folds} folds stand in for it.")
     if settings.max_train_rows is not None and len(train) > settings.max_train_rows:
@@ -291,7 +300,7 @@ def _grown_parts(
     train = [*old["train"], *train]
     if dev is None and (len(train) >= settings.fold_below or not task.cross_validates):
         train, dev = _split(task, train, fraction=settings.dev_fraction, seed=recipe.data_seed + 1)
-        notes.append(f"the earlier run had no dev part: {len(dev)} rows were cut from train.")
+        notes.append(f"the earlier run had no dev part: {counted(len(dev), '[row was|rows were] cut from train.')}")
     return train, dev, [*old["test"], *test]
 
 
@@ -358,7 +367,7 @@ def _without(task: Task, examples: list[Any], inputs: set[str], name: str, why: 
     """The examples whose input checksum is not among `inputs`; the others are counted in a note."""
     kept = [example for example in examples if input_checksum(task.keys(example).input) not in inputs]
     if len(kept) < len(examples):
-        notes.append(f"{len(examples) - len(kept)} rows of {name} were left out: {why}.")
+        notes.append(counted(len(examples) - len(kept), f"[row|rows] of {name} [was|were] left out: {why}."))
     if not kept:
         raise DataError(f"no row of {name} is left: all are {why}.", where=name, remedy="Give other rows.")
     return kept

@@ -86,15 +86,7 @@ def _summarise(folder: RunFolder, recipe: Recipe, runs: Sequence[RunFolder]) -> 
         "primary": scores[0]["primary"],
         "used_seed": used,
         "runs": [
-            {
-                "folder": f"{SEEDS}/{number}",
-                "seed": recipe.seed + number,
-                "dev": value,
-                "chosen_strength": s["chosen_strength"],
-                "score": s["domain"]["scores"][key][s["primary"]]["value"],
-                "retention": None if s["general"] is None else s["general"]["change"][key]["value"],
-                "verdict": s["verdict"]["kind"],
-            }
+            _told(s, number, recipe.seed + number, key, value)
             for number, (s, key, value) in enumerate(zip(scores, chosen, dev, strict=True))
         ],
         "domain": domain.plain(change=domain.gain, kind="gain"),
@@ -116,6 +108,19 @@ def _summarise(folder: RunFolder, recipe: Recipe, runs: Sequence[RunFolder]) -> 
             "used_seed": used,
         }
     )
+
+
+def _told(scores: dict[str, Any], number: int, seed: int, chosen: str, dev: float) -> dict[str, Any]:
+    """What the summary says of one run."""
+    return {
+        "folder": f"{SEEDS}/{number}",
+        "seed": seed,
+        "dev": dev,
+        "chosen_strength": scores["chosen_strength"],
+        "score": scores["domain"]["scores"][chosen][scores["primary"]]["value"],
+        "retention": None if scores["general"] is None else scores["general"]["change"][chosen]["value"],
+        "verdict": scores["verdict"]["kind"],
+    }
 
 
 def dev_score(scores: dict[str, Any]) -> float:

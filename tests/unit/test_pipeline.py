@@ -241,7 +241,7 @@ def test_leaks_are_removed_from_train_and_said(folder: Path) -> None:
     assert train
     tune(recipe(folder, test=str(test), train=str(folder / "leaky.csv")))
     notes = json.loads((folder / "runs/x/scores.json").read_text())["notes"]
-    assert notes[0] == "1 rows of train also stand in test; removed from train."
+    assert notes[0] == "1 row of train also stands in test; removed from train."
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from domaintune.data.near_duplicates import near_duplicates
 from domaintune.data.splits import together
 from domaintune.tasks.base import Finding, Keys, Task
+from domaintune.words import counted
 
 DOMAIN = ("train", "dev", "test")
 SHIFT = 0.2
@@ -76,11 +77,12 @@ def repeats(part: Part, *, texts: bool = True) -> Iterator[Finding]:
         places[key.input].append(place)
     again = sorted(place for rows in places.values() for place in rows[1:])
     conflicting = [rows for rows in places.values() if len({part.keys[place].target for place in rows}) > 1]
+    same = "case and punctuation aside" if texts else "the same file"
     if again:
         yield Finding(
             "repeats",
             "warning",
-            f"{len(again)} rows of {part.name} repeat an earlier one ({'case and punctuation aside' if texts else 'the same file'}).",
+            counted(len(again), f"[row|rows] of {part.name} [repeats|repeat] an earlier one ({same})."),
             part.at(again),
             "--drop-duplicates keeps one of each." if part.name == "train" else "Drop them from the file.",
             "Repeated rows weigh more than others, and scores on them look surer than they are.",
@@ -90,7 +92,7 @@ def repeats(part: Part, *, texts: bool = True) -> Iterator[Finding]:
         free = not any(key.labels for key in part.keys)  # texts, of which several may be right
         yield Finding(
             "conflicts", "note" if free else "warning",
-            f"{len(conflicting)} inputs of {part.name} stand there with different targets.",
+            counted(len(conflicting), f"[input|inputs] of {part.name} [stands|stand] there with different targets."),
             part.at(sorted(place for rows in conflicting for place in rows)),
             "Decide which is right" + ("; --drop-duplicates drops all such rows." if part.name == "train" else "."),
             "Several good answers are no fault, but a score knows one." if free
@@ -109,7 +111,7 @@ def shared_rows(train: Part, other: Part) -> Iterator[Finding]:
     yield Finding(
         "leaks" if domain else "shared-rows",
         "error" if domain else "warning",
-        f"{len(met)} rows of {other.name} also stand in {train.name}.",
+        counted(len(met), f"[row|rows] of {other.name} also [stands|stand] in {train.name}."),
         other.at(met),
         f"tune removes them from {train.name}; --keep-leaks keeps them." if domain else "tune leaves them out.",
         "A score on rows that were trained on says nothing about new ones.",
@@ -131,7 +133,10 @@ def near_findings(parts: Mapping[str, Part]) -> Iterator[Finding]:
         yield Finding(
             "near-duplicates",
             "warning",
-            f"{len(places)} rows of {name} are almost equal to {'an earlier row' if inside else 'one of train'}.",
+            counted(
+                len(places),
+                f"[row|rows] of {name} [is|are] almost equal to {'an earlier row' if inside else 'one of train'}.",
+            ),
             parts[name].at(places),
             "Look at them, and drop those that add nothing."
             if inside

@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 
 from domaintune.tasks.base import Finding
+from domaintune.words import counted
 
 ENTITY = re.compile(r"&(?:[a-zA-Z][a-zA-Z0-9]{1,30}|#\d{1,7}|#x[0-9a-fA-F]{1,6});")
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
@@ -28,16 +29,16 @@ def has_mojibake(text: str) -> bool:
 
 
 KINDS: tuple[tuple[str, str, Callable[[str], object], str, str], ...] = (
-    ("control-characters", "hold control characters", CONTROL.search, "Remove them.", "They are traces of a wrong conversion."),
-    ("replacement-characters", "hold U+FFFD: characters were lost", lambda t: "\ufffd" in t, "Export them again.",
+    ("control-characters", "[holds|hold] control characters", CONTROL.search, "Remove them.", "They are traces of a wrong conversion."),
+    ("replacement-characters", "[holds|hold] U+FFFD: characters were lost", lambda t: "\ufffd" in t, "Export them again.",
      "What was there is gone, and new data will not look like this."),
-    ("mojibake", "hold text in a wrong encoding (such as Ã©)", has_mojibake, "Convert them: ftfy mends such text.",
+    ("mojibake", "[holds|hold] text in a wrong encoding (such as Ã©)", has_mojibake, "Convert them: ftfy mends such text.",
      "The model would learn from letters that nobody wrote."),
-    ("html-entities", "hold HTML entities (such as &amp;)", ENTITY.search, "Decode them: Python's html.unescape.",
+    ("html-entities", "[holds|hold] HTML entities (such as &amp;)", ENTITY.search, "Decode them: Python's html.unescape.",
      "New data may not be written so."),
-    ("hidden-characters", "hold characters that cannot be seen (zero width, direction marks)", HIDDEN.search, "Remove them.",
+    ("hidden-characters", "[holds|hold] characters that cannot be seen (zero width, direction marks)", HIDDEN.search, "Remove them.",
      "They split words and make equal texts differ."),
-    ("no-letters", "hold punctuation alone", lambda t: not any(unicodedata.category(c)[0] in "LNS" for c in t), "Look at them.",
+    ("no-letters", "[holds|hold] punctuation alone", lambda t: not any(unicodedata.category(c)[0] in "LNS" for c in t), "Look at them.",
      "There may be nothing to learn from."),
 )  # fmt: skip
 
@@ -47,4 +48,6 @@ def text_findings(name: str, texts: Sequence[Sequence[str]], where: Sequence[str
     for kind, what, holds, remedy, why in KINDS:
         rows = tuple(place for row, place in zip(texts, where, strict=True) if any(holds(text) for text in row))
         if rows:
-            yield Finding(kind, "warning", f"{len(rows)} rows of {name} {what}.", rows, remedy, why, len(rows))
+            yield Finding(
+                kind, "warning", counted(len(rows), f"[row|rows] of {name} {what}."), rows, remedy, why, len(rows)
+            )

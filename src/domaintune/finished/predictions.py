@@ -22,6 +22,7 @@ from domaintune.data.words import word_spans
 from domaintune.errors import DataError
 from domaintune.predict import Run, Strength
 from domaintune.run import writing
+from domaintune.words import counted
 
 CHUNK_ROWS = 512
 READ_BYTES = 1 << 16
@@ -86,7 +87,11 @@ def predict_file(
                     _write_lines(stream, chunk)
                 else:
                     table.write(chunk)
-    weighted = [f"{sum(unknown)} rows name no domain that the run has learned a weight for: theirs is 1."]
+    weighted = [
+        counted(
+            sum(unknown), "[row names|rows name] no domain that the run has learned a weight for: [its|theirs] is 1."
+        )
+    ]
     return [*passed.lines(), *(weighted if sum(unknown) else [])]
 
 
