@@ -76,8 +76,9 @@ def interval(draws: np.ndarray) -> str:
 
 
 def found(results: Path, cell: str, name: str, seeds: Sequence[int]) -> list[Row]:
-    rows = [stored(results, f"{cell}.{name}", seed) for seed in seeds]
-    return [row for row in rows if row is not None]
+    """The rows of one name; where some are of today's code and settings, these alone."""
+    rows = [row for seed in seeds if (row := stored(results, f"{cell}.{name}", seed)) is not None]
+    return [row for row in rows if name in OURS and not is_old(name, [row])] or rows
 
 
 def shown(value: float | None) -> str:
@@ -168,8 +169,7 @@ def dev_score(row: Row) -> float | None:
 
 def best(results: Path, cell: str, names: Sequence[str], seeds: Sequence[int]) -> tuple[str, list[Row]] | None:
     """The name with the best mean score on dev, over the seeds that every name with a row has, and its rows of these."""
-    held = {name: {seed: stored(results, f"{cell}.{name}", seed) for seed in seeds} for name in names}
-    held = {name: {seed: row for seed, row in rows.items() if row is not None} for name, rows in held.items()}
+    held = {name: {row["key"]["recipe"]["seed"]: row for row in found(results, cell, name, seeds)} for name in names}
     usable = {n: rows for n, rows in held.items() if rows and all(dev_score(row) is not None for row in rows.values())}
     if not usable:
         return None
