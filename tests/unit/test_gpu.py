@@ -24,7 +24,9 @@ from domaintune.recipe import TrainingSettings
 from domaintune.tasks import TASKS
 from domaintune.tasks.base import Task, dataset
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+if not torch.cuda.is_available():
+    pytest.skip("needs a GPU", allow_module_level=True)
+
 EVERY = pytest.mark.parametrize("cell", CELLS, ids=str)
 # PiSSA's singular vectors have a sign of the device's own; queries that a detector picks by score are near-ties in these random models.
 SAME_ON_BOTH = pytest.mark.parametrize(
