@@ -294,7 +294,10 @@ def test_either_end_may_be_chosen(tmp_path: Path, strength: float) -> None:
         domain=side("test", "gain", 0.6, 0.8, ends),
         general=side("general-check", "retention (ratio)", 0.8, 0.7, ends),
     )
-    assert f"<b>{strength:g}</b>" in page_of(run)
+    page = page_of(run)
+    assert f"<b>{strength:g}</b>" in page
+    assert "on the domain, strength 1</span><b>0.600 → 0.800</b>" in page  # the base against itself tells nothing
+    assert ("the base as it is" in page) == ("from the base to strength" not in page) == (strength == 0)
     write_report(run)
 
 
