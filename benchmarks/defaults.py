@@ -140,29 +140,31 @@ def table() -> list[str]:
         "Nothing here comes from a test part. Dev / at most 1,000 train rows that the cap left out / general score kept, at strength 1, the mean",
         "over seeds. Changes are those of the defaults at the time; a method has one table for each version of the code.",
     ]
-    for method, changes in TRIED.items():
-        mine = [made for made in rows if made["method"] == method]
-        codes = dict.fromkeys(made["key"]["code"] for made in mine)
+    for method in TRIED:
+        codes: dict[str, list[dict[str, Any]]] = {}
+        for made in rows:
+            if made["method"] == method:
+                codes.setdefault(made["key"]["code"], []).append(made)
         if code_hash() not in codes:
             lines += ["", f"{method}: missing under today's code and defaults"]
-        for code in codes:
-            held: dict[tuple[str, str], list[dict[str, Any]]] = {}
-            for made in mine:
-                if made["key"]["code"] == code:
-                    held.setdefault((told(made["changes"]), made["cell"]), []).append(made)
-            gpus = {made["provenance"]["machine"].get("gpu") for made in mine if made["key"]["code"] == code}
-            where = " and ".join(sorted(gpu or "CPU" for gpu in gpus))
-            lines += [
-                "",
-                f"| {method} (code {code}, {where}) | {' | '.join(JUDGED)} |",
-                "| --- " * (len(JUDGED) + 1) + "|",
-            ]
-            names = sorted({name for name, _ in held}, key=lambda name: (name != "defaults", name)) + (
-                [told(c) for c in changes] if code == code_hash() else []
-            )
-            for name in dict.fromkeys(names):
-                lines.append(f"| {name} | {' | '.join(shown(held.get((name, cell), [])) for cell in JUDGED)} |")
+        for code, mine in codes.items():
+            lines += ["", *_table_of(method, code, mine)]
     return lines
+
+
+def _table_of(method: str, code: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The defaults first; under today's code with what is missing."""
+    held: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for made in rows:
+        held.setdefault((told(made["changes"]), made["cell"]), []).append(made)
+    where = " and ".join(sorted({made["provenance"]["machine"].get("gpu") or "CPU" for made in rows}))
+    lines = [f"| {method} (code {code}, {where}) | {' | '.join(JUDGED)} |", "| --- " * (len(JUDGED) + 1) + "|"]
+    names = sorted({name for name, _ in held}, key=lambda name: (name != "defaults", name))
+    if code == code_hash():
+        names = list(dict.fromkeys([*names, *map(told, TRIED[method])]))
+    return lines + [
+        f"| {name} | {' | '.join(shown(held.get((name, cell), [])) for cell in JUDGED)} |" for name in names
+    ]
 
 
 def shown(rows: Sequence[Mapping[str, Any]]) -> str:

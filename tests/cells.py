@@ -140,17 +140,18 @@ def recipe(task: str, method: dict[str, Any] | None = None, **more: Any) -> Reci
 
 
 @functools.cache
-def base_and_task(task: str, family: str, dtype: torch.dtype = torch.float32) -> tuple[Base, Task]:
+def base_and_task(task: str, family: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> tuple[Base, Task]:
     """A base with its domain head, and the task built on the eight rows."""
     base = tiny_base(family, task)
-    if dtype != torch.float32:
-        base = replace(base, model=base.model.to(dtype))
+    base = replace(base, model=base.model.to(device=device, dtype=dtype))
     made = TASKS[task].build(rows(task), base, recipe(task).task)
     return base.with_head("domain", made.head(), generator=torch.Generator().manual_seed(1)), made
 
 
-def attach(cell: Cell, *, dtype: torch.dtype = torch.float32, seed: int = 2) -> tuple[Base, Task, Attached]:
-    base, task = base_and_task(cell.task, cell.family, dtype)
+def attach(
+    cell: Cell, *, dtype: torch.dtype = torch.float32, device: str = "cpu", seed: int = 2
+) -> tuple[Base, Task, Attached]:
+    base, task = base_and_task(cell.task, cell.family, dtype, device)
     method = method_from(recipe(cell.task, METHODS[cell.method]).method)
     return base, task, method.attach(base, generator=torch.Generator().manual_seed(seed))
 

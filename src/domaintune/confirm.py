@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from domaintune.balance.frontier import Side, divergence_at, predict_at, why_the_base, with_reference
+from domaintune.balance.frontier import Point, Side, divergence_at, predict_at, why_the_base, with_reference
 from domaintune.bases.base import Base
 from domaintune.evaluation.intervals import (
     Estimate,
@@ -111,22 +111,34 @@ def confirm(recipe: Recipe, fitted: Fitted, parts: Parts, *, report: Callable[[s
         kept = general.change[strength] if general is not None else None
         return Confirmed(strength, domain.change[strength], kept)
 
-    floor = floor_of(recipe, parts.task, agreement=agreement)
-    verdict = judge(
-        at(fitted.chosen),
-        at(1.0),
-        floor=floor,
-        agreement=agreement,
-        test_rows=domain.rows,
-        general_rows=general.rows if general else 0,
-        why_the_base=why_the_base(fitted.frontier, keep=floor if agreement else recipe.balance.keep),
-    )
+    rows = (domain.rows, general.rows if general else 0)
+    verdict = judged(recipe, parts.task, fitted.frontier, at(fitted.chosen), at(1.0), agreement=agreement, rows=rows)
     return Confirmation(domain, general, majority_score(parts.task, parts.train, parts.test), verdict)
 
 
-def floor_of(recipe: Recipe, task: Task, *, agreement: bool) -> float:
-    """What the verdict "deploy" asks of retention's lower bound, or of agreement."""
-    return (recipe.balance.keep_agreement or task.keep_agreement) if agreement else recipe.balance.floor
+def judged(
+    recipe: Recipe,
+    task: Task,
+    frontier: Sequence[Point],
+    chosen: Confirmed,
+    full: Confirmed,
+    *,
+    agreement: bool,
+    rows: tuple[int, int],
+) -> Verdict:
+    """The verdict by the recipe's bounds. `frontier` is what `chosen` was chosen on, `rows` count the test and general part."""
+    agreed = recipe.balance.keep_agreement or task.keep_agreement
+    keep, floor = (agreed, agreed) if agreement else (recipe.balance.keep, recipe.balance.floor)
+    why = why_the_base(frontier, keep=keep) if chosen.strength == 0 else ""
+    return judge(
+        chosen,
+        full,
+        floor=floor,
+        agreement=agreement,
+        test_rows=rows[0],
+        general_rows=rows[1],
+        why_the_base=why,
+    )
 
 
 def _general_side(fitted: Fitted, general: GeneralParts) -> Side:

@@ -13,6 +13,7 @@ from typing import Any
 from domaintune.bases.base import Base
 from domaintune.checks.report import report_of
 from domaintune.checks.shared import inseparable
+from domaintune.counting import counted
 from domaintune.data.columns import wanted_of
 from domaintune.data.formats import read_part
 from domaintune.data.labels import only, renamed
@@ -25,7 +26,6 @@ from domaintune.recipe import DataSettings, Recipe
 from domaintune.settings import TextClassificationSettings
 from domaintune.tasks import TASKS
 from domaintune.tasks.base import Finding, Task
-from domaintune.words import counted
 
 LEARN_FRACTION = 0.25
 

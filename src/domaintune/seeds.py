@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from domaintune.balance.frontier import Point, why_the_base
-from domaintune.confirm import floor_of
+from domaintune.balance.frontier import Point
+from domaintune.confirm import judged
 from domaintune.errors import RunError
 from domaintune.evaluation.intervals import Estimate, bootstrap_weights, kept, percentiles, retention_kind
 from domaintune.evaluation.records import ScoredRows, load_records
-from domaintune.evaluation.verdict import Confirmed, judge
+from domaintune.evaluation.verdict import Confirmed
 from domaintune.inputs import checksums
 from domaintune.predict import load, saved_tasks
 from domaintune.recipe import Recipe
@@ -71,16 +71,14 @@ def _summarise(folder: RunFolder, recipe: Recipe, runs: Sequence[RunFolder]) -> 
         retention = None if general is None else general.change(name, agreement=agreement)
         return Confirmed(strength, domain.gain(name), retention)
 
-    floor = floor_of(recipe, tasks["domain"], agreement=agreement)
-    frontier = [Point(**point) for point in scores[used]["frontier"]]
-    verdict = judge(
+    verdict = judged(
+        recipe,
+        tasks["domain"],
+        [Point(**point) for point in scores[used]["frontier"]],
         at(float(chosen[used]), "chosen"),
         at(1.0, "tuned"),
-        floor=floor,
         agreement=agreement,
-        test_rows=domain.count,
-        general_rows=0 if general is None else general.count,
-        why_the_base=why_the_base(frontier, keep=floor if agreement else recipe.balance.keep),
+        rows=(domain.count, 0 if general is None else general.count),
     )
     summary = {
         "primary": scores[0]["primary"],

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import small_runs
 import torch
-from cells import CELLS, METHODS, Cell, batch_of, outputs, recipe, rows, shake_
-from tiny import tiny_base
+from cells import CELLS, Cell, attach, batch_of, outputs, rows, shake_
 
 from domaintune import load, tune
-from domaintune.bases.base import Base
 from domaintune.engine.gradient import StepGradient, accelerator
 from domaintune.engine.train import train
 from domaintune.evaluation.score import point_scores, predict, records_of
-from domaintune.methods import method_from
-from domaintune.methods.base import Attached
 from domaintune.recipe import TrainingSettings
-from domaintune.tasks import TASKS
-from domaintune.tasks.base import Task, dataset
+from domaintune.tasks.base import dataset
 
 if not torch.cuda.is_available():
     pytest.skip("needs a GPU", allow_module_level=True)
@@ -41,15 +34,6 @@ def full_precision() -> Iterator[None]:
         yield
 
 
-def attach_on(device: str, cell: Cell) -> tuple[Base, Task, Attached]:
-    base = tiny_base(cell.family, cell.task)
-    base = replace(base, model=copy.deepcopy(base.model).to(device))
-    task = TASKS[cell.task].build(rows(cell.task), base, recipe(cell.task).task)
-    base = base.with_head("domain", task.head(), generator=torch.Generator().manual_seed(1))
-    method = method_from(recipe(cell.task, METHODS[cell.method]).method)
-    return base, task, method.attach(base, generator=torch.Generator().manual_seed(2))
-
-
 def close(made: torch.Tensor, expected: torch.Tensor) -> bool:
     return torch.allclose(made, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
 
@@ -58,7 +42,7 @@ def close(made: torch.Tensor, expected: torch.Tensor) -> bool:
 def test_gradients_and_views(cell: Cell) -> None:
     gradients, views = [], []
     for device in ("cpu", "cuda"):
-        base, task, attached = attach_on(device, cell)
+        base, task, attached = attach(cell, device=device)
         assert {p.device.type for group in attached.parameter_groups() for p in group.parameters} == {device}
         shake_(attached)
         attached.model.eval()
@@ -74,7 +58,7 @@ def test_gradients_and_views(cell: Cell) -> None:
 
 @EVERY
 def test_training_and_scores(cell: Cell, tmp_path: Path) -> None:
-    base, task, attached = attach_on("cuda", cell)
+    base, task, attached = attach(cell, device="cuda")
     data = dataset(task, base, list(task.read(rows(cell.task))))
     scores = []
 

@@ -23,7 +23,7 @@ SOURCE = ROOT / "src" / "domaintune"
 ORDER = (
     "cli > options > demo > pipeline | terminal > report | serve | export | finished | seeds | tracking > search | labels > trust > confirm > fit > heads > parts > checks | growth | inputs > predict > "
     "balance > engine | evaluation > "
-    "methods | tasks > bases > data > run > recipe > settings | memory | validation > errors | words"
+    "methods | tasks > bases > data > run > recipe > settings | memory | validation > errors | counting"
 )
 ENTRIES = {"__init__", "__main__"}
 """Modules above the whole order: they may import anything, nothing may import them."""

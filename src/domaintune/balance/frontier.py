@@ -168,11 +168,8 @@ def choose(frontier: Sequence[Point], *, keep: float, primary: Primary) -> float
 
 
 def why_the_base(frontier: Sequence[Point], *, keep: float) -> str:
-    """Why `choose` took strength 0, where it did."""
-    kept = {p.strength: p.retention for p in frontier if p.strength > 0 and p.retention is not None}
-    if not kept:
-        return "without general data strength 1 is chosen"
-    best = max(kept, key=lambda strength: kept[strength])
-    if kept[best] >= keep:
+    """Why `choose` took strength 0 of a frontier with general data."""
+    most, at = max((p.retention, -p.strength) for p in frontier if p.strength > 0 and p.retention is not None)
+    if most >= keep:
         return "where strengths are chosen, none that keeps enough is better than the base"
-    return f"where strengths are chosen, none above 0 keeps {100 * keep:.4g} % (most: {100 * kept[best]:.4g} %, at {best:g})"
+    return f"where strengths are chosen, none above 0 keeps {100 * keep:.4g} % (most: {100 * most:.4g} %, at {-at:g})"

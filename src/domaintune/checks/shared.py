@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from domaintune.counting import counted
 from domaintune.data.near_duplicates import near_duplicates
 from domaintune.data.splits import together
 from domaintune.tasks.base import Finding, Keys, Task
-from domaintune.words import counted
 
 DOMAIN = ("train", "dev", "test")
 SHIFT = 0.2

@@ -13,6 +13,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, TextIO, cast
 
+from domaintune.counting import counted
 from domaintune.data.columns import INPUTS, wanted_of
 from domaintune.data.folders import read_class_folders
 from domaintune.data.formats import WITH_PICTURES, stream_part
@@ -22,7 +23,6 @@ from domaintune.data.words import word_spans
 from domaintune.errors import DataError
 from domaintune.predict import Run, Strength
 from domaintune.run import writing
-from domaintune.words import counted
 
 CHUNK_ROWS = 512
 READ_BYTES = 1 << 16
@@ -87,12 +87,11 @@ def predict_file(
                     _write_lines(stream, chunk)
                 else:
                     table.write(chunk)
-    weighted = [
-        counted(
-            sum(unknown), "[row names|rows name] no domain that the run has learned a weight for: [its|theirs] is 1."
-        )
-    ]
-    return [*passed.lines(), *(weighted if sum(unknown) else [])]
+    notes = [*passed.lines()]
+    if count := sum(unknown):
+        names = "[row names|rows name] no domain that the run has learned a weight for: [its|theirs] is 1."
+        notes.append(counted(count, names))
+    return notes
 
 
 def checked_output(output: Path | None) -> None:

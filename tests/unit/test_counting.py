@@ -2,7 +2,7 @@
 
 import pytest
 
-from domaintune.words import counted
+from domaintune.counting import counted
 
 
 @pytest.mark.parametrize(
