@@ -9,10 +9,13 @@ from typing import Any
 
 import general_bases
 
+from domaintune.data.formats import read_rows
 from domaintune.recipe import Recipe
+from domaintune.resolve import epochs_for
 
 SHARED = Path(os.environ.get("DOMAINTUNE_SHARED", "../shared")) / "data"
 RUNS = Path("runs/bench/text")
+MOST_ROWS = 1000
 
 
 @dataclass(frozen=True)
@@ -28,11 +31,21 @@ class Cell:
     agree: str | None = None
     data: dict[str, Any] = field(default_factory=dict)
     quick: bool = False
+    new_labels: bool = True
+    """Whether the base has no head for the labels."""
 
     def part(self, name: str) -> str | None:
         suffix = "jsonl" if self.task == "token-classification" else "csv"
         path = SHARED / self.folder / f"{name}.{suffix}"
         return str(path) if path.exists() else None
+
+    def epochs(self) -> int | None:
+        """Of LoRA's training on every row under the cap; None where the data are not there."""
+        train = self.part("train")
+        if train is None:
+            return None
+        rows = min(len(read_rows(train)), self.data.get("max_train_rows", MOST_ROWS))
+        return epochs_for(plain_recipe("lora"), rows=rows, new_labels=self.new_labels)
 
     def recipe(self, method: dict[str, Any], *, seed: int, output: Path, **more: Any) -> Recipe:
         """One thread: on a shared machine the second one of two often costs more than it gives."""
@@ -47,7 +60,7 @@ class Cell:
             "seed": seed,
             "threads": 1,
             "output": str(output),
-            "data": {"max_train_rows": 1000, **self.data},
+            "data": {"max_train_rows": MOST_ROWS, **self.data},
             "evaluation": {"robustness": False},
             **more,
         }
@@ -58,7 +71,7 @@ TEXT, TOKENS = "text-classification", "token-classification"
 CELLS = {
     "product_reviews": Cell(
         TEXT, "movies", "sentiment/product_reviews", "sentiment/mr_movie/test.csv", "sentiment/reddit_goemotions/test.csv",
-        quick=True,
+        quick=True, new_labels=False,
     ),
     "banking77": Cell(
         TEXT, "clinc", "textcls/banking77", "textcls/clinc150/test.csv", agree="sentiment/mr_movie/test.csv", quick=True
@@ -68,11 +81,12 @@ CELLS = {
         data={"general_labels": ["PER", "LOC", "ORG"]}, quick=True,
     ),
     "reddit_goemotions": Cell(
-        TEXT, "movies", "sentiment/reddit_goemotions", "sentiment/mr_movie/test.csv", "sentiment/pros_cons/test.csv"
+        TEXT, "movies", "sentiment/reddit_goemotions", "sentiment/mr_movie/test.csv", "sentiment/pros_cons/test.csv",
+        new_labels=False,
     ),
     "sec_finance": Cell(
         TOKENS, "wikigold", "ner/sec_finance", "ner/wikigold/test.jsonl", "ner/uner_en_ewt/test.jsonl",
-        data={"general_labels": ["PER", "LOC", "ORG"]},
+        data={"general_labels": ["PER", "LOC", "ORG"]}, new_labels=False,
     ),
     "ncbi_disease": Cell(
         TOKENS, "uner_en_ewt", "ner/ncbi_disease", "ner/uner_en_ewt/test.jsonl", "ner/wikigold/test.jsonl",

@@ -19,7 +19,8 @@ from typing import Any
 import general_bases
 import numpy as np
 from cells import RUNS, SHARED
-from rows import SOURCE, code_hash, digest, file_hash, row
+from rows import code_hash, digest, row
+from text import key_of as settings_key
 from text import pairs
 from text_tables import DRAWS, interval, ratio
 
@@ -27,7 +28,7 @@ from domaintune.data.formats import read_rows
 from domaintune.pipeline import tune
 from domaintune.predict import load
 from domaintune.recipe import Recipe
-from domaintune.run import RunFolder, data_checksum, write_lines
+from domaintune.run import RunFolder, write_lines
 
 RESULTS, DATA = Path("benchmarks/results/domains"), RUNS.parent / "domains"
 TEXT, TOKENS = "text-classification", "token-classification"
@@ -79,30 +80,32 @@ def only(path: str, domain: str) -> str:
     return str(target)
 
 
-def tuned(name: str, parts: dict[str, str], output: Path, seed: int, *, weights: bool) -> Any:
-    base = SETS[name]["base"]
-    recipe = Recipe.make(
+def recipe_of(name: str, parts: dict[str, str], seed: int, *, weights: bool, base: str | None = None) -> Recipe:
+    """`base`: an earlier run in the place of the set's own base."""
+    general = SETS[name]["base"]
+    return Recipe.make(
         {
             "task": SETS[name]["task"],
-            "base": base if base == "minilm" else str(general_bases.make(base)),
+            "base": base or (general if general == "minilm" else str(general_bases.make(general))),
             **parts,
             "method": {"name": "lora", "domain_weights": weights},
             "data": {"domain_column": "domain"},
+            "evaluation": {"robustness": False},
             "seed": seed,
             "threads": 1,
-            "output": str(output),
+            "output": str(DATA / "unused"),
         }
     )
+
+
+def tuned(recipe: Recipe, output: Path) -> Any:
     if not RunFolder(output).finished:
-        tune(recipe)
+        tune(recipe.model_copy(update={"output": str(output)}))
     return load(output)
 
 
-def key_of(parts: dict[str, str], seed: int) -> dict[str, Any]:
-    """The defaults count as code here: no setting is written out."""
-    defaults = [file_hash(SOURCE / name) for name in ("recipe.py", "settings.py")]
-    data = {k: data_checksum(v) for k, v in parts.items()}
-    return {"code": code_hash(), "defaults": defaults, "seed": seed, "data": data}
+def key_of(recipe: Recipe) -> dict[str, Any]:
+    return {"code": code_hash(), **settings_key(recipe)}
 
 
 def scored(run: Any, path: str) -> dict[str, list[list[int]]]:
@@ -118,13 +121,14 @@ def scored(run: Any, path: str) -> dict[str, list[list[int]]]:
 
 
 def measured(name: str, way: str, seed: int) -> dict[str, Any]:
-    parts = files(name)
-    key = {"way": way, **key_of(parts, seed)}
+    parts, domains = files(name), list(SETS[name]["domains"])
+    recipe = recipe_of(name, parts, seed, weights=way == "weighted")
+    key = {"way": way, **key_of(recipe)}
     place = DATA / f"{name}-{way}-{seed}-{digest(key)}"
 
     def measure() -> dict[str, Any]:
         if way != "apart":
-            run = tuned(name, parts, place, seed, weights=way == "weighted")
+            run = tuned(recipe, place)
             scores = RunFolder.existing(place).read("scores.json")
             return {
                 "weights": dict(run.domains),
@@ -133,10 +137,10 @@ def measured(name: str, way: str, seed: int) -> dict[str, Any]:
             }
         found: dict[str, Any] = {}
         trainable = 0
-        for domain in SETS[name]["domains"]:
+        for domain in domains:
             own = {key: only(path, domain) for key, path in parts.items()}
             folder = place.with_name(f"{place.name}-{domain}")
-            run = tuned(name, own, folder, seed, weights=False)
+            run = tuned(recipe_of(name, own, seed, weights=False), folder)
             found |= scored(run, own["test"])
             trainable += RunFolder.existing(folder).read("scores.json")["trainable_parameters"]
         return {"weights": {}, "trainable": trainable, "scores": found}
@@ -148,24 +152,14 @@ def sequence(seed: int) -> dict[str, Any]:
     """One model tuned on the three sentiment domains in turn, each run the next one's base: every domain's score after every step."""
     parts = files("sentiment")
     domains = list(SETS["sentiment"]["domains"])
-    key = key_of(parts, seed)
+    key = key_of(recipe_of("sentiment", parts, seed, weights=False))
 
     def measure() -> dict[str, Any]:
-        base, steps = str(general_bases.make("movies")), []
+        base, steps = None, []
         for number, domain in enumerate(domains):
             output = DATA / f"sequence-{number}-{seed}-{digest(key)}"
-            values = {
-                "task": TEXT,
-                "base": base,
-                **{key: only(path, domain) for key, path in parts.items()},
-                "method": "lora",
-                "seed": seed,
-                "threads": 1,
-                "output": str(output),
-            }
-            if not RunFolder(output).finished:
-                tune(Recipe.make(values))
-            run = load(output)
+            own = {key: only(path, domain) for key, path in parts.items()}
+            run = tuned(recipe_of("sentiment", own, seed, weights=False, base=base), output)
             if not steps:
                 before = scored_at(run, parts["test"], 0.0)
                 steps.append({"after": "the base", "scores": before})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import hashlib
 import json
@@ -12,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from domaintune.recipe import DEFAULT_LEARNING_RATES, Recipe
+from domaintune.recipe import Recipe
+from domaintune.resolve import epochs_for, learning_rate_for
 from domaintune.run import provenance, write_text
 from domaintune.tasks.base import Record
 
@@ -20,23 +22,41 @@ HERE = Path(__file__).resolve().parent
 SOURCE = HERE.parent / "src" / "domaintune"
 MEASURED = ("bases", "tasks", "methods", "engine", "fit.py", "heads.py")
 """Settings stand in the key by their values."""
+SIZES = (100, 200, 500, 1000, 2000)
 
 
 @functools.cache
 def code_hash() -> str:
-    """Of the code that decides a row's numbers, as it was when first asked: what this process has loaded."""
+    """Of the code that decides a row's numbers, as it was when first asked: what this process has loaded. Comments, docstrings and
+    layout do not count."""
     digest = hashlib.sha256()
     for part in MEASURED:
         path = SOURCE / part
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            digest.update(file.read_bytes())
+            tree = ast.parse(file.read_text(encoding="utf-8"))
+            digest.update(json.dumps([file.relative_to(SOURCE).as_posix(), meaning(tree)]).encode())
     return digest.hexdigest()[:12]
 
 
+def meaning(node: Any) -> Any:
+    """A syntax tree as nested lists, the same in every version of Python, without expressions that are a string alone."""
+    if isinstance(node, ast.AST):
+        fields = ((name, value) for name, value in ast.iter_fields(node) if value not in (None, []) and name != "kind")
+        return [type(node).__name__, *([name, meaning(value)] for name, value in fields)]
+    if isinstance(node, list):
+        return [meaning(value) for value in node if not is_docstring(value)]
+    return repr(node)
+
+
+def is_docstring(node: Any) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
 def settings_of(recipe: Recipe) -> dict[str, Any]:
-    """All values of a recipe, and the learning rate that it comes to."""
-    rate = recipe.training.learning_rate or DEFAULT_LEARNING_RATES[recipe.method.name]
-    return {**recipe.plain(), "learning_rate": rate}
+    """All values of a recipe, and what its open ones come to: the learning rate, and the epochs of sets of such sizes with known and
+    with new labels."""
+    epochs = {str(rows): [epochs_for(recipe, rows=rows, new_labels=new) for new in (False, True)] for rows in SIZES}
+    return {**recipe.plain(), "learning_rate": learning_rate_for(recipe), "epochs": epochs}
 
 
 def digest(key: Mapping[str, Any]) -> str:

@@ -31,12 +31,13 @@ from domaintune.data.formats import read_rows
 from domaintune.engine.starting_head import probe_head
 from domaintune.evaluation.records import load_records, scored_rows
 from domaintune.evaluation.score import predict, records_of
-from domaintune.heads import general_base, starting_base, training_settings
+from domaintune.heads import general_base, starting_base
 from domaintune.inputs import checksums
 from domaintune.parts import Parts, assemble
 from domaintune.pipeline import general_of, tune
 from domaintune.predict import load, open_base
 from domaintune.recipe import Recipe
+from domaintune.resolve import has_new_labels, training_settings
 from domaintune.run import RunFolder, peak_memory
 from domaintune.tasks.base import Record, Task, dataset
 
@@ -69,6 +70,8 @@ class Sets:
         base = open_base(recipe)
         self.parts: Parts = assemble(recipe, base)
         self.base = general_base(recipe, base, general_of(self.parts))
+        if has_new_labels(self.parts.task, base) != CELLS[name].new_labels:
+            raise SystemExit(f"{name}: `new_labels` of the cell is wrong.")
         g = self.parts.general
         self.sets: dict[str, tuple[Task, list[Any], str]] = {
             "domain": (self.parts.task, list(self.parts.test), "domain")
@@ -175,6 +178,8 @@ def peer(cell: str, kind: str, start: str, seed: int) -> dict[str, Any]:
         **key_of(recipe),
     }
     key["recipe"] = {k: v for k, v in key["recipe"].items() if k in ("task", "base", "seed", "data")}
+    if start == "same":
+        key["epochs"] = CELLS[cell].epochs()
 
     def measure() -> dict[str, Any]:
         sets = Sets(cell, recipe)
@@ -183,7 +188,7 @@ def peer(cell: str, kind: str, start: str, seed: int) -> dict[str, Any]:
         data, dev_data = dataset(task, sets.base, parts.train), dataset(task, sets.base, dev)
         if start == "same":
             base, _ = starting_base(recipe, sets.base, task, data, dev_data, general_of(parts))
-            epochs = training_settings(recipe, task, rows=len(parts.train)).epochs or 1
+            epochs = training_settings(recipe, task, base, parts.train).epochs or 1
         else:
             base, epochs = sets.base.with_head("domain", task.head(), generator=torch.Generator().manual_seed(seed)), 3
         base = Copied.of(base)

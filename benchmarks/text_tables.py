@@ -5,6 +5,7 @@ Rows hold [numerator, denominator] pairs an example; a score is the ratio of the
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,7 +28,7 @@ def stored(results: Path, name: str, seed: int) -> Row | None:
     if not path.exists():
         return None
     made: Row = json.loads(path.read_text(encoding="utf-8"))
-    return made
+    return made | {"cell": name.partition(".")[0]}
 
 
 def ratio(sums: np.ndarray) -> np.ndarray:
@@ -76,9 +77,9 @@ def interval(draws: np.ndarray) -> str:
 
 
 def found(results: Path, cell: str, name: str, seeds: Sequence[int]) -> list[Row]:
-    """The rows of one name; where some are of today's code and settings, these alone."""
+    """The rows of one name; where some are not old, these alone."""
     rows = [row for seed in seeds if (row := stored(results, f"{cell}.{name}", seed)) is not None]
-    return [row for row in rows if name in OURS and not is_old(name, [row])] or rows
+    return [row for row in rows if not is_old(name, [row])] or rows
 
 
 def shown(value: float | None) -> str:
@@ -91,23 +92,37 @@ def kept(rows: Sequence[Row], at: Callable[[Row], str], part: str) -> str:
 
 
 def is_old(name: str, rows: Sequence[Row]) -> bool:
-    """Whether other code than today's, or other settings of this method, made one of the rows."""
+    """Whether other code than today's, or other settings of this method, made one of the rows; of peers from the same start, whether
+    another number of epochs did."""
+    if name not in OURS:
+        return any(row["key"].get("epochs") not in (None, epochs_of(row["cell"])) for row in rows)
     settings = settings_of(plain_recipe(name))
-    now = {key: settings[key] for key in ("method", "training", "learning_rate")}
+    now = {key: settings[key] for key in ("method", "training", "learning_rate", "epochs")}
     return any(
         row["key"]["code"] != code_hash() or any(row["key"]["recipe"].get(key) != value for key, value in now.items())
         for row in rows
     )
 
 
-def line(label: str, rows: Sequence[Row], seeds: Sequence[int], *, ours: bool) -> str:
+@functools.cache
+def epochs_of(cell: str) -> int | None:
+    return CELLS[cell].epochs()
+
+
+def age_of(name: str, rows: Sequence[Row]) -> str:
+    """A mark for old rows."""
+    if not is_old(name, rows):
+        return ""
+    return " (older code)" if name in OURS else f" (older: {rows[0]['key']['epochs']} epochs)"
+
+
+def line(label: str, name: str, rows: Sequence[Row], seeds: Sequence[int]) -> str:
     if not rows:
         return f"| {label} | missing | | | | | | | | | | |"
     if "error" in rows[0]:
         return f"| {label} | {rows[0]['error'].replace('|', '/')} | | | | | | | | | | |"
     mark = "" if len(rows) == len(seeds) else f" ({len(rows)} of {len(seeds)} seeds)"
-    if ours and is_old(label, rows):
-        mark += " (older code)"
+    mark += age_of(name, rows)
     one, chosen = (lambda row: "1"), (lambda row: f"{row.get('chosen', 1):g}")
     low, high = np.quantile(draws_of(rows, one, "domain", np.random.default_rng(0)), [0.025, 0.975])
     cells = [
@@ -117,7 +132,7 @@ def line(label: str, rows: Sequence[Row], seeds: Sequence[int], *, ours: bool) -
         kept(rows, one, "general"),
         kept(rows, one, "check") or shown(score(rows, one, "agreement")),
     ]
-    if ours:
+    if name in OURS:
         cells += [
             shown(score(rows, chosen, "domain")),
             kept(rows, chosen, "general"),
@@ -153,11 +168,12 @@ def cell_table(results: Path, cell: str, seeds: Sequence[int]) -> list[str]:
         lines += ["", f"![Gain and loss on {cell}]({picture})", ""]
         lines += ["Filled: strength 1; hollow: the chosen strength; squares: peers."]
     lines += ["", HEAD]
-    lines += [line(name, found(results, cell, name, seeds), seeds, ours=True) for name in OURS]
+    lines += [line(name, name, found(results, cell, name, seeds), seeds) for name in OURS]
     for start in ("same", "own"):
         for kind in PEERS:
             label = f"Trainer: {kind}, {'same start' if start == 'same' else 'its own defaults'}"
-            lines.append(line(label, found(results, cell, f"peer-{kind}-{start}", seeds), seeds, ours=False))
+            name = f"peer-{kind}-{start}"
+            lines.append(line(label, name, found(results, cell, name, seeds), seeds))
     return lines
 
 
@@ -214,10 +230,10 @@ def _differences(results: Path, names: Sequence[str], peers: Sequence[str], seed
             lines.append(f"| {cell} | {mine[0]} | {theirs[0]} | 0 | | | |")
             continue
         value, drawn = difference(*pair)
-        old = " (older code)" if is_old(mine[0], pair[0]) else ""
+        ages = [age_of(name, rows) for name, rows in zip((mine[0], theirs[0]), pair, strict=True)]
         retained = ", ".join(kept(rows, one, "general") for rows in pair)
         lines.append(
-            f"| {cell} | {mine[0]}{old} | {pair[1][0]['key']['kind']} | {len(pair[0])} | {value:+.3f} | {interval(drawn)} | {retained} |"
+            f"| {cell} | {mine[0]}{ages[0]} | {pair[1][0]['key']['kind']}{ages[1]} | {len(pair[0])} | {value:+.3f} | {interval(drawn)} | {retained} |"
         )
         values.append(value)
         draws.append(drawn)

@@ -20,7 +20,7 @@ from domaintune.evaluation.intervals import (
 )
 from domaintune.evaluation.score import named_domains, point_scores, records_of
 from domaintune.evaluation.verdict import Confirmed, Verdict, judge
-from domaintune.fit import Fitted, form_of
+from domaintune.fit import Fitted, form_of, keep_of
 from domaintune.methods.base import Attached
 from domaintune.parts import GeneralParts, Parts
 from domaintune.recipe import Recipe
@@ -127,13 +127,12 @@ def judged(
     rows: tuple[int, int],
 ) -> Verdict:
     """The verdict by the recipe's bounds. `frontier` is what `chosen` was chosen on, `rows` count the test and general part."""
-    agreed = recipe.balance.keep_agreement or task.keep_agreement
-    keep, floor = (agreed, agreed) if agreement else (recipe.balance.keep, recipe.balance.floor)
+    keep = keep_of(recipe, task, agreement=agreement)
     why = why_the_base(frontier, keep=keep) if chosen.strength == 0 else ""
     return judge(
         chosen,
         full,
-        floor=floor,
+        floor=keep if agreement else recipe.balance.floor,
         agreement=agreement,
         test_rows=rows[0],
         general_rows=rows[1],

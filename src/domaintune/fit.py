@@ -40,10 +40,11 @@ from domaintune.evaluation.score import (
     predict_by_domain,
     records_of,
 )
-from domaintune.heads import General, domain_probe_score, starting_base, training_settings
+from domaintune.heads import General, domain_probe_score, starting_base
 from domaintune.methods import method_from
 from domaintune.methods.base import Attached, Form
 from domaintune.recipe import Recipe
+from domaintune.resolve import training_settings
 from domaintune.tasks.base import Dataset, Task, dataset
 
 Report = Callable[[str, Progress | None], None]
@@ -80,11 +81,9 @@ def form_of(recipe: Recipe, base: Base) -> Form:
     return "terms" if sixteen else "merged"
 
 
-def keep_of(recipe: Recipe, general: General | None) -> float:
-    """The retention (or agreement) at which a strength qualifies."""
-    if general is not None and general.agreement:
-        return recipe.balance.keep_agreement or general.task.keep_agreement
-    return recipe.balance.keep
+def keep_of(recipe: Recipe, task: Task, *, agreement: bool) -> float:
+    """The retention, or agreement on rows of `task`, at which a strength qualifies."""
+    return (recipe.balance.keep_agreement or task.keep_agreement) if agreement else recipe.balance.keep
 
 
 def sample(examples: Sequence[Any], count: int, *, seed: int) -> list[Any]:
@@ -173,7 +172,9 @@ def fit(
     side = Side(task, job.data(sample(dev, recipe.balance.max_rows, seed=recipe.data_seed)))
     domain, general_records, general_side = _frontier_records(job, started, attached, side)
     frontier = points(task, domain, general_side, general_records)
-    chosen = choose(frontier, keep=keep_of(recipe, general), primary=task.primary)
+    chosen = choose(
+        frontier, keep=keep_of(recipe, task, agreement=general is not None and general.agreement), primary=task.primary
+    )
     by_domain = domain_points(task, side.data.examples, domain)
     return Fitted(
         started, attached, training, score, frontier, chosen, start, probe, [], temperatures(task, domain), by_domain
@@ -218,7 +219,7 @@ def _train(
     attached = method_from(recipe.method).attach(
         base, generator=torch.Generator().manual_seed(recipe.seed), domains=list(named_domains(data.examples))
     )
-    settings = training_settings(recipe, task, rows=len(data.examples))
+    settings = training_settings(recipe, task, base, data.examples)
     assert settings.learning_rate is not None
     budget = recipe.evaluation.batch_budget or default_budget(task, base.device)
     validate = None if dev is None else validator(task, base, attached, dev, budget)
@@ -275,7 +276,7 @@ def _fit_over_folds(job: _Job, rows: Sequence[Any]) -> Fitted:
     same schedule."""
     recipe, task = job.recipe, job.task
     # One schedule for the folds and for the final fit, whatever the number of rows in each.
-    job = job.with_training(**training_settings(recipe, task, rows=len(rows)).model_dump() | {"patience": None})
+    job = job.with_training(**training_settings(recipe, task, job.base, rows).model_dump() | {"patience": None})
     average = recipe.training.weights == "averaged"
     kept, probes = _train_folds(job, rows)
     job = job.with_training(precision=kept[0][2].precision)
@@ -296,7 +297,11 @@ def _fit_over_folds(job: _Job, rows: Sequence[Any]) -> Fitted:
             domain[strength] += mine[strength]
             other[strength] += theirs.get(strength, [])
     frontier = points(task, domain, general_side, other)
-    chosen = choose(frontier, keep=keep_of(recipe, job.general), primary=task.primary)
+    chosen = choose(
+        frontier,
+        keep=keep_of(recipe, task, agreement=job.general is not None and job.general.agreement),
+        primary=task.primary,
+    )
     everything = job.data(rows)
     started, start = job.starting_base(everything, None)
     attached, training = _train(

@@ -1,8 +1,7 @@
-"""The heads that training starts from, and the settings that a number of rows comes to."""
+"""The heads that training starts from."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,16 +13,13 @@ from domaintune.engine.starting_head import linear_head, probe_head
 from domaintune.engine.train import train
 from domaintune.evaluation.score import default_budget, primary_score
 from domaintune.methods import method_from
-from domaintune.predict import torch_device
-from domaintune.recipe import DEFAULT_LEARNING_RATES, Recipe, TrainingSettings
+from domaintune.recipe import Recipe
+from domaintune.resolve import training_settings
 from domaintune.settings import FreezeSettings
 from domaintune.tasks.base import Dataset, Task, dataset
 
 OUTPUT_LAYER, DOMAIN_PROBE = "the base's output layer", "a head fitted on the domain's train part"
 HEAD_LEARNING_RATE = 1e-3
-FEWEST_EPOCHS, MOST_EPOCHS, WANTED_STEPS = 5, 30, 400
-MORE_STEPS = {"p-tuning": 2}
-"""Methods that learn slowly, and so many times the steps and epochs that they want on small sets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,21 +34,6 @@ class General:
     agreement: bool
     choose: Sequence[Any]
     learn: Sequence[Any] = ()
-
-
-def training_settings(recipe: Recipe, task: Task, *, rows: int) -> TrainingSettings:
-    """The recipe's training settings with epochs, micro-batch budget and learning rate written out, for `rows` training rows."""
-    settings = recipe.training
-    steps = max(1, math.ceil(rows / settings.batch_size))
-    epochs = settings.epochs
-    if epochs is None:
-        more = MORE_STEPS.get(recipe.method.name, 1)
-        epochs = min(MOST_EPOCHS * more, max(FEWEST_EPOCHS, math.ceil(WANTED_STEPS * more / steps)))
-    budget = settings.micro_batch_budget
-    if budget is None and not settings.train_batch_norm:  # whose statistics are those of a whole step
-        budget = default_budget(task, torch_device(recipe.device), training=True)
-    rate = settings.learning_rate or DEFAULT_LEARNING_RATES[recipe.method.name]
-    return settings.model_copy(update={"epochs": epochs, "micro_batch_budget": budget, "learning_rate": rate})
 
 
 def starting_base(
@@ -96,7 +77,7 @@ def _probe(recipe: Recipe, base: Base, task: Task, data: Dataset, dev: Dataset |
     attached = method_from(FreezeSettings(train=("head",))).attach(
         base, generator=torch.Generator().manual_seed(recipe.seed)
     )
-    settings = training_settings(recipe, task, rows=len(data.examples)).model_copy(
+    settings = training_settings(recipe, task, base, data.examples).model_copy(
         update={"patience": None, "train_batch_norm": False, "precision": "fp32"}
     )
     train(

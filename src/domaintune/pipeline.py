@@ -19,13 +19,14 @@ from domaintune.engine.pace import pace
 from domaintune.evaluation.records import save_records, scored_rows
 from domaintune.fit import Fitted, fit, form_of
 from domaintune.growth import PLACES, grown, growth_scores
-from domaintune.heads import General, general_base, training_settings
+from domaintune.heads import General, general_base
 from domaintune.inputs import checksums
 from domaintune.methods import method_from
 from domaintune.methods.base import Attached
 from domaintune.parts import Parts, assemble
 from domaintune.predict import HEADS, Run, load, open_base, save_heads
 from domaintune.recipe import Recipe
+from domaintune.resolve import training_settings
 from domaintune.run import RunFolder, is_run, provenance, write_folder, write_json, write_lines
 from domaintune.seeds import tune_seeds
 from domaintune.settings import Precision
@@ -161,7 +162,7 @@ def plan(recipe: Recipe) -> Plan:
     if parts.general is not None:
         named |= {"general (choose)": parts.general.choose, parts.general.headline_name: parts.general.headline}
         named |= {"general (learn)": parts.general.learn} if parts.general.learn else {}
-    settings = training_settings(recipe, task, rows=len(parts.train))
+    settings = training_settings(recipe, task, base, parts.train)
     measured = pace(attached, task, attached.base, data, settings, seed=recipe.seed)
     costs = sum(map(task.cost, data.items)), sum(map(task.cost, dataset(task, attached.base, parts.dev or ()).items))
     # A forward alone takes about a third of forward and backward.
@@ -209,7 +210,7 @@ def check(recipe: Recipe, *, show_tokens: int = 0) -> Checked:
 
 def resolved(recipe: Recipe, base: Base, parts: Parts, precision: Precision) -> Recipe:
     """The recipe with what was decided at run time written out: it re-runs the same."""
-    settings = training_settings(recipe, parts.task, rows=len(parts.train))
+    settings = training_settings(recipe, parts.task, base, parts.train)
     training = settings.model_copy(update={"precision": precision})
     balance = recipe.balance.model_copy(update={"form": form_of(recipe, base)})
     return recipe.model_copy(update={"training": training, "balance": balance, "threads": torch.get_num_threads()})

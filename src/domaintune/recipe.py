@@ -25,8 +25,8 @@ PARTS = ("train", "dev", "test", "add", "general", "general_check")
 
 class TrainingSettings(Settings):
     epochs: int | None = Field(default=None, ge=0)
-    """Passes over train; by default 5, and more on small sets: so many that there are 400 optimiser steps, at most 30 (P-tuning: 800 and
-    60)."""
+    """Passes over train; by default 5, and more on small sets: so many that there are 400 optimiser steps, at most 30. Where the base
+    brings no head for the labels 800 steps; with P-tuning 800, and at most 60 passes."""
     batch_size: int = Field(default=16, ge=1)
     """Items per optimiser step."""
     learning_rate: float | None = Field(default=None, gt=0)

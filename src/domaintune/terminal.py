@@ -131,7 +131,8 @@ def trust_lines(scores: Mapping[str, Any]) -> list[str]:
         worst = max(kinds, key=lambda kind: abs(kinds[kind]["tuned"]["value"] - clean["tuned"]["value"]))
         tuned, base = (f"{clean[m]['value']:.3f} to {kinds[worst][m]['value']:.3f}" for m in ("tuned", "base"))
         lines.append(
-            f"Damaged inputs move {scores['primary']} most by {worst}: {tuned} (base: {base}; {robustness['rows']} rows)."
+            f"Damaged inputs move {scores['primary']}{'' if scores['chosen_strength'] else ' at strength 1'} most by {worst}: {tuned} "
+            f"(base: {base}; {robustness['rows']} rows)."
         )
     return lines
 

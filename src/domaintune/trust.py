@@ -18,16 +18,15 @@ from domaintune.tasks.base import Dataset, Prediction, Task
 def trust(
     recipe: Recipe, fitted: Fitted, parts: Parts, side: SideScores, *, report: Callable[[str, None], None]
 ) -> dict[str, Any]:
-    """`calibration`, `classes` and `robustness` of the chosen strength on test, each None where it does not apply.
-
-    `side` is the confirmation on test.
-    """
+    """`calibration` of the chosen strength on test, `classes` and `robustness` beside the base's of the chosen strength or, where that is
+    the base itself, of 1; each None where it does not apply. `side` is the confirmation on test."""
+    judged = fitted.chosen or 1.0
     wanted = recipe.evaluation.robustness
     on = parts.task.cross_validates if wanted is None else wanted  # both are dear where predicting is
     return {
         "calibration": calibration(parts.task, side, fitted.chosen),
-        "classes": classes(parts.task, side, fitted.chosen),
-        "robustness": _robustness(recipe, fitted, parts, side, report) if on else None,
+        "classes": classes(parts.task, side, judged),
+        "robustness": _robustness(recipe, fitted, parts, side, judged, report) if on else None,
     }
 
 
@@ -37,9 +36,9 @@ def calibration(task: Task, side: SideScores, chosen: float) -> dict[str, Any] |
     return None if found is None else calibration_report(*found, task.temperature(chosen))
 
 
-def classes(task: Task, side: SideScores, chosen: float) -> list[dict[str, Any]] | None:
+def classes(task: Task, side: SideScores, strength: float) -> list[dict[str, Any]] | None:
     """Each label's scores, and the base's under "base_"."""
-    tuned, base = task.classes(side.records[chosen]), task.classes(side.records[0.0])
+    tuned, base = task.classes(side.records[strength]), task.classes(side.records[0.0])
     rows = [
         {"label": label, **scores, **{f"base_{key}": v for key, v in base[label].items() if key != "support"}}
         for label, scores in tuned.items()
@@ -48,11 +47,16 @@ def classes(task: Task, side: SideScores, chosen: float) -> list[dict[str, Any]]
 
 
 def _robustness(
-    recipe: Recipe, fitted: Fitted, parts: Parts, side: SideScores, report: Callable[[str, None], None]
+    recipe: Recipe,
+    fitted: Fitted,
+    parts: Parts,
+    side: SideScores,
+    judged: float,
+    report: Callable[[str, None], None],
 ) -> dict[str, Any] | None:
     report("robustness", None)
     rows = sampled(len(parts.test), recipe.evaluation.robustness_rows, seed=recipe.seed)
-    strengths = {"base": 0.0, "tuned": fitted.chosen}
+    strengths = {"base": 0.0, "tuned": judged}
 
     def predictor(strength: float, data: Dataset) -> list[Prediction]:
         return predict_at(

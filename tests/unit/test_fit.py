@@ -9,29 +9,41 @@ import pytest
 import torch
 from small_runs import recipe, save_base
 
+from domaintune import tune
 from domaintune.balance.frontier import Side
 from domaintune.engine.epochs import Epoch, Training
 from domaintune.evaluation.score import predict, primary_score
 from domaintune.fit import _settle_
-from domaintune.heads import training_settings
 from domaintune.methods import method_from
 from domaintune.parts import assemble
 from domaintune.predict import open_base
+from domaintune.resolve import epochs_for, has_new_labels
 from domaintune.tasks.base import dataset
 
 
 @pytest.mark.parametrize(
-    ("method", "rows", "epochs"),
-    [("lora", 100, 30), ("lora", 1000, 7), ("lora", 5000, 5), ("p-tuning", 100, 60), ("p-tuning", 1000, 13), ("p-tuning", 5000, 5)],
+    ("method", "rows", "epochs", "with_new_labels"),
+    [("lora", 100, 30, 30), ("lora", 1000, 7, 13), ("lora", 5000, 5, 5), ("p-tuning", 100, 60, 60), ("p-tuning", 1000, 13, 13)],
 )  # fmt: skip
-def test_small_sets_are_read_more_often(tmp_path: Path, method: str, rows: int, epochs: int) -> None:
-    """400 steps of 16 rows, 800 with P-tuning."""
-    save_base(tmp_path)
+def test_small_sets_are_read_more_often(
+    tmp_path: Path, method: str, rows: int, epochs: int, with_new_labels: int
+) -> None:
+    """400 steps of 16 rows; 800 of labels that the base has no head for, and with P-tuning."""
     given = recipe(tmp_path, method=method, training={})
-    task = assemble(given, open_base(given)).task
-    assert training_settings(given, task, rows=rows).epochs == epochs
+    assert [epochs_for(given, rows=rows, new_labels=new) for new in (False, True)] == [epochs, with_new_labels]
     asked = recipe(tmp_path, method=method, training={"epochs": 3})
-    assert training_settings(asked, task, rows=rows).epochs == 3
+    assert epochs_for(asked, rows=rows, new_labels=True) == 3
+
+
+def test_labels_are_new_where_the_base_has_no_head_for_them(tmp_path: Path) -> None:
+    save_base(tmp_path)
+    first = recipe(tmp_path, training={"epochs": 1})
+    base, run = open_base(first), tune(first)
+    task = run.task
+    assert has_new_labels(task, base)
+    again = open_base(recipe(tmp_path, base=first.output))
+    assert not has_new_labels(task, again)
+    assert has_new_labels(task.relabelled(["a", "b", "c"]), again)
 
 
 @pytest.mark.parametrize(

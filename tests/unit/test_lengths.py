@@ -106,7 +106,7 @@ def test_the_check_counts_long_rows_and_says_what_happens_to_them() -> None:
     found = findings("windows")["long-rows"]
     assert (found.severity, found.rows) == ("note", ("f.csv:1", "f.csv:3"))
     assert found.message == (
-        "2 of 3 rows of train are longer than the limit: they are taken in windows, whose scores are averaged."
+        "2 of 3 rows of train are longer than the limit; such rows are taken in windows, whose scores are averaged."
     )
     assert "task.long_texts=head" in found.remedy
     for kind, word in (("head", "first"), ("tail", "last")):
@@ -142,8 +142,8 @@ def test_check_and_dry_run_say_it_of_each_given_part(tmp_path: Path) -> None:
     )
     told = [finding.message for finding in check(recipe).findings if finding.name == "long-rows"]
     assert told == [
-        "2 of 8 rows of train are longer than the limit: they are cut to their last 32 tokens.",
-        "1 of 3 rows of test are longer than the limit: they are cut to their last 32 tokens.",
+        "2 of 8 rows of train are longer than the limit; such rows are cut to their last 32 tokens.",
+        "1 of 3 rows of test is longer than the limit; such rows are cut to their last 32 tokens.",
     ]
     dry = next(line for line in plan(recipe).findings if "longer than the limit" in line)
     assert dry.startswith(f"warning: {told[0]}")

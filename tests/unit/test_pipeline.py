@@ -14,7 +14,7 @@ import pytest
 import torch
 from small_runs import recipe, save_base, table
 
-from domaintune import Recipe, load, tune
+from domaintune import Recipe, fit, load, tune
 from domaintune.errors import DataError, DomainTuneError, MethodError, RecipeError, RunError
 from domaintune.predict import Run
 from domaintune.terminal import trust_lines
@@ -114,7 +114,7 @@ def test_probabilities_are_calibrated_and_answers_are_not_touched(folder: Path) 
 
 
 def test_each_class_and_damaged_inputs_are_scored(folder: Path) -> None:
-    tune(recipe(folder, evaluation={"draws": 200, "robustness_rows": 20}))
+    tune(recipe(folder, general=None, evaluation={"draws": 200, "robustness_rows": 20}))
     scores = json.loads((folder / "runs/x/scores.json").read_text())
     rows = [json.loads(line) for line in (folder / "runs/x/predictions/test.jsonl").read_text().splitlines()]
     truth = [line.rsplit(",", 1)[1] for line in (folder / "test.csv").read_text().splitlines()[1:]]
@@ -138,10 +138,26 @@ def test_each_class_and_damaged_inputs_are_scored(folder: Path) -> None:
     told = trust_lines(scores)
     assert f"temperature {scores['calibration']['temperature']:.2f}" in told[0]
     assert "20 rows" in told[1]
-    tune(recipe(folder, output=str(folder / "runs/off"), evaluation={"draws": 200, "robustness": False}))
+    off = {"draws": 200, "robustness": False}
+    tune(recipe(folder, general=None, output=str(folder / "runs/off"), evaluation=off))
     off = json.loads((folder / "runs/off/scores.json").read_text())
     assert off["robustness"] is None
     assert off["domain"] == scores["domain"]
+
+
+def test_where_the_base_was_chosen_strength_1_stands_beside_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit, "choose", lambda *given, **named: 0.0)
+    tune(recipe(folder, method="full", evaluation={"draws": 200}))
+    scores = json.loads((folder / "runs/x/scores.json").read_text())
+    ends = [scores["domain"]["scores"][strength]["accuracy"]["value"] for strength in ("0", "1")]
+    assert ends[0] != ends[1]
+    clean = scores["robustness"]["clean"]
+    assert [clean["base"]["value"], clean["tuned"]["value"]] == pytest.approx(ends)
+    rights = [sum(c["support"] * c[f"{prefix}recall"] for c in scores["classes"]) for prefix in ("base_", "")]
+    assert [right / sum(c["support"] for c in scores["classes"]) for right in rights] == pytest.approx(ends)
+    assert "at strength 1 most by" in trust_lines(scores)[1]
+    page = (folder / "runs/x/report.html").read_text()
+    assert "<caption>Test rows at strength 1, and the base</caption>" in page
 
 
 def test_an_earlier_run_is_a_base_with_its_head_and_labels(folder: Path) -> None:

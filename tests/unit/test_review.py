@@ -12,7 +12,7 @@ import small_runs
 import torch
 from tiny import tiny_base
 
-from domaintune import Recipe, heads, load, pipeline, tune
+from domaintune import Recipe, heads, load, pipeline, resolve, tune
 from domaintune.balance.frontier import Side, points
 from domaintune.bases.base import HeadSpec
 from domaintune.bases.load import load_base
@@ -87,10 +87,8 @@ def test_a_decoder_that_picks_a_token_after_its_head_starts_from_a_trained_head(
 
 
 def test_folds_of_other_sizes_share_one_schedule(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(heads, "WANTED_STEPS", 6)
-    monkeypatch.setattr(
-        heads, "FEWEST_EPOCHS", 1
-    )  # folds of 8 and 9 rows, in 2 and 3 steps: 3 or 2 epochs by themselves
+    monkeypatch.setattr(resolve, "WANTED_STEPS", 6)
+    monkeypatch.setattr(resolve, "FEWEST_EPOCHS", 1)  # folds of 8 and 9 rows, in 2 and 3 steps: 3 or 2 epochs alone
     tune(recipe(folder, train=table(folder / "few.csv", 11), dev=None, general=None, training={"batch_size": 4}))
     run = RunFolder.existing(folder / "runs/x")
     assert {len(f["scores"]) for f in run.read("scores.json")["folds"]} == {

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from domaintune.bases.base import Base
+from domaintune.counting import counted
 from domaintune.tasks.base import Dataset, Finding, Task, dataset
 
 LEAST_LENGTH = 20
@@ -34,7 +35,8 @@ def limit_findings(task: Task, name: str, data: Dataset) -> Iterator[Finding]:
         cut = any(item.cut for place in long for item in items[place])
         yield Finding(
             "long-rows", "warning" if cut else "note",
-            f"{len(long)} of {len(items)} rows of {name} are longer than the limit: they are {task.long_inputs}.",
+            counted(len(long), f"of {len(items):,} rows of {name} [is|are] longer than the limit; such rows are ")
+            + f"{task.long_inputs}.",
             tuple(data.examples[place].where for place in long), task.long_remedy,
             "What is cut is neither learned from nor predicted on." if cut else "Each window costs what a row of its own costs.",
             len(long),
@@ -43,7 +45,8 @@ def limit_findings(task: Task, name: str, data: Dataset) -> Iterator[Finding]:
     if lost:
         yield Finding(
             "cut-targets", "warning",
-            f"the ends of {len(lost)} targets of {name} are cut: {sum(lost.values()):,} tokens are never learned.",
+            counted(len(lost), f"[target|targets] of {name} [is|are] cut at the end: ")
+            + counted(sum(lost.values()), "[token is|tokens are] never learned."),
             tuple(data.examples[place].where for place in lost), task.long_remedy,
             "The model learns to stop in the middle, and scores pass over what is missing.", len(lost),
         )  # fmt: skip

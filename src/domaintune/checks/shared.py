@@ -161,7 +161,7 @@ def label_findings(parts: Mapping[str, Part]) -> Iterator[Finding]:
     (most, many), (least, few) = train.most_common()[0], train.most_common()[-1]
     if many > IMBALANCE * few:
         yield Finding(
-            "imbalance", "warning", f"'{most}' has {many} rows in train, '{least}' {few}.", (),
+            "imbalance", "warning", f"'{most}' has {many:,} rows in train, '{least}' {few:,}.", (),
             "--set task.class_weights=balanced weighs rare labels up.", "Rare labels are hardly learned.", many,
         )  # fmt: skip
     for name, counts in shares.items():

@@ -56,6 +56,11 @@ class Records:
         return float(self.scores["chosen_strength"])
 
     @property
+    def judged(self) -> float:
+        """The strength that stands beside the base: the chosen one, or 1 where that is the base itself."""
+        return self.chosen or 1.0
+
+    @property
     def strengths(self) -> list[float]:
         """Those that were confirmed: 0, the chosen one and 1, each once."""
         return sorted({0.0, self.chosen, 1.0})

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from domaintune.bases.base import Base, HeadSpec
+from domaintune.counting import counted
 from domaintune.data.rows import Row
 
 Mode = Literal["train", "score", "predict"]
@@ -65,6 +66,20 @@ class Finding:
     remedy: str
     why: str
     count: int = 0
+
+    @classmethod
+    def of(
+        cls,
+        rows: tuple[str, ...],
+        name: str,
+        severity: Literal["error", "warning", "note"],
+        sentence: str,
+        *,
+        remedy: str,
+        why: str,
+    ) -> Finding:
+        """A finding about so many rows; `sentence` goes on after their number, as in `counted`."""
+        return cls(name, severity, counted(len(rows), sentence), rows, remedy, why, len(rows))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ It stands below the task that calls it; findings that any task can have are in `
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,33 +62,41 @@ class Pair:
 def bitext_findings(pairs: Sequence[Pair]) -> Iterator[Finding]:
     """What is wrong with the pairs, a finding a fault. Sources with several targets are found by `checks.shared` for all tasks."""
     whole = [pair for pair in pairs if pair.target is not None and pair.target.strip() and pair.source.strip()]
-    if rows := _where(pair for pair in pairs if not pair.source.strip()):
-        why = "The model learns to make text out of nothing."
-        yield _finding("empty-source", f"{len(rows)} rows have no source text.", rows, "Drop them.", why)
-    if rows := _where(pair for pair in pairs if pair.target is not None and not pair.target.strip()):
-        why = "The model learns to say nothing."
-        yield _finding("empty-target", f"{len(rows)} rows have an empty target.", rows, "Translate or drop them.", why)
-    if rows := _where(pair for pair in whole if is_copy(pair)):
-        message = f"{len(rows)} rows have a target equal to the source."
-        why = "Names may stay; other copies teach the model to leave text as it is."
-        yield _finding("untranslated", message, rows, "Drop those that should have been translated.", why)
-    if rows := _where(pair for pair in whole if _placeholders(pair.source) != _placeholders(pair.target)):
-        message = f"{len(rows)} rows have other placeholders (such as %s or {{name}}) in the target than in the source."
-        why = "A program that fills them in breaks on such texts, and the model learns to lose them."
-        yield _finding("lost-placeholder", message, rows, "Mend the targets.", why)
-    if rows := _where(pair for pair in whole if _markup(pair.source) != _markup(pair.target)):
-        message = f"{len(rows)} rows have other mark-up (such as <b> or :meth:`name`) in the target than in the source."
-        why = "The model learns to lose links and mark-up."
-        yield _finding("lost-markup", message, rows, "Mend the targets.", why)
-    if rows := _where(whole[position] for position in length_outliers(whole)):
-        message = f"{len(rows)} rows have a target far longer or shorter than the other pairs let expect."
-        why = "Most such pairs are no translations of each other."
-        yield _finding("length-ratio", message, rows, "Look at them and drop those that are misaligned.", why)
+    yield from _found(
+        "empty-source", (pair for pair in pairs if not pair.source.strip()), "no source text.",
+        remedy="Drop them.", why="The model learns to make text out of nothing.",
+    )  # fmt: skip
+    yield from _found(
+        "empty-target", (pair for pair in pairs if pair.target is not None and not pair.target.strip()), "an empty target.",
+        remedy="Translate or drop them.", why="The model learns to say nothing.",
+    )  # fmt: skip
+    yield from _found(
+        "untranslated", (pair for pair in whole if is_copy(pair)), "a target equal to the source.",
+        remedy="Drop those that should have been translated.",
+        why="Names may stay; other copies teach the model to leave text as it is.",
+    )  # fmt: skip
+    yield from _found(
+        "lost-placeholder", (pair for pair in whole if _placeholders(pair.source) != _placeholders(pair.target)),
+        "other placeholders (such as %s or {name}) in the target than in the source.", remedy="Mend the targets.",
+        why="A program that fills them in breaks on such texts, and the model learns to lose them.",
+    )  # fmt: skip
+    yield from _found(
+        "lost-markup", (pair for pair in whole if _markup(pair.source) != _markup(pair.target)),
+        "other mark-up (such as <b> or :meth:`name`) in the target than in the source.", remedy="Mend the targets.",
+        why="The model learns to lose links and mark-up.",
+    )  # fmt: skip
+    yield from _found(
+        "length-ratio", (whole[position] for position in length_outliers(whole)),
+        "a target far longer or shorter than the other pairs let expect.",
+        remedy="Look at them and drop those that are misaligned.", why="Most such pairs are no translations of each other.",
+    )  # fmt: skip
     named = {pair.where for pair in whole if normal_form(pair.source) == normal_form(pair.target or "")}
-    if rows := tuple(dict.fromkeys(where for where in wrong_scripts(whole) if where not in named)):
-        message = f"{len(rows)} rows have a side in another script than the rest of that side."
-        why = "The sides may be swapped, or the text is in another language."
-        yield _finding("wrong-script", message, rows, "Look at them and drop those in the wrong language.", why)
+    foreign = {where for where in wrong_scripts(whole) if where not in named}
+    yield from _found(
+        "wrong-script", (pair for pair in whole if pair.where in foreign), "a side in another script than the rest of that side.",
+        remedy="Look at them and drop those in the wrong language.",
+        why="The sides may be swapped, or the text is in another language.",
+    )  # fmt: skip
 
 
 def is_copy(pair: Pair) -> bool:
@@ -154,9 +162,7 @@ def _markup(text: str | None) -> list[str]:
     return sorted([*kept, *tags])
 
 
-def _where(pairs: Iterator[Pair] | Sequence[Pair]) -> tuple[str, ...]:
-    return tuple(pair.where for pair in pairs)
-
-
-def _finding(name: str, message: str, rows: tuple[str, ...], remedy: str, why: str) -> Finding:
-    return Finding(name, "warning", message, rows, remedy, why, len(rows))
+def _found(name: str, pairs: Iterable[Pair], what: str, *, remedy: str, why: str) -> Iterator[Finding]:
+    """A finding about the rows of these pairs, which have `what`; nothing of no pairs."""
+    if rows := tuple(dict.fromkeys(pair.where for pair in pairs)):
+        yield Finding.of(rows, name, "warning", f"[row has|rows have] {what}", remedy=remedy, why=why)

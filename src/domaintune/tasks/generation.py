@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from domaintune.bases.base import Base, HeadSpec
 from domaintune.bases.limits import token_limit
+from domaintune.counting import counted
 from domaintune.data.rows import Row
 from domaintune.data.splits import normal_form
 from domaintune.errors import BaseError, DataError, RecipeError
@@ -158,16 +159,18 @@ class Generation(Task):
     def check(self, examples: Sequence[GenerationExample]) -> Iterator[Finding]:
         pairs = [example for example in examples if isinstance(example, PromptExample)]
         if rows := tuple(e.where for e in pairs if not e.prompt.strip()):
-            yield Finding(
-                "empty-prompt", "warning", f"{len(rows)} rows have no prompt.", rows, "Write one, or drop the row.",
-                "The model learns to give these answers to nothing.", len(rows),
+            yield Finding.of(
+                rows, "empty-prompt", "warning", "[row has|rows have] no prompt.",
+                remedy="Write one, or drop the row.", why="The model learns to give these answers to nothing.",
             )  # fmt: skip
         if rows := tuple(e.where for e in pairs if e.completion and one_space(e.prompt) == one_space(e.completion)):
-            message = f"{len(rows)} rows have a completion equal to the prompt."
-            why = "The model learns to repeat what it is asked."
-            yield Finding("echo", "warning", message, rows, "Write the answer, or drop the row.", why, len(rows))
+            yield Finding.of(
+                rows, "echo", "warning", "[row has|rows have] a completion equal to the prompt.",
+                remedy="Write the answer, or drop the row.", why="The model learns to repeat what it is asked.",
+            )  # fmt: skip
         if self.chats_as_lines and (rows := tuple(e.where for e in pairs if e.messages is not None)):
-            message = f'The tokenizer has no chat template: {len(rows)} chats are written as lines "role: content".'
+            chats = counted(len(rows), "[chat is|chats are] written as lines")
+            message = f'The tokenizer has no chat template: {chats} "role: content".'
             yield Finding(
                 "no-chat-template",
                 "note",
@@ -178,8 +181,10 @@ class Generation(Task):
                 len(rows),
             )
         if rows := tuple(e.where for e in examples if isinstance(e, TextExample) and not e.text.strip()):
-            message, why = f"{len(rows)} blocks hold white space alone.", "There is nothing to learn from."
-            yield Finding("blank-text", "warning", message, rows, "Drop them.", why, len(rows))
+            yield Finding.of(
+                rows, "blank-text", "warning", "[block holds|blocks hold] white space alone.",
+                remedy="Drop them.", why="There is nothing to learn from.",
+            )  # fmt: skip
 
     def keys(self, example: GenerationExample) -> Keys:
         if isinstance(example, TextExample):

@@ -113,49 +113,43 @@ class ObjectDetection(Task):
                 "What so few boxes teach and test is chance.",
                 len(rare),
             )
-        empty = tuple(example.where for example in examples if not example.boxes)
-        if empty:
-            yield Finding(
+        if empty := tuple(example.where for example in examples if not example.boxes):
+            yield Finding.of(
+                empty,
                 "no-boxes",
                 "note",
-                f"{len(empty)} pictures have no box: they teach and test what is no object.",
-                empty,
-                "If objects can be seen in them, label them.",
-                "Objects without a box teach the model to pass such objects over.",
-                len(empty),
+                "[picture has|pictures have] no box: [it teaches and tests|they teach and test] what is no object.",
+                remedy="If objects can be seen in them, label them.",
+                why="Objects without a box teach the model to pass such objects over.",
             )
-        clipped = tuple(example.where for example in examples if example.clipped)
-        if clipped:
-            yield Finding(
+        if clipped := tuple(example.where for example in examples if example.clipped):
+            yield Finding.of(
+                clipped,
                 "clipped-boxes",
                 "note",
-                f"boxes of {len(clipped)} pictures reach outside; they were cut at the edge.",
-                clipped,
-                "Look whether the boxes belong to these files and count pixels from 0; if so, nothing needs to be done.",
-                "Far outside, they often belong to another picture or another size of this one.",
-                len(clipped),
+                "[picture has|pictures have] boxes that reach outside; they were cut at the edge.",
+                remedy="Look whether the boxes belong to these files and count pixels from 0; if so, nothing needs to be done.",
+                why="Far outside, they often belong to another picture or another size of this one.",
             )
         double = tuple(e.where for e in examples if len(set(zip(e.boxes, e.labels, strict=True))) < len(e.boxes))
         if double:
-            yield Finding(
+            yield Finding.of(
+                double,
                 "double-boxes",
                 "warning",
-                f"{len(double)} pictures hold the same box twice.",
-                double,
-                "Remove the copies.",
-                "One object then counts twice, in the loss and in the scores.",
-                len(double),
+                "[picture holds|pictures hold] the same box twice.",
+                remedy="Remove the copies.",
+                why="One object then counts twice, in the loss and in the scores.",
             )
         crowded = tuple(e.where for e in examples if len(e.boxes) - sum(e.crowd) > self.queries)
         if crowded:
-            yield Finding(
+            yield Finding.of(
+                crowded,
                 "many-boxes",
                 "warning",
-                f"{len(crowded)} pictures have more boxes than the model can find ({self.queries}).",
-                crowded,
-                "Cut these pictures into parts, or take a base with more queries.",
-                "The boxes beyond that number can never be found.",
-                len(crowded),
+                f"[picture has|pictures have] more boxes than the model can find ({self.queries}).",
+                remedy="Cut these pictures into parts, or take a base with more queries.",
+                why="The boxes beyond that number can never be found.",
             )
 
     def keys(self, example: DetectionExample) -> Keys:

@@ -215,14 +215,13 @@ class TokenClassification(Task):
         names = [self._names(example.tags) for example in examples]
         broken = tuple(e.where for e, tags in zip(examples, names, strict=True) if broken_positions(tags))
         if broken:
-            yield Finding(
+            yield Finding.of(
+                broken,
                 "broken-tags",
                 "warning",
-                f"{len(broken)} rows have an I-TYPE that continues nothing; such words count as no entity.",
-                broken,
-                "Begin every entity with B-TYPE.",
-                "Such words are trained on as the inside of an entity that has no beginning.",
-                len(broken),
+                "[row has|rows have] an I-TYPE that continues nothing; such words count as no entity.",
+                remedy="Begin every entity with B-TYPE.",
+                why="Such words are trained on as the inside of an entity that has no beginning.",
             )
         counts = Counter(entity.type for tags in names for entity in entities(tags))
         rare = [name for name in sorted(self.types) if counts[name] < FEW_ENTITIES]

@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 
+from domaintune.counting import counted
 from domaintune.data.words import joined
 from domaintune.tasks.base import Finding
 from domaintune.tasks.tag_sequences import Entity
@@ -29,6 +30,8 @@ COMMON_SHARE, COMMON_ROWS, COMMON_TAGGED = 0.01, 20, 0.05
 OTHERWISE_ROWS, OTHERWISE_TIMES = 10, 4
 MISSED_TAGGED, MISSED_SHARE = 10, 0.1
 SHOWN, LETTERS = 3, 40
+RARELY = "[word or name is|words or names are] an entity in few places and none in many"
+MISSED = "[row leaves|rows leave] untagged what mostly is an entity"
 
 Form = tuple[str, ...]
 
@@ -156,7 +159,7 @@ def _otherwise(rows: Sequence[TaggedRow], common: frozenset[str]) -> Iterator[Fi
     if rare:
         shown = ", ".join(f"'{joined(form)}' ({tagged[form]} tagged, {len(places[form])} not)" for form in rare[:SHOWN])
         yield Finding(
-            "rarely-tagged", "note", f"{len(rare)} words or names are an entity in few places and none in many: {shown}.",
+            "rarely-tagged", "note", counted(len(rare), RARELY) + f": {shown}.",
             tuple(dict.fromkeys(row.where for form in rare for row in places[form])),
             "Where the meaning is the same, tag all or none of them.",
             "Missed tags teach the model to pass such names over; a word of two meanings is no fault.", len(rare),
@@ -168,7 +171,7 @@ def _otherwise(rows: Sequence[TaggedRow], common: frozenset[str]) -> Iterator[Fi
         )
         where = tuple(dict.fromkeys(row.where for form in missed for row in places[form]))
         yield Finding(
-            "missed-spans", "note", f"{len(where)} rows leave untagged what mostly is an entity: {shown}.",
+            "missed-spans", "note", counted(len(where), MISSED) + f": {shown}.",
             where, "Look at these rows first: such tags were probably missed.",
             "Missed tags teach the model to pass entities over, and lower its score where it finds them.", len(where),
         )  # fmt: skip
