@@ -34,6 +34,7 @@ check: install  ## Format, lint, types, import directions and sizes.
 
 bench: install  ## Quality against peers, resumable; QUICK=1: one seed of three sets, within 40 minutes.
 	$(BIN)/python benchmarks/general_bases.py $(if $(QUICK),movies clinc wikigold)
+	$(if $(QUICK),,$(BIN)/python benchmarks/domains.py --seeds 0 1 2)
 	$(BIN)/python benchmarks/text.py all
 	$(if $(QUICK),,$(BIN)/python benchmarks/pictures.py)
 	$(if $(QUICK),,$(BIN)/python benchmarks/random_language_models.py)

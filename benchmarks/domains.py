@@ -24,6 +24,7 @@ from text import key_of as settings_key
 from text import pairs
 from text_tables import DRAWS, interval, ratio
 
+from domaintune.counting import counted
 from domaintune.data.formats import read_rows
 from domaintune.pipeline import tune
 from domaintune.predict import load
@@ -186,11 +187,17 @@ def table(seeds: Sequence[int]) -> list[str]:
     for name, facts in SETS.items():
         held = {way: [_stored(f"{name}.{way}.{seed}") for seed in seeds] for way in WAYS}
         common = [i for i in range(len(seeds)) if all(held[way][i] is not None for way in WAYS)]
+        common = [i for i in common if not age([held[way][i] for way in WAYS])] or common
         if not common:
             lines.append(f"{name}: missing")
             continue
         rows = {way: [held[way][i] for i in common] for way in WAYS}
-        lines += [f"{name}, {len(common)} seeds", "", f"| LoRA | {' | '.join(facts['domains'])} | trained | weights |"]
+        mark = age([row for way in WAYS for row in rows[way]])
+        lines += [
+            f"{name}, {counted(len(common), '[seed|seeds]')}{mark}",
+            "",
+            f"| LoRA | {' | '.join(facts['domains'])} | trained | weights |",
+        ]
         lines.append("| --- " * (len(facts["domains"]) + 3) + "|")
         for way in WAYS:
             means = [np.mean([ratio(np.asarray(r["scores"][d]).sum(0)) for r in rows[way]]) for d in facts["domains"]]
@@ -209,7 +216,7 @@ def table(seeds: Sequence[int]) -> list[str]:
         stored = _stored(f"sequence.{seed}")
         if stored is not None:
             lines += [
-                f"In turn, seed {seed}:",
+                f"In turn, seed {seed}{age([stored])}:",
                 "",
                 f"| after | {' | '.join(SETS['sentiment']['domains'])} |",
                 "| --- | --- | --- | --- |",
@@ -219,6 +226,10 @@ def table(seeds: Sequence[int]) -> list[str]:
             ]
             lines.append("")
     return lines
+
+
+def age(rows: Sequence[Any]) -> str:
+    return " (older code)" if any(row["key"]["code"] != code_hash() for row in rows) else ""
 
 
 def _stored(name: str) -> dict[str, Any] | None:
