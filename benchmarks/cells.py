@@ -39,13 +39,13 @@ class Cell:
         path = SHARED / self.folder / f"{name}.{suffix}"
         return str(path) if path.exists() else None
 
-    def epochs(self) -> int | None:
-        """Of LoRA's training on every row under the cap; None where the data are not there."""
+    def epochs(self, kind: str) -> int | None:
+        """Of the training of our method that is like a peer's kind, on every row under the cap; None where the data are not there."""
         train = self.part("train")
         if train is None:
             return None
         rows = min(len(read_rows(train)), self.data.get("max_train_rows", MOST_ROWS))
-        return epochs_for(plain_recipe("lora"), rows=rows, new_labels=self.new_labels)
+        return epochs_for(plain_recipe(LIKE[kind]), rows=rows, new_labels=self.new_labels)
 
     def recipe(self, method: dict[str, Any], *, seed: int, output: Path, **more: Any) -> Recipe:
         """One thread: on a shared machine the second one of two often costs more than it gives."""
@@ -110,7 +110,11 @@ OURS: dict[str, dict[str, Any]] = {
     "lora-dora": {"name": "lora", "dora": True},
 }
 MAIN = ("lora", "p-tuning", "freeze", "full")
-PEERS = ("lora", "prefix", "p-tuning", "frozen", "full")
+LIKE = {"lora": "lora", "prefix": "p-tuning", "p-tuning": "p-tuning", "frozen": "freeze", "full": "full"}
+"""Of each kind of peer, our method of that kind."""
+PEERS = tuple(LIKE)
+HIGHER = {"lora": 2e-3, "prefix": 3e-2, "p-tuning": 1e-2, "frozen": 6e-4, "full": 1e-4}
+"""A third learning rate of peers from the same start, tried where the higher of the first two is the better one on dev."""
 
 
 def plain_recipe(method: str) -> Recipe:

@@ -111,8 +111,8 @@ def measured(cell: str, method: str, changes: Mapping[str, Any], seed: int) -> d
             recipe, sets.base, task, rows=parts.train, dev=parts.dev, general=general_of(parts), folder=None,
             report=lambda step, progress: None,
         )  # fmt: skip
-        taken = {(example.file, example.line) for example in parts.train}
-        others = [e for e in task.read(read_rows(str(recipe.train))) if (e.file, e.line) not in taken]
+        taken = {task.keys(e).input for e in (*parts.train, *(parts.dev or ()), *parts.test)}
+        others = [e for e in task.read(read_rows(str(recipe.train))) if task.keys(e).input not in taken]
         order = np.sort(np.random.default_rng(0).permutation(len(others))[:LEFT_OUT])
         left_out = dataset(task, made.base, [others[i] for i in order])
         ends = {point.strength: point for point in made.frontier}

@@ -22,7 +22,7 @@ from cells import RUNS, SHARED
 from rows import code_hash, digest, row
 from text import key_of as settings_key
 from text import pairs
-from text_tables import DRAWS, interval, ratio
+from text_tables import DRAWS, interval, mean_draws, ratio
 
 from domaintune.counting import counted
 from domaintune.data.formats import read_rows
@@ -242,10 +242,9 @@ def _difference(mine: Sequence[Any], theirs: Sequence[Any], domain: str) -> np.n
     """Draws of the difference of mean scores: seeds, and the same examples for both and for every seed."""
     generator = np.random.default_rng(0)
     values = [np.stack([np.asarray(r["scores"][domain]) for r in rows]) for rows in (mine, theirs)]
-    seeds, count = values[0].shape[:2]
+    count = values[0].shape[1]
     weights = generator.multinomial(count, np.full(count, 1 / count), size=DRAWS).astype(np.float64)
-    chosen = generator.integers(0, seeds, size=(DRAWS, seeds))
-    means = [np.take_along_axis(ratio(np.einsum("dn,snk->dsk", weights, v)), chosen, axis=1).mean(1) for v in values]
+    means = [mean_draws(ratio(np.einsum("dn,snk->dsk", weights, v)), seed=1) for v in values]
     made: np.ndarray = means[0] - means[1]
     return made
 

@@ -165,9 +165,17 @@ def tuned(
         for rate in RATES[kind]
     }
     rate = max(made, key=lambda entry: made[entry][1])
-    model = made[rate][0].eval()
+    return _tuned(made[rate][0], rate, {str(r): score for r, (_, score) in made.items()})
+
+
+def one_rate(kind: str, task: Task, base: Base, data: Dataset, dev: Dataset, rate: float, **settings: Any) -> Tuned:
+    model, score = fitted(kind, task, base, data, dev, rate=rate, **settings)
+    return _tuned(model, rate, {str(rate): score})
+
+
+def _tuned(model: nn.Module, rate: float, tries: dict[str, float]) -> Tuned:
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return Tuned(model, rate, {str(r): score for r, (_, score) in made.items()}, trainable)
+    return Tuned(model.eval(), rate, tries, trainable)
 
 
 def with_head(model: nn.Module, base: Base, name: str) -> nn.Module:

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from cells import CELLS, MAIN, OURS, PEERS, RUNS, SHARED
+from cells import CELLS, HIGHER, LIKE, MAIN, OURS, PEERS, RUNS, SHARED, plain_recipe
 from rows import HERE, code_hash, digest, file_hash, row, settings_of
 
 from domaintune.bases.base import Base
@@ -37,7 +37,7 @@ from domaintune.parts import Parts, assemble
 from domaintune.pipeline import general_of, tune
 from domaintune.predict import load, open_base
 from domaintune.recipe import Recipe
-from domaintune.resolve import has_new_labels, training_settings
+from domaintune.resolve import epochs_for, has_new_labels
 from domaintune.run import RunFolder, peak_memory
 from domaintune.tasks.base import Record, Task, dataset
 
@@ -166,9 +166,11 @@ class Copied(Base):
 
 
 def peer(cell: str, kind: str, start: str, seed: int) -> dict[str, Any]:
-    """`start` "same": our head and number of epochs; "own": a fresh head and the Trainer's own defaults."""
+    """`start` "same": our head, and as many epochs as our method of that kind takes; "own": a fresh head and the Trainer's own
+    defaults; "same-high": as "same" with a third, higher rate."""
     import peers
 
+    higher = start.endswith("-high")
     recipe = CELLS[cell].recipe({"name": "lora"}, seed=seed, output=UNUSED)
     key = {
         "versions": peers.versions(),
@@ -178,23 +180,30 @@ def peer(cell: str, kind: str, start: str, seed: int) -> dict[str, Any]:
         **key_of(recipe),
     }
     key["recipe"] = {k: v for k, v in key["recipe"].items() if k in ("task", "base", "seed", "data")}
-    if start == "same":
-        key["epochs"] = CELLS[cell].epochs()
+    if start != "own":
+        key["epochs"] = CELLS[cell].epochs(kind)
+    if higher:
+        key["rate"] = HIGHER[kind]
 
     def measure() -> dict[str, Any]:
         sets = Sets(cell, recipe)
         task, parts = sets.parts.task, sets.parts
         dev = parts.dev if parts.dev is not None else parts.train
         data, dev_data = dataset(task, sets.base, parts.train), dataset(task, sets.base, dev)
-        if start == "same":
+        if start != "own":
             base, _ = starting_base(recipe, sets.base, task, data, dev_data, general_of(parts))
-            epochs = training_settings(recipe, task, base, parts.train).epochs or 1
+            like, new = plain_recipe(LIKE[kind]), CELLS[cell].new_labels
+            epochs = epochs_for(like, rows=len(parts.train), new_labels=new)
         else:
             base, epochs = sets.base.with_head("domain", task.head(), generator=torch.Generator().manual_seed(seed)), 3
         base = Copied.of(base)
         began = time.monotonic()
         try:
-            made = peers.tuned(kind, task, base, data, dev_data, epochs=epochs, own_defaults=start == "own", seed=seed)
+            settings = {"epochs": epochs, "own_defaults": start == "own", "seed": seed}
+            if higher:
+                made = peers.one_rate(kind, task, base, data, dev_data, HIGHER[kind], **settings)
+            else:
+                made = peers.tuned(kind, task, base, data, dev_data, **settings)
         except Exception as error:  # noqa: BLE001  # what a user of that library would see is the row's result
             return {"error": f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"}
         seconds = time.monotonic() - began
@@ -212,6 +221,13 @@ def peer(cell: str, kind: str, start: str, seed: int) -> dict[str, Any]:
         }
 
     return row(RESULTS, f"{cell}.peer-{kind}-{start}.{seed}", key, measure)
+
+
+def peer_high(cell: str, kind: str, seed: int) -> None:
+    """The third rate, where the higher of two was the better one."""
+    first = peer(cell, kind, "same", seed)
+    if "dev" in first and str(first["rate"]) == max(first["dev"], key=float):
+        peer(cell, kind, "same-high", seed)
 
 
 def simple(cell: str, seed: int) -> dict[str, Any]:
@@ -246,7 +262,7 @@ def jobs(part: str, cells: Sequence[str], methods: Sequence[str] | None, seeds: 
             if part in ("ours", "all"):
                 made += [["one", "ours", cell, m, str(seed)] for m in methods or (MAIN if quick() else OURS)]
             if part in ("peers", "all"):
-                kinds = methods or [f"{kind}-{start}" for start in ("same", "own") for kind in PEERS]
+                kinds = methods or [f"{kind}-{start}" for start in ("same", "own", "same-high") for kind in PEERS]
                 made += [["one", "peer", cell, kind, str(seed)] for kind in kinds]
     return made
 
@@ -279,8 +295,12 @@ def one(kind: str, cell: str, name: str, seed: int) -> None:
     elif kind == "ours":
         ours(cell, name, seed)
     else:
-        peer_kind, _, start = name.rpartition("-")
-        peer(cell, peer_kind, start, seed)
+        peer_kind = next(kind for kind in sorted(PEERS, key=len, reverse=True) if name.startswith(f"{kind}-"))
+        start = name.removeprefix(f"{peer_kind}-")
+        if start == "same-high":
+            peer_high(cell, peer_kind, seed)
+        else:
+            peer(cell, peer_kind, start, seed)
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from domaintune.errors import DomainTuneError
 from domaintune.options import recipe_from, strengths_from, with_recipe
@@ -37,6 +39,7 @@ Strengths = Annotated[
 ]
 Device = Annotated[str | None, Option(help="auto, cpu, cuda, cuda:1; by default where the run was made.")]
 AsJson = Annotated[bool, Option("--json", help="JSON on standard output.")]
+Encoding = Annotated[str | None, Option(help="Of text files, such as latin-1; by default recognised.")]
 INTERRUPTED = 130
 
 
@@ -127,6 +130,7 @@ def predict_command(
     output: Annotated[
         Path | None, Option(help="A .jsonl, .csv or .tsv file; by default JSON lines on standard output.")
     ] = None,
+    encoding: Encoding = None,
     device: Device = None,
 ) -> None:
     """Predict with a run, rows of any number: your columns and the model's answer."""
@@ -139,7 +143,9 @@ def predict_command(
     loaded = load(run, device=device)
     shown = output is not None and errors.is_terminal
     with RowProgress(errors, total=line_total(data) if shown else None, shown=shown) as told:
-        notes = predict_file(loaded, data, output=output, strength=strengths_from(strength), told=told)
+        notes = predict_file(
+            loaded, data, output=output, strength=strengths_from(strength), encoding=encoding, told=told
+        )
     for note in notes:
         errors.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
 
@@ -152,6 +158,7 @@ def evaluate_command(
     general: Annotated[
         bool, Option("--general", help="The rows are of what the base could do before: measure what was kept.")
     ] = False,
+    encoding: Encoding = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -160,7 +167,8 @@ def evaluate_command(
         from domaintune.finished.evaluate import evaluate
         from domaintune.predict import load
         from domaintune.terminal import evaluation_table
-    made = evaluate(load(run, device=device), data, strength=strengths_from(strength), general=general).plain()
+    at = strengths_from(strength)
+    made = evaluate(load(run, device=device), data, strength=at, general=general, encoding=encoding).plain()
     if as_json:
         print_json(made)
         return
@@ -176,13 +184,14 @@ def compare_command(
     data: Annotated[
         str | None, Option(help="Labelled rows to score all on; by default their test part, which has to be the same.")
     ] = None,
+    encoding: Encoding = None,
     as_json: AsJson = False,
 ) -> None:
     """Runs side by side, with paired tests between them."""
     from domaintune.finished.compare import compare
     from domaintune.terminal import comparison_table, pairs_table
 
-    made = compare(runs, data=data)
+    made = compare(runs, data=data, encoding=encoding)
     if as_json:
         print_json(made)
         return
@@ -229,7 +238,8 @@ def show_command(run: FinishedRun) -> None:
     """Print a finished run's scores and verdict again."""
     from domaintune.run import RunFolder
 
-    show(Console(), RunFolder.existing(run).path)
+    RunFolder.existing(run)
+    show(Console(), run)
 
 
 @app.command("report")
@@ -258,12 +268,12 @@ def _plan_table(plan: Any) -> Table:
     table = Table(title="What would happen", show_header=False)
     for name, count in plan.rows.items():
         table.add_row(f"rows: {name}", f"{count:,}")
-    table.add_row("labels", ", ".join(plan.labels) or "none")
+    table.add_row("labels", Text(", ".join(plan.labels) or "none"))
     table.add_row("trained parameters", f"{plan.trainable:,} of {plan.parameters:,}")
     table.add_row("time to train", f"about {plan.minutes:.1f} minutes here, scoring apart")
     table.add_row("peak memory", f"about {plan.memory / 2**20:,.0f} MiB")
     for note in [*plan.notes, *plan.findings]:
-        table.add_row("note", note)
+        table.add_row("note", Text(note))
     return table
 
 
@@ -285,9 +295,11 @@ def show(console: Console, path: Path) -> None:
     console.print(scores_table(scores))
     for line in [beside(scores), *trust_lines(scores), scores["verdict"]["sentence"], *moved(path)]:
         console.print(line, highlight=False, markup=False)
-    console.print(f"The run is in {path}. Use it: domaintune predict {path} FILE", highlight=False, markup=False)
-    if (page := path / "report.html").is_file():
-        console.print(f"All of it on one page: {page}", highlight=False, markup=False)
+    told = [f"The run is in {path}. Use it: domaintune predict {shlex.quote(str(path))} FILE"]
+    if (page := folder.path / "report.html").is_file():
+        told.append(f"All of it on one page: {page}")
+    for line in told:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def main() -> None:
@@ -302,7 +314,15 @@ def main() -> None:
     except OSError as error:  # a full disk, no permission
         Console(stderr=True).print(f"error: {error}", highlight=False, markup=False, soft_wrap=True)
         sys.exit(2)
+    except Exception as error:
+        if type(error).__name__ != "SafetensorError":  # a full disk again; its library is not imported for --help
+            raise
+        Console(stderr=True).print(
+            f"error: weights cannot be written or read ({error}).", highlight=False, markup=False
+        )
+        sys.exit(2)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:  # Typer's answer to Ctrl-C
-            Console(stderr=True).print("stopped; the same command resumes.", highlight=False)
+            resumes = "; the same command resumes" if sys.argv[1:2] in (["tune"], ["demo"]) else ""
+            Console(stderr=True).print(f"stopped{resumes}.", highlight=False)
         raise

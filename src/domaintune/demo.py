@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -72,5 +73,8 @@ def demo(output: Path, console: Console) -> None:
         console.print(f"{name}: {verdict['sentence']}", highlight=False, markup=False)
     best = made["lora"].output
     console.print(
-        f'Try one: echo "The walls are paper thin." | domaintune predict {best} -', highlight=False, markup=False
+        f'Try one: echo "The walls are paper thin." | domaintune predict {shlex.quote(best)} -',
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,14 @@ from domaintune.run import RunFolder, is_run
 from domaintune.tasks import TASKS
 from domaintune.tasks.base import Record, Task
 
+CUT = ("characters_per_token", "max_length")
+"""Of tasks without labels, what decides where running text is cut."""
 INHERITED = ("task", "train", "dev", "test", "general", "general_check", "method", "data")
 PLACES = "parts.json"
+OWN = ("train", "dev", "test")
+
+Place = tuple[str, int, int]
+"""File, line, and how many examples of the same line stand before: a line may hold several."""
 
 
 def inherited(run: str) -> dict[str, Any]:
@@ -35,8 +42,9 @@ def _several(paths: Any) -> list[str]:
     return [paths] if isinstance(paths, str) else list(paths)
 
 
-def grown(recipe: Recipe, checksums: Mapping[str, str]) -> Recipe:
-    """The recipe with that run's own base for its base, and the run as what it grows from, where `add` is given. `checksums`: of its data, by part.
+def grown(recipe: Recipe, checksums: Callable[[Recipe], Mapping[str, str]]) -> Recipe:
+    """The recipe with that run's own base for its base, and the run as what it grows from, where `add` is given. `checksums`: of a
+    recipe's data, by part.
 
     Raises:
         RecipeError: the base is no run, or one of another task.
@@ -50,9 +58,13 @@ def grown(recipe: Recipe, checksums: Mapping[str, str]) -> Recipe:
     before = earlier.read("recipe.json")
     if before["task"]["name"] != recipe.task.name:
         raise RecipeError(f"is a run of {before['task']['name']}, not of {recipe.task.name}.", where=recipe.base)
-    known = earlier.read("provenance.json")["data"]
-    same = [name for name in ("train", "dev", "test") if before.get("add") is None or name != "train"]
-    changed = [name for name in same if known.get(name) != checksums.get(name)]
+    known, given = earlier.read("provenance.json")["data"], checksums(recipe)
+    if before.get("add") is None:
+        changed = [name for name in OWN if known.get(name) != given.get(name)]
+    else:  # whose train and added rows together are this one's train part
+        now = checksums(Recipe.make(before, where=recipe.base))
+        changed = [name for name in (*OWN, "add") if known.get(name) != now.get(name)]
+        changed += [name for name in ("dev", "test") if known.get(name) != given.get(name) and name not in changed]
     if changed:
         raise DataError(
             f"the rows of {', '.join(changed)} are not those that this run was made from.",
@@ -63,29 +75,48 @@ def grown(recipe: Recipe, checksums: Mapping[str, str]) -> Recipe:
 
 
 def extended(task: Task, run: str) -> Task:
-    """The task with the earlier run's labels first, in their order, and new ones behind them: old rows keep their targets."""
+    """The task with the earlier run's labels first, in their order, and new ones behind them: old rows keep their targets. Running
+    text is cut into blocks as before."""
     values = RunFolder.existing(run).read("tasks.json")["domain"]
-    old = TASKS[task.name].model_validate(values, strict=False).head().labels
+    earlier = TASKS[task.name].model_validate(values, strict=False)
+    old = earlier.head().labels
+    if not old:
+        cut = {name: getattr(earlier, name) for name in CUT if name in type(task).model_fields}
+        return task.model_copy(update=cut)
     new = [label for label in task.head().labels if label not in old]
-    return task.relabelled([*old, *new]) if old else task
+    made = task.relabelled([*old, *new])
+    if getattr(task, "weights", None) is not None:  # of the right number, until the train part is known
+        made = made.model_copy(update={"weights": (1.0,) * len(made.head().labels)})
+    return made
 
 
-def as_before(run: str, examples: Sequence[Any]) -> dict[str, list[Any]]:
-    """The examples in the parts of the earlier run, by file and line; those that it left out stay out.
+def places_of(examples: Iterable[Any]) -> list[Place]:
+    """Where each of a part's examples stands, all of them given in the order of reading."""
+    met: Counter[tuple[str, int]] = Counter()
+    made = []
+    for example in examples:
+        place = (example.file, example.line)
+        made.append((*place, met[place]))
+        met[place] += 1
+    return made
+
+
+def as_before(run: str, parts: Iterable[Sequence[Any]]) -> dict[str, list[Any]]:
+    """The examples of these parts in the parts of the earlier run, by their places; those that it left out stay out.
 
     Raises:
         DataError: a row of the earlier run is gone.
     """
     places = RunFolder.existing(run).read(PLACES)
-    found = {(example.file, example.line): example for example in examples}
+    found = {place: example for part in parts for place, example in zip(places_of(part), part, strict=True)}
     made: dict[str, list[Any]] = {}
     for part, files in places.items():
-        wanted = [(file, line) for file, lines in files.items() for line in lines]
+        wanted = [(file, line, number) for file, lines in files.items() for line, number in lines]
         missing = [place for place in wanted if place not in found]
         if missing:
             raise DataError(
                 "a row of the earlier run is not there any more.",
-                where=":".join(map(str, missing[0])),
+                where=f"{missing[0][0]}:{missing[0][1]}",
                 remedy="Run in the folder where the earlier run was made, with its files as they were.",
             )
         made[part] = [found[place] for place in wanted]
@@ -93,14 +124,22 @@ def as_before(run: str, examples: Sequence[Any]) -> dict[str, list[Any]]:
 
 
 def growth_scores(
-    run: str, task: Task, examples: Sequence[Any], records: Sequence[Record], *, standing: int, draws: int, seed: int
+    run: str,
+    task: Task,
+    examples: Sequence[Any],
+    records: Sequence[Record],
+    *,
+    standing: int,
+    draws: int,
+    seed: int,
+    device: str,
 ) -> dict[str, Any]:
     """The primary score before (the earlier run at its strength) and after (`records` of the new one at its own) on the earlier
     run's test rows, the first `standing` of `examples`, and on the new ones, with the paired change.
 
     Where there are labels that the earlier run does not know, new rows have no score before.
     """
-    earlier = load(run)
+    earlier = load(run, device=device)
     new_labels = len(task.head().labels) > len(earlier.task.head().labels)
     made: dict[str, Any] = {"from": run, "strength_then": earlier.strength}
     primary = task.primary.name

@@ -1,4 +1,4 @@
-"""The recipe's rows as examples in parts: read, relate the labels of domain and general, remove leaks, cut what was not given.
+"""The recipe's rows as examples in parts: read, relate the labels of domain and general, part them.
 
 Nothing is trained or scored here.
 """
@@ -6,22 +6,21 @@ Nothing is trained or scored here.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from domaintune.bases.base import Base
 from domaintune.checks.report import report_of
-from domaintune.checks.shared import inseparable
 from domaintune.counting import counted
 from domaintune.data.columns import wanted_of
 from domaintune.data.formats import read_part
 from domaintune.data.labels import only, renamed
 from domaintune.data.rows import Row
-from domaintune.data.splits import contiguous_cut, cut, leaks
 from domaintune.errors import DataError, RecipeError
-from domaintune.growth import as_before, extended
+from domaintune.growth import as_before, extended, places_of
 from domaintune.inputs import DOMAIN, given_paths
+from domaintune.partition import domain_parts, grown_parts, split
 from domaintune.recipe import DataSettings, Recipe
 from domaintune.settings import TextClassificationSettings
 from domaintune.tasks import TASKS
@@ -57,15 +56,8 @@ class Parts:
     notes: list[str] = field(default_factory=list)
     standing: int = 0
     """So many of the test rows, the first ones, were those of the earlier run that this one grows from."""
-
-    def places(self) -> dict[str, dict[str, list[int]]]:
-        """Part -> file -> lines: where each example of the domain went."""
-        made: dict[str, dict[str, list[int]]] = {}
-        for name, examples in (("train", self.train), ("dev", self.dev or ()), ("test", self.test)):
-            made[name] = {}
-            for example in examples:
-                made[name].setdefault(example.file, []).append(example.line)
-        return made
+    places: Mapping[str, Mapping[str, list[tuple[int, int]]]] = field(default_factory=dict)
+    """Part -> file -> (line, how many examples of the line stand before): where each example of the domain went."""
 
     def calibrated(self, calibration: tuple[tuple[float, float], ...]) -> Parts:
         """The same with this calibration of the domain's task; a general set that shares its head shares it."""
@@ -107,15 +99,16 @@ def assemble(recipe: Recipe, base: Base, *, seen: Iterable[str] = ()) -> Parts:
     if recipe.grown_from is not None:
         task = extended(task, recipe.grown_from)
     examples = {name: _examples(task, rows[name], recipe.data) for name in DOMAIN if name in rows}
+    numbered = {id(e): place for part in examples.values() for e, place in zip(part, places_of(part), strict=True)}
     findings = report_of(task, examples, base, declared=declared)
     standing = 0
     if recipe.grown_from is None:
-        train, dev, test = _domain_parts(recipe, task, examples, notes)
+        train, dev, test = domain_parts(recipe, task, examples, notes)
     else:
         added = examples.pop("add")
-        old = as_before(recipe.grown_from, [example for part in examples.values() for example in part])
+        old = as_before(recipe.grown_from, examples.values())
         standing = len(old["test"])
-        train, dev, test = _grown_parts(recipe, task, old, added, notes)
+        train, dev, test = grown_parts(recipe, task, old, added, notes)
     task = task.weighted(train)
     seen, reported = set(seen), _checksums(task, test)
     if met := sum(input_checksum(task.keys(e).input) in seen for e in test):
@@ -129,7 +122,12 @@ def assemble(recipe: Recipe, base: Base, *, seen: Iterable[str] = ()) -> Parts:
     if "general" in rows or "general_check" in rows:
         known = seen | _checksums(task, [*train, *(dev or ())])
         general = _general_parts(recipe, base, task, rows, known, reported, notes)
-    return Parts(task, train, dev, test, general, findings, notes, standing)
+    places: dict[str, dict[str, list[tuple[int, int]]]] = {}
+    for name, part in (("train", train), ("dev", dev or ()), ("test", test)):
+        by_file = places.setdefault(name, {})
+        for file, *place in (numbered[id(example)] for example in part):
+            by_file.setdefault(file, []).append((place[0], place[1]))
+    return Parts(task, train, dev, test, general, findings, notes, standing, places)
 
 
 def _read(recipe: Recipe, notes: list[str]) -> tuple[dict[str, list[Row]], dict[int | str, str]]:
@@ -188,120 +186,9 @@ def examples_with_groups(task: Task, rows: Sequence[Row], settings: DataSettings
 
 def _with_columns(examples: Sequence[Any], rows: Sequence[Row], columns: dict[str, str]) -> list[Any]:
     return [
-        replace(example, **{field_name: row.text(column) for field_name, column in columns.items()})
+        replace(example, **{field_name: row.name(column) for field_name, column in columns.items()})
         for example, row in zip(examples, rows, strict=True)
     ]
-
-
-def _without_duplicates(task: Task, train: list[Any], notes: list[str]) -> list[Any]:
-    """One example of each input; none of those whose targets disagree."""
-    keys = [task.keys(example) for example in train]
-    targets: dict[str, set[str]] = {}
-    for key in keys:
-        targets.setdefault(key.input, set()).add(key.target)
-    first: dict[str, int] = {}
-    for position, key in enumerate(keys):
-        first.setdefault(key.input, position)
-    kept = [train[place] for text, place in first.items() if len(targets[text]) == 1]
-    conflicting = sum(len(targets[key.input]) > 1 for key in keys)
-    if len(kept) < len(train):
-        repeats = len(train) - len(kept) - conflicting
-        notes.append(f"{repeats} repeats and {conflicting} rows with conflicting targets were dropped from train.")
-    if not kept:
-        raise DataError("every row is a duplicate with another target.", where="train", remedy="Mend the labels.")
-    return kept
-
-
-def _without_leaks(
-    task: Task,
-    train: list[Any],
-    other: Sequence[Any],
-    name: str,
-    settings: DataSettings,
-    notes: list[str],
-    *,
-    of: str = "train",
-) -> list[Any]:
-    """`train` (the part named `of`) without the rows that stand in `other` (the part named `name`)."""
-    found = set(leaks([task.keys(e).input for e in train], [task.keys(e).input for e in other]))
-    if not found:
-        return train
-    if settings.keep_leaks:
-        notes.append(
-            counted(
-                len(found),
-                f"[row|rows] of {of} also [stands|stand] in {name}; kept, as asked: the {name} score is too good.",
-            )
-        )
-        return train
-    notes.append(counted(len(found), f"[row|rows] of {of} also [stands|stand] in {name}; removed from {of}."))
-    kept = [example for position, example in enumerate(train) if position not in found]
-    if not kept:
-        raise DataError(f"every row of {of} also stands in {name}.", where=of, remedy="Give other rows.")
-    return kept
-
-
-def _split(task: Task, examples: list[Any], *, fraction: float, seed: int) -> tuple[list[Any], list[Any]]:
-    """(rest, part), stratified and grouped; running text is cut contiguously."""
-    keys = [task.keys(example) for example in examples]
-    if task.contiguous:
-        rest, part = contiguous_cut(len(examples), fraction)
-    else:
-        rest, part = cut([k.stratum for k in keys], inseparable(task, examples), fraction=fraction, seed=seed)
-    return [examples[i] for i in rest], [examples[i] for i in part]
-
-
-def _domain_parts(
-    recipe: Recipe, task: Task, given: dict[str, list[Any]], notes: list[str]
-) -> tuple[list[Any], list[Any] | None, list[Any]]:
-    settings, train, dev, test = recipe.data, given["train"], given.get("dev"), given.get("test")
-    if settings.drop_duplicates:
-        train = _without_duplicates(task, train, notes)
-    if test is None:
-        train, test = _split(task, train, fraction=settings.test_fraction, seed=recipe.data_seed)
-        notes.append(f"no test part was given: {counted(len(test), '[row was|rows were] cut from train.')}")
-    else:
-        train = _without_leaks(task, train, test, "test", settings, notes)
-    if dev is not None:
-        train = _without_leaks(task, train, dev, "dev", settings, notes)
-        dev = dev if settings.keep_leaks else _without_leaks(task, dev, test, "test", settings, notes, of="dev")
-    elif len(train) >= settings.fold_below or not task.cross_validates:
-        train, dev = _split(task, train, fraction=settings.dev_fraction, seed=recipe.data_seed + 1)
-        notes.append(f"no dev part was given: {counted(len(dev), '[row was|rows were] cut from train.')}")
-    else:
-        notes.append(f"no dev part was given and train is small: {settings.folds} folds stand in for it.")
-    if settings.max_train_rows is not None and len(train) > settings.max_train_rows:
-        share = settings.max_train_rows / len(train)
-        train = _split(task, train, fraction=share, seed=recipe.data_seed + 2)[1][: settings.max_train_rows]
-        notes.append(f"train was capped at {len(train)} rows.")
-    return train, dev, test
-
-
-def _grown_parts(
-    recipe: Recipe, task: Task, old: dict[str, list[Any]], added: list[Any], notes: list[str]
-) -> tuple[list[Any], list[Any] | None, list[Any]]:
-    """The earlier run's parts with a share of the new rows each; what stands in its test or dev part is no new row."""
-    settings = recipe.data
-    for name in ("test", "dev"):
-        if old[name]:
-            added = _without_leaks(
-                task, added, old[name], name, settings.model_copy(update={"keep_leaks": False}), notes, of="add"
-            )
-    if settings.drop_duplicates:
-        added = _without_duplicates(task, added, notes)
-    train, test = _split(task, added, fraction=settings.test_fraction, seed=recipe.data_seed)
-    counts = [f"{len(test)} of the {len(added)} new rows joined the test part"]
-    dev = None
-    if old["dev"]:
-        train, dev = _split(task, train, fraction=settings.dev_fraction, seed=recipe.data_seed + 1)
-        counts.append(f"{len(dev)} the dev part")
-        dev = [*old["dev"], *dev]
-    notes.append(f"{', '.join(counts)}; train has {len(old['train'])} old and {len(train)} new ones.")
-    train = [*old["train"], *train]
-    if dev is None and (len(train) >= settings.fold_below or not task.cross_validates):
-        train, dev = _split(task, train, fraction=settings.dev_fraction, seed=recipe.data_seed + 1)
-        notes.append(f"the earlier run had no dev part: {counted(len(dev), '[row was|rows were] cut from train.')}")
-    return train, dev, [*old["test"], *test]
 
 
 def _general_parts(
@@ -353,12 +240,12 @@ def _general_parts(
             remedy="Give --general with the same labels, or a base whose head has them.",
         )
     if fits_head and choose:
-        choose, learn = _split(general_task, choose, fraction=LEARN_FRACTION, seed=recipe.data_seed + 3)
+        choose, learn = split(general_task, choose, fraction=LEARN_FRACTION, seed=recipe.data_seed + 3)
         if len(learn) < 2:
             raise DataError("too few rows to fit a head on.", where="--general", remedy="Give more rows.")
     headline, name = check, "general-check"
     if headline is None:
-        choose, headline = _split(general_task, choose, fraction=0.5, seed=recipe.data_seed + 4)
+        choose, headline = split(general_task, choose, fraction=0.5, seed=recipe.data_seed + 4)
         name = "general (report part)"
     return GeneralParts(general_task, head, agreement, learn, choose, headline, name)
 

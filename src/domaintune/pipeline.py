@@ -55,7 +55,7 @@ def tune(recipe: Recipe, *, overwrite: bool = False, report: Report = lambda sta
     with folder.lock(), threads_restored():
         report("data", None)
         data = checksums(recipe)
-        as_given, recipe = recipe, grown(recipe, data)
+        as_given, recipe = recipe, grown(recipe, checksums)
         threads = recipe.threads or torch.get_num_threads()
         folder = RunFolder.start(as_given, data=data, threads=threads, overwrite=overwrite)
         torch.set_num_threads(folder.read("run.json").get("threads") or threads)
@@ -126,6 +126,7 @@ def growth(recipe: Recipe, parts: Parts, confirmation: Confirmation, chosen: flo
         standing=parts.standing,
         draws=recipe.evaluation.draws,
         seed=recipe.seed,
+        device=recipe.device,
     )
 
 
@@ -147,7 +148,7 @@ class Plan:
 
 def opened(recipe: Recipe) -> tuple[Recipe, Base, Parts]:
     """The recipe as `tune` reads it, its base and its rows in parts."""
-    recipe = grown(recipe, checksums(recipe))
+    recipe = grown(recipe, checksums)
     base = open_base(recipe)
     return recipe, base, assemble(recipe, base, seen=seen_by(recipe.base))
 
@@ -237,7 +238,7 @@ def write_run(
     if parts.general is not None and parts.general.head == "general":
         tasks["general"] = parts.general.task.model_dump(mode="json")
     write_json(path / "tasks.json", tasks)
-    write_json(path / PLACES, parts.places())
+    write_json(path / PLACES, parts.places)
     write_json(path / "resolved.json", resolved(recipe, base, parts, fitted.training.precision).plain())
     write_json(path / "seen.json", sorted({*parts.seen(), *seen_by(recipe.base)}))
     write_json(

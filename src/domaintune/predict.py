@@ -62,6 +62,7 @@ def open_base(recipe: Recipe) -> Base:
     if recipe.grown_from is not None:
         earlier = RunFolder.existing(recipe.grown_from)
         made = Recipe.make(earlier.read("resolved.json"), where=recipe.grown_from)
+        made = made.model_copy(update={"device": recipe.device})
         return _origin(made, earlier.read("provenance.json")["base"])
     if is_run(Path(recipe.base)):
         return run_as_base(recipe.base, task_name=recipe.task.name, device=torch_device(recipe.device))
@@ -274,11 +275,10 @@ class Run:
         examples = list(task.read(rows, labelled=False))
         column = self.recipe.data.domain_column
         if self.domains and column is not None and len(examples) == len(rows):
-            named = [str(row.values.get(column)) for row in rows]
-            examples = [replace(e, domain=name) for e, name in zip(examples, named, strict=True)]
+            examples = [replace(e, domain=_domain(row, column)) for e, row in zip(examples, rows, strict=True)]
         made = self.predictions(task, examples, at, head=head, wanted=frozenset({"output"}), mode="predict")
         # Temperatures belong to the dial as it was before a domain's weight multiplied it.
-        dial = {"": at[""], **{name: min(1.0, at[name] / weight) for name, weight in self.domains.items()}}
+        dial = {"": at[""], **{name: min(1.0, at[name] / max(weight, 1e-9)) for name, weight in self.domains.items()}}
         return [
             task.render(task.calibrated(prediction, dial.get(example.domain or "", at[""])))
             for prediction, example in zip(made, examples, strict=True)
@@ -311,7 +311,13 @@ class Run:
         column = self.recipe.data.domain_column
         if not self.domains or column is None:
             return 0
-        return sum(str(row.values.get(column)) not in self.domains for row in rows)
+        return sum(_domain(row, column) not in self.domains for row in rows)
+
+
+def _domain(row: Row, column: str) -> str | None:
+    """What a row to be predicted says of its domain, if anything."""
+    value = row.values.get(column)
+    return None if value is None else str(value).strip() or None
 
 
 def load(path: str | Path, *, device: str | None = None) -> Run:

@@ -214,14 +214,16 @@ class Recipe(Settings):
                 raise RecipeError("must be a mapping of keys to values.", where=str(path))
             merged.update(loaded)
         merged.update({key: value for key, value in values.items() if value is not None})
+        named = merged.get("method") or (defaults or {}).get("method")
+        method = named.get("name") if isinstance(named, dict) else named
         for key, value in nested:
-            put_(merged, key.split("."), value)
+            put_(merged, key.split("."), value, method=method)
         for override in overrides:
             key, equals, value = override.partition("=")
             if not equals:
                 raise RecipeError(f"got '{override}'.", where="--set", remedy="Write --set key=value.")
             try:
-                put_(merged, key.strip().split("."), yaml.safe_load(value))
+                put_(merged, key.strip().split("."), yaml.safe_load(value), method=method)
             except (yaml.YAMLError, TypeError, ValueError):
                 raise RecipeError(
                     f"got '{override}'.",
@@ -242,9 +244,10 @@ class Recipe(Settings):
 
 
 def _filled(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """`values`, with what they lack from `defaults`, mappings by key."""
+    """`values`, with what they lack from `defaults`, mappings by key; of a mapping with another name nothing is taken over."""
     made = {**defaults, **values}
     for key in values.keys() & defaults.keys():
-        if isinstance(values[key], dict) and isinstance(defaults[key], dict):
+        given, other = values[key], defaults[key]
+        if isinstance(given, dict) and isinstance(other, dict) and given.get("name") in (None, other.get("name")):
             made[key] = _filled(values[key], defaults[key])
     return made

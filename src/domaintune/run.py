@@ -152,7 +152,8 @@ class RunFolder:
     def start(
         cls, recipe: Recipe, *, data: Mapping[str, str], threads: int | None = None, overwrite: bool = False
     ) -> RunFolder:
-        """Make the output folder, or take up an unfinished one with the same recipe and data (name of part -> checksum).
+        """Make the output folder, or take up an unfinished one with the same recipe and data (name of part -> checksum), or one in
+        which nothing was trained yet.
 
         `threads` is remembered for whoever resumes: sums over other numbers of threads have other last bits.
 
@@ -169,9 +170,16 @@ class RunFolder:
                 raise RunError(
                     "holds a finished run.", where=str(path), remedy="Choose another --output, or add --overwrite."
                 )
-            folder._same_or_refuse(recipe, data)
-            return folder
-        if path.exists() and (not path.is_dir() or not all(_is_beginning(entry) for entry in path.iterdir())):
+            changed = folder._changed(recipe, data)
+            if not changed:
+                return folder
+            if folder.begun:
+                raise RunError(
+                    f"holds an unfinished run with other settings or data ({'; '.join(changed)}).",
+                    where=str(path),
+                    remedy="Restore them to resume it, choose another --output, or add --overwrite to begin anew.",
+                )
+        elif path.exists() and (not path.is_dir() or not all(_is_beginning(entry) for entry in path.iterdir())):
             raise RunError(
                 "exists and is no run.", where=str(path), remedy="Choose a new or empty folder for --output."
             )
@@ -201,19 +209,20 @@ class RunFolder:
             elif entry.name != ".lock":
                 entry.unlink()
 
-    def _same_or_refuse(self, recipe: Recipe, data: Mapping[str, str]) -> None:
+    @property
+    def begun(self) -> bool:
+        """Whether anything was trained in it, so that there is something to lose."""
+        inner = (RunFolder(entry) for entry in self.path.glob(f"{SEEDS}/*"))
+        return self.checkpoint.is_dir() or self.finished or any(folder.begun for folder in inner)
+
+    def _changed(self, recipe: Recipe, data: Mapping[str, str]) -> list[str]:
+        """What is not as it was when the run began: settings by dotted key, and parts of the data."""
         before, now = flatten(self.read("recipe.json")), flatten(recipe.plain())
         changed = [
             f"{k}: {before.get(k)!r} -> {now.get(k)!r}" for k in {**before, **now} if before.get(k) != now.get(k)
         ]
         old_data = self.read("run.json")["data"]
-        changed += [f"data of '{k}'" for k in {**old_data, **data} if old_data.get(k) != data.get(k)]
-        if changed:
-            raise RunError(
-                f"holds an unfinished run with other settings or data ({'; '.join(changed)}).",
-                where=str(self.path),
-                remedy="Restore them to resume it, choose another --output, or add --overwrite to begin anew.",
-            )
+        return changed + [f"data of '{k}'" for k in {**old_data, **data} if old_data.get(k) != data.get(k)]
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Mark the run as finished; the last write. The checkpoint is removed afterwards."""

@@ -200,7 +200,7 @@ def _side(task: Task, runs: Sequence[RunFolder], part: str, chosen: Sequence[str
     rows = _same_rows([entry[0] for entry in read], runs)
     count, draws = len(rows.checksums), recipe.evaluation.draws
     weights = bootstrap_weights(count, draws=draws, seed=recipe.seed, groups=rows.group_names())
-    over_seeds = bootstrap_weights(len(runs), draws=draws, seed=recipe.seed) / len(runs)
+    over_seeds = seed_weights(len(runs), draws=draws, seed=recipe.seed)
     points: dict[str, dict[str, float]] = {}
     drawn: dict[str, dict[str, np.ndarray]] = {}
     strengths = {"base": ["0"] * len(runs), "chosen": chosen, "tuned": ["1"] * len(runs)}
@@ -212,6 +212,18 @@ def _side(task: Task, runs: Sequence[RunFolder], part: str, chosen: Sequence[str
         drawn[name] = {key: (over_seeds * np.stack([one[key] for one in often], axis=1)).sum(1) for key in once[0]}
     sides = [run.read("scores.json")["domain" if part == "test" else part] for run in runs]
     return _Side(task, count, points, drawn, strengths, sides)
+
+
+def seed_weights(seeds: int, *, draws: int, seed: int) -> np.ndarray:
+    """Weights of two or more seeds in resampled means of their scores, [draws, seeds].
+
+    Those of a plain bootstrap, further from equal by sqrt(n / (n - 1)): the mean's variance over draws is then the unbiased s^2 / n.
+    Without it two seeds would give half of that. Source: Efron 1982, The Jackknife, the Bootstrap and Other Resampling Plans.
+    """
+    equal = 1.0 / seeds
+    drawn = bootstrap_weights(seeds, draws=draws, seed=seed) / seeds
+    made: np.ndarray = equal + (drawn - equal) * np.sqrt(seeds / (seeds - 1))
+    return made
 
 
 def _same_rows(rows: Sequence[ScoredRows], runs: Sequence[RunFolder]) -> ScoredRows:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -101,7 +102,7 @@ def scores_table(scores: Mapping[str, Any]) -> Table:
         if side is None:
             continue
         values = [interval(side["scores"][f"{s:g}"][primary]) for s in strengths]
-        table.add_row(f"{title}: {side['name']}\n{side['rows']:,} rows", *values)
+        table.add_row(f"{title}: {escape(side['name'])}\n{side['rows']:,} rows", *values)
         form = signed if side["kind"] == "gain" else percent
         table.add_row(side["kind"], *[form(side["change"][f"{s:g}"]) if s > 0 else "" for s in strengths])
     return table
@@ -139,7 +140,7 @@ def trust_lines(scores: Mapping[str, Any]) -> list[str]:
 
 def comparison_table(compared: Mapping[str, Any]) -> Table:
     """What `compare` returns: a row for each run, at its strength."""
-    title = f"{compared['primary']} on {compared['rows']:,} rows ({compared['data']}), with 95 % intervals"
+    title = f"{compared['primary']} on {compared['rows']:,} rows ({escape(compared['data'])}), with 95 % intervals"
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=0, pad_edge=False)  # fits 80 columns
     for column in ("run", "base", "tuned", "gain", "kept", "trained"):
         table.add_column(column, no_wrap=column != "run")
@@ -148,7 +149,7 @@ def comparison_table(compared: Mapping[str, Any]) -> Table:
     for run in compared["runs"]:
         name = names[run["run"]]
         table.add_row(
-            f"{name}\n{'' if name == run['method'] else run['method'] + ', '}at {run['strength']:g}",
+            f"{escape(name)}\n{'' if name == run['method'] else run['method'] + ', '}at {run['strength']:g}",
             interval(run["base_score"]),
             interval(run["score"]),
             signed(run["gain"]),
@@ -168,7 +169,7 @@ def pairs_table(compared: Mapping[str, Any]) -> Table:
         table.add_column(column, no_wrap=bool(column))
     for pair in compared["pairs"]:
         difference = signed(pair["difference"]).replace("\n", " ")
-        told = f"{names[pair['second']]} - {names[pair['first']]}"
+        told = escape(f"{names[pair['second']]} - {names[pair['first']]}")
         table.add_row(told, difference, f"{pair['p']:.4f}", f"{pair['p_corrected']:.4f}")
     return table
 
@@ -176,7 +177,7 @@ def pairs_table(compared: Mapping[str, Any]) -> Table:
 def evaluation_table(evaluation: Mapping[str, Any]) -> Table:
     """A run's scores on rows it was given later, a row for each score."""
     strength = f"{evaluation['strength']:g}"
-    title = f"{evaluation['rows']:,} rows of {evaluation['name']}, with 95 % intervals"
+    title = f"{evaluation['rows']:,} rows of {escape(evaluation['name'])}, with 95 % intervals"
     table = Table(title=title, box=box.SIMPLE_HEAD)
     for column in ("", "base (0)", f"strength {strength}"):
         table.add_column(column, no_wrap=True)
@@ -215,12 +216,12 @@ def runs_table(runs: Sequence[Mapping[str, Any]]) -> Table:
         table.add_column(column, overflow="fold", min_width=least, width=10 if column == "verdict" else None)
     for run in runs:
         if "damaged" in run:
-            table.add_row(run["run"], f"damaged: {run['damaged']}")
+            table.add_row(escape(run["run"]), escape(f"damaged: {run['damaged']}"))
             continue
         over = f", {run['seeds']} seeds" if run["seeds"] > 1 else ""
         table.add_row(
-            f"{run['run']}\n{datetime.fromtimestamp(run['date']):%Y-%m-%d}",
-            f"{run['task']}\n{run['base']}",
+            f"{escape(run['run'])}\n{datetime.fromtimestamp(run['date']):%Y-%m-%d}",
+            f"{run['task']}\n{escape(run['base'])}",
             f"{run['method']}{over}",
             run["verdict"] or "unfinished",
             "" if run["gain"] is None else f"{run['gain']['value']:+.3f}",

@@ -8,8 +8,9 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 
-def put_(values: dict[str, Any], path: list[str], value: Any) -> None:
-    """Set `value` at the key path; a task or method that is a name alone becomes a mapping with that name."""
+def put_(values: dict[str, Any], path: list[str], value: Any, *, method: str | None = None) -> None:
+    """Set `value` at the key path; a task or method that is a name alone becomes a mapping with that name, settings of a method that
+    is not named are those of `method`."""
     key, *rest = path
     if not rest:
         values[key] = value
@@ -17,7 +18,7 @@ def put_(values: dict[str, Any], path: list[str], value: Any) -> None:
     inner = values.get(key, {})
     inner = {"name": inner} if isinstance(inner, str) else dict(inner or {})
     if key == "method" and "name" not in inner and rest != ["name"]:
-        inner["name"] = "lora"
+        inner["name"] = method or "lora"
     put_(inner, rest, value)
     values[key] = inner
 

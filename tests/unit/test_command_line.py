@@ -10,12 +10,14 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 from small_runs import recipe, save_base, table
 
-from domaintune import tune
+from domaintune import cli, tune
 from domaintune.cli import main
+from domaintune.options import recipe_from
 
-COMMANDS = ("tune", "check", "predict", "evaluate", "compare", "list", "balance", "show", "demo")
+COMMANDS = ("tune", "check", "predict", "evaluate", "compare", "list", "balance", "show", "report", "demo")
 
 
 def called(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -150,6 +152,56 @@ def test_commands_print_tables_or_json(
     code, out, _ = called(capsys, "show", "runs/x")
     assert code == 0
     assert "0.25" in out
+
+
+def test_a_command_that_was_mended_is_taken_up(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing was trained when the first one stopped, so there is nothing to be careful with."""
+    data = folder / "reviews.csv"
+    data.write_text((folder / "train.csv").read_text().replace("text,label", "review,label"))
+    given = ["tune", "--task", "text-classification", "--base", str(folder / "base"), "--train", str(data)]
+    given += ["--output", str(folder / "runs/mended"), "--set", "training.epochs=1", "--set", "data.fold_below=8"]
+    code, _, told = called(capsys, *given)
+    assert code == 2
+    assert "Did you mean --text-column review?" in told
+    code, _, told = called(capsys, *given, "--text-column", "review", "--encoding", "nonsense")
+    assert code == 2
+    assert "no known encoding" in told
+    code, _, told = called(capsys, *given, "--text-column", "review")
+    assert code == 0, told
+    code, _, told = called(capsys, *given, "--text-column", "text")
+    assert code == 2
+    assert "holds a finished run" in told
+
+
+def test_a_run_of_several_seeds_is_shown_by_its_own_name(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = folder / "runs" / "my [bold] seeds"
+    tune(recipe(folder, output=str(run), seeds=2, training={"epochs": 1}, general=None))
+    code, out, _ = called(capsys, "show", str(run))
+    assert code == 0
+    assert "over 2 seeds" in out
+    assert f"domaintune predict '{run}' FILE" in out
+    code, out, _ = called(capsys, "report", str(run))
+    assert Path(out.strip()).is_file()
+    assert f"domaintune predict '{run.name}' -" in (Path(out.strip()).parent / "README.md").read_text()
+    code, out, _ = called(capsys, "list", str(folder / "runs"))
+    assert "[bold]" in "".join(out.split())
+
+
+def test_a_full_disk_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails() -> None:
+        raise SafetensorError("I/O error: No space left on device")
+
+    monkeypatch.setattr(cli, "app", fails)
+    code, _, told = called(capsys, "tune")
+    assert code == 2
+    assert told == "error: weights cannot be written or read (I/O error: No space left on device).\n"
+
+
+def test_settings_of_a_method_are_those_of_the_inherited_one(folder: Path) -> None:
+    made = {"recipe": None, "add": ["new.csv"], "base": str(folder / "runs/y"), "output": "z"}
+    assert recipe_from({**made, "settings": ["method.train=[top:1]"]}).method.name == "freeze"
+    other = recipe_from({**made, "method": "lora", "settings": ["method.rank=4"]}).method
+    assert (other.name, other.rank) == ("lora", 4)  # type: ignore[union-attr]
 
 
 def test_help_is_quick() -> None:

@@ -206,6 +206,12 @@ def test_setting_the_strength(second: Run, folder: Path, tmp_path: Path) -> None
     assert (path / "scores.json").read_text() == before
     with pytest.raises(RunError, match=r"set to strength 0.25.*--data"):
         compare([path, second.path])
+    set_strength(path, 1.0)
+    stored = json.loads((path / "strength.json").read_text())
+    (path / "strength.json").write_text(json.dumps({**stored, "own": {"hotels": 0.5}}))
+    with pytest.raises(RunError, match=r"set to strength 1 and 0.5 for hotels.*--data"):
+        compare([path, second.path])
+    set_strength(path, 0.25)
     for bad in (-0.1, 1.5, float("nan")):
         with pytest.raises(RunError, match="strength must lie"):
             set_strength(path, bad)

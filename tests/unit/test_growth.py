@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from small_runs import WORDS, save_base
+from tiny import tiny_base
 from typer.testing import CliRunner
 
 from domaintune import Recipe, load, tune
@@ -72,7 +73,7 @@ def test_parts_stay_and_new_rows_join(folder: Path) -> None:
     new = table(folder / "new.csv", 60, start=500)
     before = read(folder / "v1/parts.json")
     text = (folder / "train.csv").read_text().splitlines()
-    test_line = before["test"][str(folder / "train.csv")][0]
+    test_line = before["test"][str(folder / "train.csv")][0][0]
     with (folder / "new.csv").open("a") as stream:  # a row of the old test part among the new ones
         stream.write(text[test_line - 1] + "\n")
     result = grow(folder, "v1", new, "v2")
@@ -82,7 +83,9 @@ def test_parts_stay_and_new_rows_join(folder: Path) -> None:
     for part in ("train", "dev", "test"):
         assert after[part][old] == before[part][old]
     news = {part: after[part].get(new, []) for part in ("train", "dev", "test")}
-    assert sorted(line for lines in news.values() for line in lines) == list(range(2, 62))  # the leaked row is in none
+    assert sorted(line for lines in news.values() for line, _ in lines) == list(
+        range(2, 62)
+    )  # the leaked row is in none
     assert all(news.values())
     growth = scores["growth"]
     assert growth["old"]["rows"] == len(before["test"][old])
@@ -144,11 +147,98 @@ def test_what_cannot_grow_is_refused(folder: Path) -> None:
                 {"task": "text-classification", "base": "minilm", "train": new, "add": new, "output": str(folder / "x")}
             )
         )
+    assert grow(folder, "v1", new, "v2").exit_code == 0
+    newer = table(folder / "newer.csv", 30, start=700)
+    table(folder / "new.csv", 31, start=500)
+    result = grow(folder, "v2", newer, "v3")
+    assert isinstance(result.exception, DataError)
+    assert "rows of add are not those" in str(result.exception)
     table(folder / "train.csv", 121)
-    result = grow(folder, "v1", new, "v2")
+    result = grow(folder, "v1", new, "v3")
     assert isinstance(result.exception, DataError)
     assert "rows of train are not those" in str(result.exception)
-    assert not (folder / "v2/run.json").exists()
+    assert not (folder / "v3/run.json").exists()
+
+
+def places(folder: Path, run: str) -> dict[str, list[Any]]:
+    parts = read(folder / run / "parts.json")
+    return {name: [(file, *place) for file, held in files.items() for place in held] for name, files in parts.items()}
+
+
+def test_rows_of_one_line_keep_their_parts(folder: Path) -> None:
+    rows = [dict(zip(("text", "label"), line.rsplit(",", 1), strict=True)) for line in lines_of(folder, "some.csv", 60)]
+    (folder / "train.json").write_text(json.dumps(rows))
+    first_run(folder, train=str(folder / "train.json"))
+    before = places(folder, "v1")
+    assert len({place for part in before.values() for place in part}) == 60
+    result = grow(folder, "v1", table(folder / "new.csv", 30, start=500), "v2")
+    assert result.exit_code == 0, result.output
+    after = places(folder, "v2")
+    for part, held in before.items():
+        assert after[part][: len(held)] == held
+    texts = [row["input"] for row in map(json.loads, (folder / "v2/predictions/test.jsonl").read_text().splitlines())]
+    assert texts[: len(before["test"])] == [rows[number]["text"] for _, _, number in before["test"]]
+
+
+def lines_of(folder: Path, name: str, count: int, start: int = 0) -> list[str]:
+    return Path(table(folder / name, count, start=start)).read_text().splitlines()[1:]
+
+
+def test_rows_that_the_earlier_run_has_are_not_new(folder: Path) -> None:
+    """The new file is a full export: every old row once more, and some new ones."""
+    first_run(folder)
+    old, new = lines_of(folder, "old.csv", 120), lines_of(folder, "more.csv", 30, start=500)
+    (folder / "export.csv").write_text("\n".join(["text,label", *old, *new]) + "\n")
+    result = grow(folder, "v1", str(folder / "export.csv"), "v2")
+    assert result.exit_code == 0, result.output
+    before, after = places(folder, "v1"), places(folder, "v2")
+    for part, held in before.items():
+        assert after[part][: len(held)] == held
+        assert all(line > 121 for file, line, _ in after[part][len(held) :])
+    assert sum(map(len, after.values())) == 150
+    assert any("also stand in train; removed from add" in note for note in read(folder / "v2/scores.json")["notes"])
+
+
+def test_new_rows_of_an_old_group_join_its_part(folder: Path) -> None:
+    def grouped(name: str, count: int, start: int = 0) -> str:
+        lines = [f"{line},p{number % 30}" for number, line in enumerate(lines_of(folder, name, count, start))]
+        (folder / name).write_text("\n".join(["text,label,patient", *lines]) + "\n")
+        return str(folder / name)
+
+    data = {"fold_below": 10, "group_column": "patient"}
+    first_run(folder, train=grouped("visits.csv", 120), data=data)
+    result = grow(folder, "v1", grouped("new.csv", 60, start=500), "v2")
+    assert result.exit_code == 0, result.output
+    patients: dict[int, set[str]] = {}
+    for part, held in places(folder, "v2").items():
+        for _, line, _ in held:
+            patients.setdefault((line - 2) % 30, set()).add(part)
+    assert all(len(parts) == 1 for parts in patients.values())
+    assert sum(map(len, places(folder, "v2").values())) == 180
+
+
+def test_balanced_class_weights_grow_too(folder: Path) -> None:
+    first_run(folder, task={"name": "text-classification", "class_weights": "balanced"})
+    result = grow(folder, "v1", table(folder / "new.csv", 60, start=500, third=True), "v2")
+    assert result.exit_code == 0, result.output
+    weights = read(folder / "v2/tasks.json")["domain"]["weights"]
+    assert len(weights) == 3
+    assert weights[2] > max(weights[:2])  # the rare new one
+
+
+def test_running_text_is_cut_as_before(tmp_path: Path) -> None:
+    base = tiny_base("gpt2", "generation")
+    base.model.save_pretrained(tmp_path / "base")
+    base.processor.save_pretrained(tmp_path / "base")
+    for name, word in (("first", "a clean room"), ("second", "Überraschend, daß ...")):
+        (tmp_path / f"{name}.txt").write_text("".join(f"{word} {number}.\n" for number in range(400)))
+    first_run(
+        tmp_path, task="generation", train=str(tmp_path / "first.txt"), training={"epochs": 1}, data={}, method="full"
+    )
+    result = grow(tmp_path, "v1", str(tmp_path / "second.txt"), "v2", "--set", "training.epochs=1")
+    assert result.exit_code == 0, (result.output, result.exception)
+    before, after = places(tmp_path, "v1"), places(tmp_path, "v2")
+    assert all(after[part][: len(held)] == held for part, held in before.items())
 
 
 def test_new_rows_are_cut_with_the_seed_of_the_data(folder: Path) -> None:

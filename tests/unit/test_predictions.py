@@ -92,6 +92,37 @@ def test_a_table_stays_a_table(run: Run, folder: Path) -> None:
         assert float(made[0]["probability"]) > 0
 
 
+def test_a_table_with_lone_carriage_returns_can_be_read_again(run: Run, folder: Path) -> None:
+    data = folder / "old_mac.jsonl"
+    rows = [{"text": "a room"}, {"text": "two\rlines"}, {"text": "one more"}]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    predict_file(run, str(data), output=folder / "old_mac.csv")
+    made = list(stream_part(str(folder / "old_mac.csv"), Wanted("text-classification")))
+    assert [entry.values["text"] for entry in made] == [row["text"] for row in rows]  # type: ignore[union-attr]
+
+
+def test_the_encoding_is_that_of_the_file_not_of_the_training(folder: Path) -> None:
+    train = folder / "latin.csv"
+    table(train, 40)
+    train.write_text(train.read_text().replace("room", "café"), encoding="latin-1")
+    made = tune(
+        recipe(folder, train=str(train), output=str(folder / "runs/latin"), data={"encoding": "latin-1"}, general=None)
+    )
+    texts = ["a clean café", "kühles Bier"]
+    for name, encoding, asked in (
+        ("a", "utf-8", None),
+        ("b", "utf-8-sig", "latin-1"),
+        ("c", "latin-1", "ISO_8859-1"),
+        ("d", "utf-16-le", "UTF-16LE"),
+    ):
+        data = folder / f"{name}.csv"
+        data.write_text("\n".join(["text", *texts]) + "\n", encoding=encoding)
+        predict_file(made, str(data), output=folder / f"{name}.jsonl", encoding=asked)
+        assert [row["text"] for row in lines(folder / f"{name}.jsonl")] == texts
+    with pytest.raises(DataError, match=r"'ansi' is no known encoding"):
+        predict_file(made, str(folder / "a.csv"), output=None, encoding="ansi")
+
+
 def test_no_column_of_the_users_is_lost(run: Run, folder: Path) -> None:
     data = folder / "twice.csv"
     data.write_text("text,label,predicted_label\na room,mine,too\n", encoding="utf-8")
@@ -222,6 +253,48 @@ def test_entities_say_where_in_the_text_they_stand(tagger: Run, tmp_path: Path) 
     for row, given in zip(lines(tmp_path / "words_out.jsonl"), rows, strict=True):
         assert row["tags"] == given["tags"]  # the user's, of whatever kind
         assert len(row["predicted_tags"]) == len(given["tokens"])
+
+
+@pytest.mark.parametrize("shape", ["doccano", "prodigy", "label-studio", "tsv", "txt"])
+def test_what_is_marked_in_texts_does_not_help_the_tagger(tagger: Run, tmp_path: Path, shape: str) -> None:
+    """The answers are those of the bare texts, even where what is marked lies outside of them; the marks stay as they are."""
+    texts = ["Angela Merkel visited Paris.", "Max saw Berlin"]
+    bare = tmp_path / "bare.jsonl"
+    bare.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    predict_file(tagger, str(bare), output=tmp_path / "expected.jsonl")
+    expected = [row["entities"] for row in lines(tmp_path / "expected.jsonl")]
+    marks: list[Any] = [[0, 3, "PER"], [70, 90, "LOC"]]
+    rows = {
+        "doccano": [{"text": text, "entities": marks} for text in texts],
+        "prodigy": [
+            {"text": text, "spans": [{"start": 1, "end": 4, "label": "PER"}], "answer": "reject"} for text in texts
+        ],
+        "label-studio": [{"data": {"text": text}, "annotations": [], "id": 7} for text in texts],
+    }
+    if shape in rows:
+        data = tmp_path / "marked.jsonl"
+        data.write_text("".join(json.dumps(row) + "\n" for row in rows[shape]))
+    else:
+        data = tmp_path / f"texts.{shape}"
+        data.write_text(
+            "\n".join([*(["id\ttext"] if shape == "tsv" else []), *(f"1\t{t}" if shape == "tsv" else t for t in texts)])
+        )
+    predict_file(tagger, str(data), output=tmp_path / "out.jsonl")
+    made = lines(tmp_path / "out.jsonl")
+    assert [row["text"] for row in made] == texts
+    assert [row.get("predicted_entities", row.get("entities")) for row in made] == expected
+    for row, given in zip(made, rows.get(shape, [{}, {}]), strict=True):
+        assert row.items() >= given.items()
+
+
+def test_words_and_tags_in_columns_are_read_as_such(tagger: Run, tmp_path: Path) -> None:
+    for name in ("words.tsv", "words.txt"):
+        (tmp_path / name).write_text("Angela\tB-PER\nslept\tO\n\nMax\tB-PER\nsaw\tO\nBerlin\tB-LOC\n")
+        predict_file(tagger, str(tmp_path / name), output=tmp_path / "out.jsonl")
+        assert [row["tokens"] for row in lines(tmp_path / "out.jsonl")] == [
+            ["Angela", "slept"],
+            ["Max", "saw", "Berlin"],
+        ]
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "tags"])

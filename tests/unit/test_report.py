@@ -314,6 +314,18 @@ def test_the_card_is_the_hubs(tmp_path: Path) -> None:
     assert found["general", "accuracy"] == pytest.approx(0.78)
     assert "| typos | 0.600 [0.550, 0.650] | 0.700 [0.650, 0.750] |" in card.text
     assert "quiet room" not in card.text, "rows of the data stay out of what may be published"
+    found = {
+        "name": "missed-spans",
+        "severity": "note",
+        "count": 3,
+        "rows": ["a:1"],
+        "message": "'Maria Huber' (12 tagged)",
+    }
+    told = {"why": "Maria", "remedy": "Maria"}
+    write_report(make_run(tmp_path / "y", findings=[found | told], notes=["train: Maria.csv"]))
+    card = ModelCard.load(tmp_path / "y" / "README.md")
+    assert "note, missed-spans: 3" in card.text
+    assert "Maria" not in card.text
 
 
 def test_hostile_text_does_no_harm(tmp_path: Path) -> None:

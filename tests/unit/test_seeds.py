@@ -94,9 +94,9 @@ class Mean:
 
 def test_intervals_hold_what_seeds_and_examples_add(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Example effects of standard deviation 1 over 400 rows, seed effects of .3 over 8 seeds: the variances of the mean add up,
-    the seeds' times 7/8 as a resample of 8 has it."""
+    that of seeds without bias, though there are few."""
     generator = np.random.default_rng(0)
-    count, number = 400, 8
+    count, number = 400, 4
     examples, shifts = generator.normal(size=count), 0.3 * generator.normal(size=number)
     shared = seeds.ScoredRows(np.arange(count), np.full(count, -1))
 
@@ -116,6 +116,6 @@ def test_intervals_hold_what_seeds_and_examples_add(tmp_path: Path, monkeypatch:
     made = recipe(tmp_path, evaluation={"draws": 4000})
     gain = seeds._side(Mean(), runs, "test", ["1"] * number, made).gain("tuned")  # type: ignore[arg-type]
     assert gain.value == pytest.approx(examples.mean() + shifts.mean())
-    expected = np.sqrt(examples.var() / count + shifts.var() / number)
+    expected = np.sqrt(examples.var() / count + shifts.var(ddof=1) / number)
     assert (gain.high - gain.low) / (2 * 1.96) == pytest.approx(expected, rel=0.06)
     assert expected > 1.5 * examples.std() / np.sqrt(count)  # examples alone would say far less

@@ -48,6 +48,7 @@ USUAL: Mapping[str, Sequence[str]] = {
     "messages": ("messages", "conversations", "chat"),
     "image": ("image", "file", "path", "file_name", "filename", "picture", "img"),
 }
+RENAME = "The run reads the columns that it was trained with: rename yours."
 CANONICAL = ("text", "label", "tokens", "tags", "source", "target", "prompt", "completion", "messages", "image")
 
 
@@ -79,11 +80,12 @@ def require_columns(row: Row, wanted: Wanted, *, targets: bool) -> None:
     columns = [str(name) for name in row.values]
     proposed = {name: _proposal(name, columns) for name in lacking}
     options = " ".join(f"--{name}-column {found}" for name, found in proposed.items() if found)
+    remedy = f"Did you mean {options}?" if options else f"Say which it is: --{lacking[0]}-column NAME."
     names = " and ".join(f"'{wanted.column(name)}'" for name in lacking)
     raise DataError(
         f"no column {names} (columns: {', '.join(columns) or 'none'}).",
         where=row.where,
-        remedy=f"Did you mean {options}?" if options else f"Say which it is: --{lacking[0]}-column NAME.",
+        remedy=RENAME if wanted.fixed else remedy,
     )
 
 

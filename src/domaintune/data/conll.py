@@ -17,6 +17,10 @@ DOCUMENT_START = "-DOCSTART-"
 TAG = re.compile(r"O|[A-Z]-.+")
 
 
+def is_tag(cell: str) -> bool:
+    return TAG.fullmatch(cell) is not None
+
+
 @dataclass(slots=True)
 class _Sentence:
     line: int
@@ -105,7 +109,7 @@ class _Columns:
             return False
         cells = self._cells(line)
         fits = len(cells) == self.count if self.count else FEWEST_COLUMNS <= len(cells) <= MOST_COLUMNS
-        return not (fits and TAG.fullmatch(cells[-1].strip()))
+        return not (fits and is_tag(cells[-1].strip()))
 
     def token_and_tag_(self, line: str, number: int) -> tuple[str, str]:
         if not self.count:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from domaintune.data.rows import Entry, LeftOut, Note, Row, Wanted
-from domaintune.data.span_shapes import Annotated, Span, annotated, shape_of
-from domaintune.data.words import WORD
+from domaintune.data.span_shapes import Annotated, Span, annotated, shape_of, text_of
+from domaintune.data.words import WORD, word_spans
 from domaintune.errors import DataError
 
 OUTSIDE = "O"
@@ -43,6 +43,17 @@ def span_rows(rows: Iterable[Row], wanted: Wanted) -> Iterator[Entry]:
     for file, counts in peculiar.items():
         if counts.number:
             yield Note(f"{file}: {counts.summary()}.")
+
+
+def input_rows(rows: Iterable[Row], wanted: Wanted) -> Iterator[Entry]:
+    """Rows to predict on: every column as it stands, whatever is marked in it, and the text's words."""
+    for row in rows:
+        text, others = text_of(row, wanted)
+        words = [text[start:end] for start, end in word_spans(text)]
+        if words:
+            yield Row({**others, **row.values, wanted.column("tokens"): words}, row.file, row.line)
+        else:
+            yield LeftOut("no words", row.file, row.line)
 
 
 def _values(row: Row, found: Annotated, wanted: Wanted, counts: _Counts) -> dict[str, object]:

@@ -18,9 +18,9 @@ from domaintune.data.box_json import box_rows
 from domaintune.data.chats import chat_rows, has_chat
 from domaintune.data.columnar import is_saved_dataset, read_arrow, read_parquet, read_saved_dataset
 from domaintune.data.columns import require_columns
-from domaintune.data.conll import read_conll
+from domaintune.data.conll import is_tag, read_conll
 from domaintune.data.docbin import read_docbin
-from domaintune.data.entity_spans import has_spans, span_rows
+from domaintune.data.entity_spans import has_spans, input_rows, span_rows
 from domaintune.data.folders import read_class_folders
 from domaintune.data.picture_tables import table_pictures
 from domaintune.data.rows import Entry, Reading, Row, Wanted
@@ -46,6 +46,7 @@ PAIRED: dict[str, Reader] = {".tmx": read_tmx, ".po": read_po, ".xlf": read_xlif
 BY_TASK: dict[str, dict[str, Reader]] = {"token-classification": TAGGED, "translation": PAIRED}
 WITH_PICTURES = ("image-classification", "object-detection")
 ALIGNED = "::"
+SNIFFED_LINES = 200
 ANY = Wanted("")
 
 
@@ -162,7 +163,7 @@ def _members(place: Path, wanted: Wanted) -> list[Source]:
 def _file(source: Source, wanted: Wanted, part: str) -> Iterator[Entry]:
     suffix = source.suffix
     special = BY_TASK.get(wanted.task, {}).get(suffix)
-    if special is not None and not _has_header(source, wanted):
+    if special is not None and _is_special(source, wanted):
         return special(source, wanted)
     if suffix == ".parquet":
         return _shaped(read_parquet(source.path, wanted), wanted, source.path.parent)
@@ -181,13 +182,19 @@ def _file(source: Source, wanted: Wanted, part: str) -> Iterator[Entry]:
     return _shaped(reader(source, wanted), wanted, source.path.parent)
 
 
-def _has_header(source: Source, wanted: Wanted) -> bool:
-    """Whether a .tsv for entities is a table with the named columns, not lines of token and tag."""
-    if source.suffix != ".tsv":
-        return False
+def _is_special(source: Source, wanted: Wanted) -> bool:
+    """Whether a file of the task's own formats is none of the tables that end alike: a .tsv with named columns, and where inputs alone
+    are wanted a .tsv or .txt whose lines do not end with tags."""
+    if source.suffix not in TABLES:
+        return True
     with source.text(wanted.encoding) as stream:
-        cells = stream.readline().rstrip("\r\n").split("\t")
-    return wanted.column("tokens") in cells or wanted.column("tags") in cells
+        lines = list(itertools.islice(filter(str.strip, stream), SNIFFED_LINES))
+    if source.suffix == ".tsv":
+        first = lines[0].rstrip("\r\n").split("\t") if lines else []
+        names = {wanted.column(name) for name in ("tokens", "tags", "text")} | {"text", *span_columns(wanted)}
+        if names.intersection(first) and not is_tag(first[-1]):
+            return False
+    return not wanted.inputs or 2 * sum(is_tag(line.split()[-1]) for line in lines) >= len(lines)
 
 
 def _is_object(source: Source) -> bool:
@@ -213,7 +220,8 @@ def _shaped(entries: Iterable[Entry], wanted: Wanted, folder: Path) -> Iterator[
         return everything
     if wanted.task == "token-classification":
         if wanted.column("tags") not in first.values and has_spans(first, wanted):
-            return _through(everything, lambda rows: span_rows(rows, wanted))
+            shape = input_rows if wanted.inputs else span_rows
+            return _through(everything, lambda rows: shape(rows, wanted))
         return everything if wanted.inputs else normalised_tags(everything, wanted)
     if wanted.task == "translation" and isinstance(first.values.get("translation"), dict):
         return _through(everything, lambda rows: translation_rows(rows, wanted))

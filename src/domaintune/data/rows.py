@@ -48,6 +48,14 @@ class Row:
             raise DataError(f"'{column}' must be text, got {type(value).__name__}.", where=self.where)
         return value
 
+    def name(self, column: str) -> str | None:
+        """What stands in a column that names something, such as the row's group; None where it is blank.
+
+        Raises:
+            DataError: the column is missing, or its value is not a string.
+        """
+        return self.text(column).strip() or None
+
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
@@ -85,6 +93,8 @@ Entry = Row | LeftOut | Note | Declared
 class Wanted:
     """What a reader is to make of a file: rows for `task`, whose columns carry the user's names.
 
+    `fixed`: the columns are those that a finished run was trained with.
+
     `columns` maps a canonical name (text, label, tokens, tags, source, target, prompt, completion, messages, image, xmin, ...) to
     the user's; names not in it are themselves. `encoding` is None where it is to be recognised. `targets`: rows without a target are
     of no use. `inputs`: what rows have for targets does not matter and passes as it stands, so that tables stream.
@@ -95,6 +105,7 @@ class Wanted:
     encoding: str | None = None
     targets: bool = False
     inputs: bool = False
+    fixed: bool = False
 
     def column(self, name: str) -> str:
         return self.columns.get(name, name)

@@ -19,6 +19,7 @@ from domaintune.errors import DataError
 
 COMPRESSIONS = (".gz", ".xz", ".zip")
 SNIFFED_BYTES = 1 << 16
+WIDE = ("utf-16", "utf-32")
 MAX_UNPACKED_BYTES = 4 << 30
 """A few kilobytes can unpack to more than a disk holds."""
 ENCODINGS_BY_MARK = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
@@ -100,9 +101,19 @@ class Source:
         Raises:
             DataError: bytes that are not of the encoding, or NUL characters, with the line.
         """
-        found = encoding or recognised_encoding(self)
+        found = marked_encoding(self) or encoding or recognised_encoding(self)
+        try:
+            "".encode(found)
+        except LookupError:
+            raise DataError(
+                f"'{found}' is no known encoding.",
+                where="--encoding",
+                remedy="Such as utf-8, latin-1, cp1252, gb18030, utf-16.",
+            ) from None
         with self.open() as stream:
-            text = io.TextIOWrapper(_NulRefusing(stream, str(self), wide=found.startswith("utf-16")), found, newline="")
+            text = io.TextIOWrapper(
+                _NulRefusing(stream, str(self), wide=codecs.lookup(found).name.startswith(WIDE)), found, newline=""
+            )
             try:
                 yield text
             except UnicodeDecodeError as error:
@@ -148,14 +159,18 @@ class _NulRefusing(io.BufferedIOBase):
     read1 = read
 
 
+def marked_encoding(source: Source) -> str | None:
+    """What the byte order mark says, which no other encoding begins with; None without one."""
+    with source.open() as stream:
+        head = stream.read(4)
+    return next((encoding for mark, encoding in ENCODINGS_BY_MARK if head.startswith(mark)), None)
+
+
 def recognised_encoding(source: Source) -> str:
-    """By its byte order mark; else UTF-8; GB18030 where the beginning is not UTF-8 but Chinese text in it. Never Latin-1, which
-    fits any bytes."""
+    """Of a file without a byte order mark: UTF-8; GB18030 where the beginning is not UTF-8 but Chinese text in it. Never Latin-1,
+    which fits any bytes."""
     with source.open() as stream:
         head = stream.read(SNIFFED_BYTES)
-    for mark, encoding in ENCODINGS_BY_MARK:
-        if head.startswith(mark):
-            return encoding
     if _decodes(head, "utf-8") is not None:
         return "utf-8"
     chinese = _decodes(head, "gb18030")

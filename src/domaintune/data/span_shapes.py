@@ -87,6 +87,22 @@ def annotated(row: Row, wanted: Wanted) -> Annotated | LeftOut:
     return _plain(row, column, span_columns(wanted))
 
 
+def text_of(row: Row, wanted: Wanted) -> tuple[str, Mapping[str, Any]]:
+    """The text alone, and the columns that stand beside it in an object of the row.
+
+    Raises:
+        DataError: the row has none of the shapes, or no text.
+    """
+    data = row.values.get("data")
+    if shape_of(row, wanted) == "label-studio" and isinstance(data, dict):
+        return data[_label_studio_text(row, data, wanted)], data
+    column = text_column(row, wanted)
+    if column is None:
+        columns = ", ".join(map(str, row.values)) or "none"
+        raise DataError(f"no text (columns: {columns}).", where=row.where, remedy='Give "text".')
+    return row.text(column), {}
+
+
 def text_column(row: Row, wanted: Wanted) -> str | None:
     names = (wanted.column("text"), "text", "data")
     return next((name for name in names if isinstance(row.values.get(name), str)), None)

@@ -81,6 +81,12 @@ def _array(text: str, start: int, name: str) -> Iterator[Row]:
         line, counted = line + text.count("\n", counted, place), place
         where = f"{name}:{line}"
         if text.startswith("]", place):
+            if text[place + 1 :].strip():
+                raise DataError(
+                    "something follows the end of the JSON array.",
+                    where=where,
+                    remedy="Write one array, or one object a line (.jsonl).",
+                )
             break
         if not first:
             if not text.startswith(",", place):

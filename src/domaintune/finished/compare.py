@@ -19,7 +19,8 @@ from domaintune.predict import damage_told, load, saved_tasks
 from domaintune.run import RunFolder, read_lines
 from domaintune.tasks.base import Record, Task
 
-DRAWS = 2000
+DRAWS, DRAWS_OF_PAIR = 2000, 40
+"""Draws of a paired test: so many at least, and so many for every pair compared, so that a corrected p-value can fall to 1 / 40."""
 SEED = 0
 
 
@@ -36,7 +37,7 @@ class Candidate:
     records: list[Record]
 
 
-def compare(paths: Sequence[str | Path], *, data: str | None = None) -> dict[str, Any]:
+def compare(paths: Sequence[str | Path], *, data: str | None = None, encoding: str | None = None) -> dict[str, Any]:
     """The runs' facts, and for each pair the difference of the primary scores (second minus first, positive where the second is
     better) with its interval and the p-value of a paired test, as it is and corrected for the number of pairs.
 
@@ -56,10 +57,12 @@ def compare(paths: Sequence[str | Path], *, data: str | None = None) -> dict[str
     made = []
     for name, folder in zip(names, folders, strict=True):
         with damage_told(name):
-            made.append(_candidate(name, folder, data))
+            made.append(_candidate(name, folder, data, encoding))
     first = made[0]
     orders = [_order(candidate, first) for candidate in made]
-    pairs = [_pair(made[i], made[j], orders[i], orders[j]) for i, j in combinations(range(len(made)), 2)]
+    places = list(combinations(range(len(made)), 2))
+    draws = max(DRAWS, DRAWS_OF_PAIR * len(places))
+    pairs = [_pair(made[i], made[j], orders[i], orders[j], draws) for i, j in places]
     for pair, corrected in zip(pairs, holm([pair["p"] for pair in pairs]), strict=True):
         pair["p_corrected"] = corrected
     return {
@@ -93,21 +96,23 @@ def _task(folder: RunFolder) -> Task:
         return saved_tasks(folder)["domain"]
 
 
-def _candidate(name: str, folder: RunFolder, data: str | None) -> Candidate:
+def _candidate(name: str, folder: RunFolder, data: str | None, encoding: str | None) -> Candidate:
     scores, state, facts = folder.read("scores.json"), folder.read("run.json"), folder.read("provenance.json")
-    strength, task = float(folder.read("strength.json")["chosen"]), _task(folder)
+    dial, task = folder.read("strength.json"), _task(folder)
+    strength, own = float(dial["chosen"]), dial.get("own", {})
     key = f"{strength:g}"
     if data is None:
         rows, records = load_records(folder.path / "records" / "test.safetensors")
-        if key not in records:
+        if key not in records or own:
+            what = " and ".join([f"{strength:g}", *(f"{value:g} for {name}" for name, value in own.items())])
             raise RunError(
-                f"was set to strength {strength:g}, at which it was not scored on its test part.",
+                f"was set to strength {what}, at which it was not scored on its test part.",
                 where=name,
                 remedy="Give labelled rows with --data.",
             )
         side, mine, places = scores["domain"], records[key], _places(folder)
     else:
-        evaluation: Evaluation = evaluate(load(folder.path), data)
+        evaluation: Evaluation = evaluate(load(folder.path), data, encoding=encoding)
         side, mine = evaluation.side.plain(), evaluation.side.records[strength]
         rows = scored_rows(task, evaluation.examples)
         places = [example.where for example in evaluation.examples]
@@ -126,7 +131,7 @@ def _candidate(name: str, folder: RunFolder, data: str | None) -> Candidate:
             "gain": side["change"][key],
             "retention": kept,
             "retention_kind": None if general is None else general["kind"],
-            "verdict": scores["verdict"]["kind"] if strength == scores["chosen_strength"] else None,
+            "verdict": scores["verdict"]["kind"] if strength == scores["chosen_strength"] and not own else None,
             "trainable_parameters": scores["trainable_parameters"],
             "training_seconds": facts["training_seconds"],
             "seconds": facts["seconds"],
@@ -168,7 +173,9 @@ def _missing(candidate: Candidate, other: Candidate) -> str:
     return f"{len(lacking)} of the {len(candidate.records)} rows of {candidate.name} are not among those of {other.name}{told}"
 
 
-def _pair(first: Candidate, second: Candidate, first_order: np.ndarray, second_order: np.ndarray) -> dict[str, Any]:
+def _pair(
+    first: Candidate, second: Candidate, first_order: np.ndarray, second_order: np.ndarray, draws: int
+) -> dict[str, Any]:
     task = first.task
     one = [first.records[i] for i in first_order]
     two = [second.records[i] for i in second_order]
@@ -178,5 +185,5 @@ def _pair(first: Candidate, second: Candidate, first_order: np.ndarray, second_o
         "first": first.name,
         "second": second.name,
         "difference": gain_estimate(task, two, one, weights).plain(),
-        "p": swap_test(task, two, one, draws=DRAWS, seed=SEED, groups=groups),
+        "p": swap_test(task, two, one, draws=draws, seed=SEED, groups=groups),
     }

@@ -45,9 +45,17 @@ class Evaluation:
         }
 
 
-def evaluate(run: Run, data: str, *, strength: Strength | None = None, general: bool = False) -> Evaluation:
+def evaluate(
+    run: Run,
+    data: str,
+    *,
+    strength: Strength | None = None,
+    general: bool = False,
+    encoding: str | None = None,
+) -> Evaluation:
     """Every score of the run's task on labelled rows at a strength (by default the run's; one for each domain as in `Run.predict`)
-    and at the base, with 95 % intervals, and the paired gain. `general`: the rows are of what the base could do before; its head answers, and retention is measured.
+    and at the base, with 95 % intervals, and the paired gain. `general`: the rows are of what the base could do before; its head
+    answers, and retention is measured. `encoding` of text files; None: recognised.
 
     Raises:
         DataError: a bad row, or one without a target.
@@ -64,7 +72,7 @@ def evaluate(run: Run, data: str, *, strength: Strength | None = None, general: 
     task, head = (run.task, "domain")
     if general:
         task, head = (run.task, "domain") if run.general_task is None else (run.general_task, "general")
-    rows, notes = _labelled_rows(run, task, data, general=general)
+    rows, notes = _labelled_rows(run, task, data, encoding, general=general)
     if general and run.recipe.data.general_labels is not None:
         task = task.scoring(run.recipe.data.general_labels)
     examples = examples_with_groups(task, rows, run.recipe.data, labelled=True)
@@ -82,8 +90,10 @@ def evaluate(run: Run, data: str, *, strength: Strength | None = None, general: 
     return Evaluation(data, at, replace(scored, name=data), examples, task.primary.name, seen, notes)
 
 
-def _labelled_rows(run: Run, task: Task, data: str, *, general: bool) -> tuple[list[Row], list[str]]:
-    recipe, wanted = run.recipe, wanted_of(run.recipe)
+def _labelled_rows(
+    run: Run, task: Task, data: str, encoding: str | None, *, general: bool
+) -> tuple[list[Row], list[str]]:
+    recipe, wanted = run.recipe, replace(wanted_of(run.recipe), encoding=encoding, fixed=True)
     reading = read_part(data, wanted, part="test")
     rows = renamed(reading.rows, wanted, recipe.data.label_map, separator=label_separator(recipe))
     bare = next((row for row in rows if not task.has_target(row)), None)
@@ -96,5 +106,8 @@ def _labelled_rows(run: Run, task: Task, data: str, *, general: bool) -> tuple[l
     notes = reading.summary()
     if general and recipe.data.general_labels is not None:
         rows, dropped = only(rows, wanted, recipe.data.general_labels)
-        notes.append(f"{dropped} labels other than {', '.join(recipe.data.general_labels)} were left out.")
+        names = ", ".join(recipe.data.general_labels)
+        if not rows:
+            raise DataError(f"no row has one of the labels {names}.", where=data, remedy="Give rows that have.")
+        notes.append(f"{dropped} labels other than {names} were left out.")
     return rows, notes

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TextIO, cast
 
 from domaintune.counting import counted
-from domaintune.data.columns import INPUTS, wanted_of
+from domaintune.data.columns import INPUTS, RENAME, wanted_of
 from domaintune.data.folders import read_class_folders
 from domaintune.data.formats import WITH_PICTURES, stream_part
 from domaintune.data.pictures import PICTURE_SUFFIXES
@@ -53,13 +53,14 @@ def predict_file(
     *,
     output: Path | None,
     strength: Strength | None = None,
+    encoding: str | None = None,
     told: Told = lambda rows, line: None,
 ) -> list[str]:
     """Predict every row of `given` (a file as in training, or "-": standard input, one input a line) and write it with the user's
     columns and the answer, whose names get "predicted_" in front where a column has them already.
 
     `output` is a table or JSON lines by its suffix, and is there whole or not at all; None: JSON lines on standard output, each
-    chunk as soon as it is predicted. Returns notes on what was left out.
+    chunk as soon as it is predicted. `encoding` of text files; None: recognised. Returns notes on what was left out.
 
     Raises:
         DataError: a bad row (file and line), no row at all, another suffix.
@@ -70,7 +71,7 @@ def predict_file(
     chunks = (
         _input_chunks(run, cast(BufferedReader, sys.stdin.buffer))
         if given == STANDARD_INPUT
-        else _file_chunks(run, given, passed)
+        else _file_chunks(run, given, encoding, passed)
     )
     unknown: list[int] = []
     answers = _answers(run, chunks, strength, told, unknown)
@@ -123,8 +124,8 @@ def line_total(given: str) -> int | None:
 # --- rows
 
 
-def _file_chunks(run: Run, given: str, passed: Passed) -> Iterator[list[Row]]:
-    wanted = replace(wanted_of(run.recipe), inputs=True)
+def _file_chunks(run: Run, given: str, encoding: str | None, passed: Passed) -> Iterator[list[Row]]:
+    wanted = replace(wanted_of(run.recipe), encoding=encoding, inputs=True)
     rows = (_with_input(run, wanted, row) for row in _rows(_entries(given, wanted), passed))
     count = 0
     while chunk := list(itertools.islice(rows, CHUNK_ROWS)):
@@ -169,7 +170,7 @@ def _with_input(run: Run, wanted: Wanted, row: Row) -> Row:
     raise DataError(
         f"no column '{names[0]}' (columns: {', '.join(map(str, row.values)) or 'none'}).",
         where=row.where,
-        remedy="The run reads the columns that it was trained with: rename yours.",
+        remedy=RENAME,
     )
 
 
@@ -257,6 +258,8 @@ class _Table:
 
     def __init__(self, stream: TextIO, separator: str) -> None:
         self.writer = csv.writer(stream, delimiter=separator, lineterminator="\n")
+        # A carriage return alone is quoted only where line ends have one.
+        self.quoting = csv.writer(stream, delimiter=separator, lineterminator="\n", quoting=csv.QUOTE_ALL)
         self.header: list[str] = []
 
     def write(self, chunk: Iterable[tuple[Row, Mapping[str, Any]]]) -> None:
@@ -271,7 +274,9 @@ class _Table:
                     where=row.where,
                     remedy="Write JSON lines: --output NAME.jsonl.",
                 )
-            self.writer.writerow([_cell(values.get(name)) for name in self.header])
+            cells = [_cell(values.get(name)) for name in self.header]
+            writer = self.quoting if any("\r" in cell for cell in cells) else self.writer
+            writer.writerow(cells)
 
 
 def _cell(value: Any) -> str:

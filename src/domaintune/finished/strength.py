@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -46,10 +47,10 @@ def told(path: str | Path, strength: float | Mapping[str, float] | None, *, keep
     measured = {point["strength"] for point in folder.read("scores.json")["frontier"]}
     where = "is in the table" if set(given) == {""} and given[""] in measured else "was not measured"
     options = " ".join(
-        f"--strength {name}={value:g}" if name else f"--strength {value:g}" for name, value in given.items()
+        f"--strength {shlex.quote(f'{name}={value:g}' if name else f'{value:g}')}" for name, value in given.items()
     )
     return [
-        f"Strength {said} {where}. `domaintune evaluate {path} DATA {options}` scores it on labelled "
+        f"Strength {said} {where}. `domaintune evaluate {shlex.quote(str(path))} DATA {options}` scores it on labelled "
         "rows; --set-strength makes it the run's.",
         *moved(path),
     ]
@@ -67,6 +68,6 @@ def moved(path: str | Path) -> list[str]:
     if strength != scores["chosen_strength"]:
         lines.append(
             f'The verdict "{scores["verdict"]["kind"]}" was for strength {scores["chosen_strength"]:g}, not for {strength:g}: '
-            f"`domaintune evaluate {path} DATA` scores that on labelled rows."
+            f"`domaintune evaluate {shlex.quote(str(path))} DATA` scores that on labelled rows."
         )
     return lines

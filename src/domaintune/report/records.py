@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from domaintune.run import RunFolder, findings_of, read_lines
+from domaintune.run import SEEDS, RunFolder, findings_of, read_lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,8 @@ class Records:
 
     @property
     def name(self) -> str:
-        return self.path.name
+        """Of the folder that the user named: a seed's run is called after the run of all seeds."""
+        return self.path.parents[1].name if self.path.parent.name == SEEDS else self.path.name
 
     @property
     def primary(self) -> str:

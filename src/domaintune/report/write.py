@@ -7,7 +7,7 @@ from pathlib import Path
 from domaintune.report.card import render_card
 from domaintune.report.page import render_page
 from domaintune.report.records import Records
-from domaintune.run import write_text
+from domaintune.run import RunFolder, write_text
 
 PAGE, CARD = "report.html", "README.md"
 
@@ -21,4 +21,4 @@ def write_report(run: str | Path) -> Path:
     records = Records.read(run)
     write_text(records.path / PAGE, render_page(records))
     write_text(records.path / CARD, render_card(records))
-    return Path(run) / PAGE
+    return RunFolder.existing(run).path / PAGE

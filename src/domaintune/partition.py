@@ -1,0 +1,145 @@
+"""Examples of the domain -> train, dev and test: what stands in two parts is removed, what was not given is cut."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from domaintune.checks.shared import inseparable
+from domaintune.counting import counted
+from domaintune.data.splits import contiguous_cut, cut, leaks
+from domaintune.errors import DataError
+from domaintune.recipe import DataSettings, Recipe
+from domaintune.tasks.base import Task
+
+
+def domain_parts(
+    recipe: Recipe, task: Task, given: dict[str, list[Any]], notes: list[str]
+) -> tuple[list[Any], list[Any] | None, list[Any]]:
+    settings, train, dev, test = recipe.data, given["train"], given.get("dev"), given.get("test")
+    if settings.drop_duplicates:
+        train = without_duplicates(task, train, notes)
+    if test is None:
+        train, test = split(task, train, fraction=settings.test_fraction, seed=recipe.data_seed)
+        notes.append(f"no test part was given: {counted(len(test), '[row was|rows were] cut from train.')}")
+    else:
+        train = without_leaks(task, train, test, "test", settings, notes)
+    if dev is not None:
+        train = without_leaks(task, train, dev, "dev", settings, notes)
+        dev = dev if settings.keep_leaks else without_leaks(task, dev, test, "test", settings, notes, of="dev")
+    elif len(train) >= settings.fold_below or not task.cross_validates:
+        train, dev = split(task, train, fraction=settings.dev_fraction, seed=recipe.data_seed + 1)
+        notes.append(f"no dev part was given: {counted(len(dev), '[row was|rows were] cut from train.')}")
+    else:
+        notes.append(f"no dev part was given and train is small: {settings.folds} folds stand in for it.")
+    if settings.max_train_rows is not None and len(train) > settings.max_train_rows:
+        share = settings.max_train_rows / len(train)
+        train = split(task, train, fraction=share, seed=recipe.data_seed + 2)[1][: settings.max_train_rows]
+        notes.append(f"train was capped at {len(train)} rows.")
+    return train, dev, test
+
+
+def grown_parts(
+    recipe: Recipe, task: Task, old: dict[str, list[Any]], added: list[Any], notes: list[str]
+) -> tuple[list[Any], list[Any] | None, list[Any]]:
+    """The earlier run's parts with a share of the new rows each. What stands in one of them already is no new row; rows of a
+    group that is in one of them join that part."""
+    settings = recipe.data
+    never = settings.model_copy(update={"keep_leaks": False})
+    for name in ("test", "dev", "train"):
+        if old[name]:
+            added = without_leaks(task, added, old[name], name, never, notes, of="add")
+    if settings.drop_duplicates:
+        added = without_duplicates(task, added, notes, of="add")
+    bound, free = _bound(old, added)
+    train, test = split(task, free, fraction=settings.test_fraction, seed=recipe.data_seed)
+    test = [*bound["test"], *test]
+    counts = [f"{len(test):,} of the {len(added):,} new rows joined the test part"]
+    dev = None
+    if old["dev"]:
+        train, dev = split(task, train, fraction=settings.dev_fraction, seed=recipe.data_seed + 1)
+        dev = [*bound["dev"], *dev]
+        counts.append(f"{len(dev):,} the dev part")
+        dev = [*old["dev"], *dev]
+    train = [*bound["train"], *train]
+    notes.append(f"{', '.join(counts)}; train has {len(old['train']):,} old and {len(train):,} new ones.")
+    if together := sum(map(len, bound.values())):
+        notes.append(counted(together, "of the new rows [is|are] of groups of old ones, and joined their part."))
+    train = [*old["train"], *train]
+    if dev is None and (len(train) >= settings.fold_below or not task.cross_validates):
+        train, dev = split(task, train, fraction=settings.dev_fraction, seed=recipe.data_seed + 1)
+        notes.append(f"the earlier run had no dev part: {counted(len(dev), '[row was|rows were] cut from train.')}")
+    return train, dev, [*old["test"], *test]
+
+
+def _bound(old: Mapping[str, list[Any]], added: list[Any]) -> tuple[dict[str, list[Any]], list[Any]]:
+    """The new examples of groups that old ones belong to, by the part of these (test before dev before train); and the others."""
+    bound: dict[str, list[Any]] = {"train": [], "dev": [], "test": []}
+    home = {e.group: name for name in bound for e in old[name] if e.group is not None}
+    free: list[Any] = []
+    for example in added:
+        bound.get(home.get(example.group, ""), free).append(example)
+    return bound, free
+
+
+def without_duplicates(task: Task, train: list[Any], notes: list[str], *, of: str = "train") -> list[Any]:
+    """One example of each input; none of those whose targets disagree."""
+    keys = [task.keys(example) for example in train]
+    targets: dict[str, set[str]] = {}
+    for key in keys:
+        targets.setdefault(key.input, set()).add(key.target)
+    first: dict[str, int] = {}
+    for position, key in enumerate(keys):
+        first.setdefault(key.input, position)
+    kept = [train[place] for text, place in first.items() if len(targets[text]) == 1]
+    conflicting = sum(len(targets[key.input]) > 1 for key in keys)
+    if len(kept) < len(train):
+        repeats = len(train) - len(kept) - conflicting
+        told = (
+            f"{counted(repeats, '[repeat|repeats]')} and {counted(conflicting, '[row|rows]')} with conflicting targets"
+        )
+        notes.append(f"{told} were dropped from {of}.")
+    if not kept:
+        raise DataError("every row is a duplicate with another target.", where=of, remedy="Mend the labels.")
+    return kept
+
+
+def without_leaks(
+    task: Task,
+    train: list[Any],
+    other: Sequence[Any],
+    name: str,
+    settings: DataSettings,
+    notes: list[str],
+    *,
+    of: str = "train",
+) -> list[Any]:
+    """`train` (the part named `of`) without the rows that stand in `other` (the part named `name`)."""
+    found = set(leaks([task.keys(e).input for e in train], [task.keys(e).input for e in other]))
+    if not found:
+        return train
+    if settings.keep_leaks:
+        notes.append(
+            counted(
+                len(found),
+                f"[row|rows] of {of} also [stands|stand] in {name}; kept, as asked: the {name} score is too good.",
+            )
+        )
+        return train
+    notes.append(counted(len(found), f"[row|rows] of {of} also [stands|stand] in {name}; removed from {of}."))
+    kept = [example for position, example in enumerate(train) if position not in found]
+    if not kept:
+        raise DataError(f"every row of {of} also stands in {name}.", where=of, remedy="Give other rows.")
+    return kept
+
+
+def split(task: Task, examples: list[Any], *, fraction: float, seed: int) -> tuple[list[Any], list[Any]]:
+    """(rest, part), stratified and grouped; running text is cut contiguously."""
+    if not examples:
+        return [], []
+    keys = [task.keys(example) for example in examples]
+    if task.contiguous:
+        rest, part = contiguous_cut(len(examples), fraction)
+    else:
+        rest, part = cut([k.stratum for k in keys], inseparable(task, examples), fraction=fraction, seed=seed)
+    return [examples[i] for i in rest], [examples[i] for i in part]
