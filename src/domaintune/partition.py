@@ -52,12 +52,12 @@ def grown_parts(
     if settings.drop_duplicates:
         added = without_duplicates(task, added, notes, of="add")
     bound, free = _bound(old, added)
-    train, test = split(task, free, fraction=settings.test_fraction, seed=recipe.data_seed)
+    train, test = _share(task, free, fraction=settings.test_fraction, seed=recipe.data_seed)
     test = [*bound["test"], *test]
     counts = [f"{len(test):,} of the {len(added):,} new rows joined the test part"]
     dev = None
     if old["dev"]:
-        train, dev = split(task, train, fraction=settings.dev_fraction, seed=recipe.data_seed + 1)
+        train, dev = _share(task, train, fraction=settings.dev_fraction, seed=recipe.data_seed + 1)
         dev = [*bound["dev"], *dev]
         counts.append(f"{len(dev):,} the dev part")
         dev = [*old["dev"], *dev]
@@ -80,6 +80,14 @@ def _bound(old: Mapping[str, list[Any]], added: list[Any]) -> tuple[dict[str, li
     for example in added:
         bound.get(home.get(example.group, ""), free).append(example)
     return bound, free
+
+
+def _share(task: Task, added: list[Any], *, fraction: float, seed: int) -> tuple[list[Any], list[Any]]:
+    """As `split`; of rows that are too few or too much alike to be parted, none for the part."""
+    try:
+        return split(task, added, fraction=fraction, seed=seed)
+    except DataError:
+        return added, []
 
 
 def without_duplicates(task: Task, train: list[Any], notes: list[str], *, of: str = "train") -> list[Any]:

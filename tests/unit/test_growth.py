@@ -217,6 +217,14 @@ def test_new_rows_of_an_old_group_join_its_part(folder: Path) -> None:
     assert sum(map(len, places(folder, "v2").values())) == 180
 
 
+def test_one_new_row_joins_train(folder: Path) -> None:
+    first_run(folder)
+    result = grow(folder, "v1", table(folder / "new.csv", 1, start=500), "v2")
+    assert result.exit_code == 0, result.output
+    before, after = places(folder, "v1"), places(folder, "v2")
+    assert {name: len(after[name]) - len(before[name]) for name in after} == {"train": 1, "dev": 0, "test": 0}
+
+
 def test_balanced_class_weights_grow_too(folder: Path) -> None:
     first_run(folder, task={"name": "text-classification", "class_weights": "balanced"})
     result = grow(folder, "v1", table(folder / "new.csv", 60, start=500, third=True), "v2")
