@@ -46,7 +46,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "beside": ["layer-norm"],
     },
     "p-tuning-2-gated": {"name": "p-tuning", "num_virtual_tokens": 4, "gated": True},
-    "p-tuning-1": {"name": "p-tuning", "version": 1, "num_virtual_tokens": 4},
+    "p-tuning-1": {"name": "p-tuning", "version": 1, "num_virtual_tokens": 4, "beside": ["layer-norm"]},
 }
 # No attention to learn keys and values for: refused by name.
 REFUSED = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from domaintune.counting import counted
 from domaintune.data.splits import contiguous_cut, cut, leaks
 from domaintune.errors import DataError
 from domaintune.recipe import DataSettings, Recipe
-from domaintune.tasks.base import Task
+from domaintune.tasks.base import Keys, Task
 
 
 def domain_parts(
@@ -149,5 +150,13 @@ def split(task: Task, examples: list[Any], *, fraction: float, seed: int) -> tup
     if task.contiguous:
         rest, part = contiguous_cut(len(examples), fraction)
     else:
-        rest, part = cut([k.stratum for k in keys], inseparable(task, examples), fraction=fraction, seed=seed)
+        rest, part = cut(_strata(task, keys), inseparable(task, examples), fraction=fraction, seed=seed)
     return [examples[i] for i in rest], [examples[i] for i in part]
+
+
+def _strata(task: Task, keys: Sequence[Keys]) -> list[str]:
+    """Each row's stratum: the task's; of rows with several labels the rarest of them, as most combinations stand there once."""
+    if not getattr(task, "multi_label", False):
+        return [key.stratum for key in keys]
+    counts = Counter(label for key in keys for label in key.labels)
+    return [min(key.labels, key=lambda label: (counts[label], label), default="") for key in keys]

@@ -162,6 +162,8 @@ def test_capped_scores_are_refused() -> None:
     call = _call(_module())
     with pytest.raises(MethodError, match="caps its attention scores"):
         attend(call.module, call.query, call.key, call.value, None, softcap=50.0)
+    with pytest.raises(MethodError, match="has attention sinks"):
+        attend(call.module, call.query, call.key, call.value, None, s_aux=torch.zeros(2))
     config = transformers.Gemma2Config(vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
                                        num_key_value_heads=1, head_dim=8, intermediate_size=16)  # fmt: skip
     model = transformers.Gemma2ForCausalLM(config)

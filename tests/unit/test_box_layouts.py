@@ -390,6 +390,12 @@ class TestRows:
         assert found(read(Path(str(Recipe.make({**task, "train": objects}).train)))) == found(made)
         file = write(tmp_path / "r.jsonl", '{"image": "a.png", "objects": [{"bbox": [4, 2, 12, 8], "label": "cat"}]}')
         assert found(read(file)) == found(made)
+        others = [{"image": image, "objects": {**objects[0]["objects"], "segmentation": [], "iscrowd": [1]}}]
+        crowded = read(Path(str(Recipe.make({**task, "train": others}).train)))
+        assert found(crowded) == found(made)
+        assert crowded.rows[0].values["crowd"] == [True]
+        uneven = [{"image": image, "objects": {"bbox": [[4, 2, 12, 8]], "category": ["cat", "dog"]}}]
+        fault(Path(str(Recipe.make({**task, "train": uneven}).train)), "1 of 'bbox', 2 of 'category'")
         write(file, '{"image": "a.png", "objects": [{"box": 1}]}')
         assert fault(file, "no 'bbox'").where == f"{file}:1"
 

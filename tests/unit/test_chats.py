@@ -363,6 +363,21 @@ def test_a_template_that_begins_whole_chats_otherwise() -> None:
     assert item.targets["completion_ids"] == answer
 
 
+def test_what_a_template_puts_before_every_answer_is_no_part_of_it() -> None:
+    """As an empty thought: it is trained, and stands in the prompt that is continued."""
+    thought = CHATML.replace(
+        "\n{{ m['content'] }}", "\n{% if m['role'] == 'assistant' %}quick\n{% endif %}{{ m['content'] }}"
+    )
+    assert thought != CHATML
+    base = base_with(thought)
+    _, (item,) = prepared(base, [QUESTION, ANSWER])
+    ids = base.processor.convert_ids_to_tokens
+    prompt, begun = item.inputs["prompt_ids"], item.inputs["decode_ids"]
+    assert begun[: len(prompt)] == prompt
+    assert "quick" in "".join(ids(begun[len(prompt) :]))
+    assert item.targets["completion_ids"][: len(begun) - len(prompt)] == begun[len(prompt) :]
+
+
 def test_a_template_that_refuses_or_drops_says_where() -> None:
     base = base_with(STRICT)
     task = Generation.build(chats([QUESTION, ANSWER]), base, GenerationSettings())

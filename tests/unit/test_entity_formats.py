@@ -28,6 +28,7 @@ from domaintune.data.sources import Source
 from domaintune.data.span_shapes import Span
 from domaintune.data.tables import read_json_lines
 from domaintune.data.tag_schemes import normalised_tags, recognised_scheme, to_bio
+from domaintune.data.words import word_spans
 from domaintune.errors import DataError
 from domaintune.tasks.tag_sequences import Entity, entities
 
@@ -311,7 +312,9 @@ class TestPlainSpans:
     def test_words_and_tags(self) -> None:
         assert tagged(GERMAN, [{"start": 5, "end": 24, "label": "PER"}, [36, 40, "LOC"]]) == [
             ("Frau", "O"),
-            ("Müller-Lüdenscheidt", "B-PER"),
+            ("Müller", "B-PER"),
+            ("-", "I-PER"),
+            ("Lüdenscheidt", "I-PER"),
             ("fährt", "O"),
             ("nach", "O"),
             ("Köln", "B-LOC"),
@@ -328,6 +331,16 @@ class TestPlainSpans:
             ("in", "O"),
             ("Zürich", "B-LOC"),
         ]
+
+    @pytest.mark.parametrize(
+        ("text", "marked"),
+        [("Google's shares", (0, 6)), ("London-based EU-Kommission", (0, 6)), ("Mu\u0308nchen fu\u0308r alle", (0, 8))],
+    )
+    def test_where_names_mostly_end_words_end_anyway(self, text: str, marked: tuple[int, int]) -> None:
+        """What is marked in a test row must not show in its words."""
+        words = [word for word, _ in tagged(text, [[*marked, "X"]])]
+        assert words == [text[start:end] for start, end in word_spans(text)]
+        assert text[slice(*marked)] in words
 
     def test_spans_end_words(self) -> None:
         assert tagged("well-known-ish", [[5, 10, "X"]]) == [

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import transformers
+from safetensors.torch import load_file, save_file
 from tiny import tiny_base
 
 from domaintune.bases import load as loading
-from domaintune.bases.base import HeadSpec
+from domaintune.bases.base import HeadSpec, head_paths
+from domaintune.bases.limits import token_limit
 from domaintune.bases.load import load_base
 from domaintune.errors import BaseError
 
@@ -51,6 +56,55 @@ def test_a_recorded_pooling_is_used(tmp_path: Path) -> None:
     expected = headed.model.classifier(hidden)
     assert headed.model(**one).logits == pytest.approx(expected.detach(), abs=1e-6)
     assert headed.model(**two).logits[:1] == pytest.approx(expected.detach(), abs=1e-5)
+
+
+def test_the_pooling_of_a_model_of_the_hub_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pooling.json").write_text(json.dumps({"pooling_mode_max_tokens": True}))
+    asked: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(
+        "transformers.utils.cached_file", lambda *given, **named: asked.append(given) or str(tmp_path / "pooling.json")
+    )
+    assert loading._pooling(Path("some/encoder"), "some/encoder") == "max"
+    assert asked == [("some/encoder", "1_Pooling/config.json")]
+
+
+def test_what_weights_lack_is_the_same_at_every_load(tmp_path: Path) -> None:
+    """A language model's checkpoint has no pooler."""
+    saved(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if ".pooler." not in name and "classifier" not in name}
+    save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    torch.manual_seed(1)
+    first = load_base(str(tmp_path), auto_class=CLASSIFIER).model.state_dict()
+    before = torch.random.get_rng_state()
+    second = load_base(str(tmp_path), auto_class=CLASSIFIER).model.state_dict()
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert first["bert.pooler.dense.weight"].std() > 0
+    other = {f"other.{name}": tensor for name, tensor in kept.items()}
+    save_file(other, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(BaseError, match="not those of a BertForSequenceClassification"):
+        load_base(str(tmp_path), auto_class=CLASSIFIER)
+
+
+def test_a_body_in_parts_is_no_head() -> None:
+    """CLIP's classifier has no module of the name that its class gives its body."""
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = transformers.CLIPConfig(vision_config={**small, "image_size": 32, "patch_size": 16}, text_config=small)
+    model = transformers.CLIPForImageClassification(config).eval().requires_grad_(False)
+    assert head_paths(model, whole=True) == ("classifier",)
+    base = replace(tiny_base("vit", "image-classification"), model=model)
+    spec = HeadSpec("AutoModelForImageClassification", ("a", "b", "c"))
+    headed = base.with_head("domain", spec, generator=torch.Generator().manual_seed(0))
+    before, after = model.state_dict(), headed.model.state_dict()
+    assert all(torch.equal(before[n], after[n]) for n in before if n.startswith("vision_model."))
+
+
+def test_a_limit_of_minus_one_is_none() -> None:
+    base = tiny_base("bert", "text-classification")
+    base.processor.model_max_length = 40
+    base.model.config.max_position_embeddings = -1
+    assert token_limit(base) == 40
 
 
 @pytest.mark.parametrize(

@@ -118,6 +118,41 @@ def test_every_task_keeps_its_targets(name: str, family: str, tmp_path: Path) ->
     assert set(kinds) == ({"blur", "noise", "brightness", "jpeg"} if name == "object-detection" else set(kinds))
 
 
+def test_given_words_are_damaged_as_little_as_a_text() -> None:
+    _, task = base_and_task("token-classification", "distilbert")
+    words = [
+        "Angela",
+        "Merkel",
+        "visited",
+        "the",
+        "European",
+        "Commission",
+        "in",
+        "Brussels",
+        "before",
+        "travelling",
+        "back",
+        "towards",
+        "Paris",
+        "yesterday",
+    ]
+    row = Row({"tokens": words, "tags": ["O"] * len(words)}, "a", 1)
+    (example,) = task.read([row])
+    for kind, most in (("typos", 5), ("homoglyphs", 10)):
+        changed = [
+            sum(
+                a != b
+                for a, b in zip(perturbed(task, example, kind, seed=seed, folder=Path()).tokens, words, strict=True)
+            )
+            for seed in range(10)
+        ]
+        assert min(changed) >= 1
+        assert max(changed) <= most
+    for seed in range(4):
+        made = " ".join(perturbed(task, example, "case", seed=seed, folder=Path()).tokens)
+        assert made in (" ".join(words).lower(), " ".join(words).upper())
+
+
 def test_chats_change_in_what_users_say_alone() -> None:
     from domaintune.tasks.generation_examples import PromptExample, altered_prompt
 

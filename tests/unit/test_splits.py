@@ -6,9 +6,15 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 
+from domaintune.checks.shared import inseparable
+from domaintune.data.rows import Row
 from domaintune.data.splits import contiguous_cut, cut, folds, leaks, normal_form, together
 from domaintune.errors import DataError
+from domaintune.partition import split
+from domaintune.tasks.classification import target_weights
+from domaintune.tasks.text_classification import TextClassification, TextExample
 
 
 def random_keys(seed: int) -> tuple[list[str], list[int]]:
@@ -134,6 +140,53 @@ def test_contiguous_cut_takes_the_end() -> None:
 )
 def test_normal_form(left: str, right: str, equal: bool) -> None:
     assert (normal_form(left) == normal_form(right)) is equal
+
+
+def texts(
+    rows: list[str], labels: list[tuple[int, ...]], *, names: int, multi: bool
+) -> tuple[TextClassification, list[TextExample]]:
+    task = TextClassification(
+        labels=tuple(map(str, range(names))), multi_label=multi, max_length=8, long_texts="head", text_column="t",
+        label_column="l", label_separator="|", weights=None,
+    )  # fmt: skip
+    return task, [TextExample(file="f", line=n, text=text, labels=labels[n]) for n, text in enumerate(rows)]
+
+
+def test_one_text_that_is_there_often_unlinks_no_others() -> None:
+    pairs = [
+        f"{word} number {n} of a long and quite particular sentence {n}{end}"
+        for n in range(60)
+        for word, end in (("the", ""), ("the", " now"))
+    ]
+    task, examples = texts([*pairs, *["yes"] * 60], [(0,)] * 180, names=1, multi=False)
+    made = inseparable(task, examples)
+    assert len(set(made[120:])) == 1
+    assert all(made[n] == made[n + 1] for n in range(0, 120, 2))
+
+
+def test_combinations_of_labels_that_are_there_once_come_into_every_part() -> None:
+    generator = np.random.default_rng(0)
+    labels = [tuple(np.flatnonzero(generator.random(12) < 0.2).tolist()) for _ in range(500)]
+    words = [" ".join(generator.choice(list("abcdefghijklmnopqrstuvwxyz"), 12)) for _ in labels]
+    task, examples = texts(words, labels, names=12, multi=True)
+    rest, part = split(task, examples, fraction=0.2, seed=0)
+    assert abs(len(part) - 100) <= 6
+    sizes = [np.mean([len(e.labels) for e in found]) for found in (rest, part)]
+    assert abs(sizes[0] - sizes[1]) < 0.35
+
+
+def test_rows_without_any_label_count_in_the_loss() -> None:
+    targets = torch.tensor([[1.0, 0.0], [0.0, 0.0], [1.0, 1.0]])
+    made = target_weights(targets, (2.0, 4.0), torch.tensor([1.0, 0.5, 1.0]))
+    assert made.tolist() == [2.0, 0.5, 3.0]
+
+
+def test_names_may_be_numbers_and_missing() -> None:
+    row = Row({"group": 17, "none": None, "blank": " ", "text": " a ", "real": 1.5, "truth": True}, "f", 1)
+    assert [row.name(column) for column in ("group", "none", "blank", "text")] == ["17", None, None, "a"]
+    for column in ("real", "truth", "missing"):
+        with pytest.raises(DataError):
+            row.name(column)
 
 
 def test_rows_linked_by_input_or_group_are_together() -> None:

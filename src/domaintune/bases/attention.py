@@ -108,11 +108,13 @@ def attend(
     """The attention function, with the signature that transformers' interface prescribes.
 
     Raises:
-        MethodError: an attention that caps its scores, which the sdpa function cannot do.
+        MethodError: an attention that caps its scores or has sinks, which the sdpa function cannot do.
     """
-    if options.get("softcap") is not None:
+    what = "caps its attention scores" if options.get("softcap") is not None else None
+    what = "has attention sinks" if options.get("s_aux") is not None else what
+    if what is not None:
         raise MethodError(
-            f"{type(module).__name__} caps its attention scores, which learned keys and values cannot enter.",
+            f"{type(module).__name__} {what}, which learned keys and values cannot enter.",
             remedy="Use LoRA, Freeze or full.",
         )
     call = Call(module, query, key, value, attention_mask, options)

@@ -234,9 +234,19 @@ def head_paths(model: nn.Module, *, whole: bool) -> tuple[str, ...]:
     owners = {name.rpartition(".")[0] for name in sized}
     outside = {path for path in owners if path.split(".")[0] != body}
     if whole and outside:
-        children = {n for n, child in model.named_children() if n != body and any(True for _ in child.parameters())}
-        owners = (owners - outside) | children
+        children = list(model.named_children())
+        if not hasattr(
+            model, body
+        ):  # CLIP's classifiers hold the parts of the body itself: what follows its blocks is the head
+            blocks = [i for i, (_, child) in enumerate(children) if _holds_blocks(child)]
+            children = children[max(blocks, default=-1) + 1 :]
+        parametrised = {n for n, child in children if n != body and any(True for _ in child.parameters())}
+        owners = (owners - outside) | parametrised
     return tuple(sorted(owners))
+
+
+def _holds_blocks(module: nn.Module) -> bool:
+    return any(isinstance(inner, nn.ModuleList) and len(inner) > 1 for inner in module.modules())
 
 
 def _tie_(model: nn.Module, ties: Mapping[str, str]) -> None:
@@ -293,11 +303,12 @@ def fresh_head(base: Base, spec: HeadSpec, *, generator: torch.Generator) -> Hea
         module = model.get_submodule(path)
         if id(module) not in made:
             if base.own_labels:
-                old = dict(base.loaded.get_submodule(path).named_parameters())
+                held = base.loaded.get_submodule(path)
+                old = dict([*held.named_parameters(), *held.named_buffers()])
                 with torch.no_grad():
-                    for name, parameter in module.named_parameters():
-                        if old[name].shape == parameter.shape:
-                            parameter.copy_(old[name])
+                    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+                        if old[name].shape == tensor.shape:
+                            tensor.copy_(old[name])
             made[id(module)] = module.to(device=base.device, dtype=base.dtype).eval().requires_grad_(False)
         modules[path] = made[id(module)]
     return Head(spec=spec, modules=modules, config=head_config(spec))

@@ -15,7 +15,7 @@ def token_limit(base: Base) -> int:
     """
     limits = [int(base.processor.model_max_length)]
     declared = getattr(base.config, "max_position_embeddings", None)
-    if declared:
+    if declared and int(declared) > 0:  # XLNet says -1: it has no limit
         limits.append(int(declared))
         for module in base.model.modules():
             if (

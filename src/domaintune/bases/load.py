@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from domaintune.bases.base import Base
-from domaintune.bases.pooled import PooledClassifier, recorded_pooling
+from domaintune.bases.pooled import POOLING_FILE, PooledClassifier, Pooling, recorded_pooling
 from domaintune.errors import BaseError
 from domaintune.run import file_sha256
 
@@ -71,17 +71,16 @@ def load_base(
         )
     source = str(folder) if folder.is_dir() else name
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
-    pooling = recorded_pooling(folder) if auto_class == "AutoModelForSequenceClassification" else None
+    pooling = _pooling(folder, name) if auto_class == "AutoModelForSequenceClassification" else None
     try:
         config = transformers.AutoConfig.from_pretrained(source, **options)
         _refuse_timm(config, name)
         processor = load_processor(source, auto_class, options)
-        model, report = getattr(transformers, "AutoModel" if pooling else auto_class).from_pretrained(
-            source, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
-        )
+        made = getattr(transformers, "AutoModel" if pooling else auto_class)
+        model, missing = _loaded(made, source, {**options, "config": config, "dtype": dtype})
     except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
         raise BaseError(_first_line(error), where=name, remedy=_remedy(error)) from None
-    missing = set(report["missing_keys"])
+    _refuse_other_weights(model, missing, name)
     if pooling:
         model = PooledClassifier(model, config, pooling)
     own = own_labels(config) if not pooling and not _head_is_missing(model, missing) else ()
@@ -103,6 +102,42 @@ def load_base(
             "revision": getattr(config, "_commit_hash", None),
         },
     )
+
+
+def _loaded(made: Any, source: str, options: dict[str, Any]) -> tuple[Any, set[str]]:
+    """The model, and the names of what its weights lack, such as a pooler. That is made anew, the same each time: it is not saved with
+    a run."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, report = made.from_pretrained(source, use_safetensors=True, output_loading_info=True, **options)
+    return model, set(report["missing_keys"])
+
+
+def _pooling(folder: Path, name: str) -> Pooling | None:
+    """What a folder, or a model of the Hub, records."""
+    if folder.is_dir():
+        return recorded_pooling(folder / POOLING_FILE)
+    from transformers.utils import cached_file
+
+    found = cached_file(
+        name, POOLING_FILE, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_connection_errors=False,
+    )  # fmt: skip
+    return None if found is None else recorded_pooling(Path(found))
+
+
+def _refuse_other_weights(model: nn.Module, missing: set[str], name: str) -> None:
+    """Refuse weights that lack most of the body: another architecture's, from which a model made at random would come."""
+    body = getattr(model, "base_model_prefix", "")
+    inside = [n for n, _ in model.named_parameters() if not hasattr(model, body) or n.split(".")[0] == body]
+    lacking = [n for n in inside if n in missing]
+    if 2 * len(lacking) > len(inside):
+        raise BaseError(
+            f"its weights are not those of a {type(model).__name__}: {len(lacking)} of {len(inside)} tensors of the body are "
+            f"missing, such as '{lacking[0]}'.",
+            where=name,
+            remedy="Give weights of the architecture that config.json names.",
+        )
 
 
 def _refuse_timm(config: Any, name: str) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 Pooling = Literal["mean", "cls", "max"]
+POOLING_FILE = "1_Pooling/config.json"
 POOLINGS: dict[str, Pooling] = {
     "pooling_mode_mean_tokens": "mean",
     "pooling_mode_cls_token": "cls",
@@ -17,9 +18,8 @@ POOLINGS: dict[str, Pooling] = {
 }
 
 
-def recorded_pooling(folder: Path) -> Pooling | None:
-    """The pooling that a sentence-transformers folder records in `1_Pooling/config.json`; None where there is none that we know."""
-    path = folder / "1_Pooling" / "config.json"
+def recorded_pooling(path: Path) -> Pooling | None:
+    """The pooling that sentence-transformers records in this file, a folder's `POOLING_FILE`; None where there is none that we know."""
     if not path.is_file():
         return None
     values = json.loads(path.read_text(encoding="utf-8"))

@@ -38,17 +38,18 @@ class Part:
 def inseparable(task: Task, examples: Sequence[Any]) -> list[int]:
     """A number for each example, equal for those that have to stay in one part: duplicates, near duplicates, and one group.
 
-    Near duplicates link into chains. Where one chain holds more than a tenth of the rows, they are all made from one pattern, and
-    to keep them together would leave nothing to part: then only equal inputs stay together. The check names near duplicates.
+    Near duplicates link into chains. A chain of more than a tenth of the different inputs is made from one pattern, and to keep it
+    together would leave little to part: of it only equal inputs stay together. The check names near duplicates.
     """
     keys = [task.keys(example) for example in examples]
     inputs, groups = [key.input for key in keys], [key.group for key in keys]
     if not any(task.texts(example) for example in examples[:1]):
         return together(inputs, groups)
     links = near_duplicates(inputs, threshold=NEAR)
-    chains = Counter(together(inputs, [None] * len(inputs), links))
-    pattern = max(chains.values()) > max(2, len(examples) // MOST_IN_CHAIN)
-    return together(inputs, groups, [] if pattern else links)
+    chain_of = together(inputs, [None] * len(inputs), links)
+    different = Counter(chain_of[place] for place in {text: place for place, text in enumerate(inputs)}.values())
+    most = max(2, different.total() // MOST_IN_CHAIN)
+    return together(inputs, groups, [link for link in links if different[chain_of[link[0]]] <= most])
 
 
 def shared_findings(parts: Mapping[str, Part], *, near: bool, one_label: bool) -> Iterator[Finding]:

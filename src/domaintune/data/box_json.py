@@ -47,12 +47,17 @@ def _objects(row: Row) -> dict[str, Any]:
     """Boxes and labels of a column `objects`, as data sets of the Hub have them: a list of objects, or an object of lists."""
     objects = row.values["objects"]
     if isinstance(objects, dict) and all(isinstance(values, list) for values in objects.values()):
-        objects = [dict(zip(objects, values, strict=False)) for values in zip(*objects.values(), strict=False)]
+        known = {key: values for key, values in objects.items() if key in ("bbox", "iscrowd", *LABEL_KEYS)}
+        known = {key: values for key, values in known.items() if values or not known.get("bbox")}
+        if len({len(values) for values in known.values()}) > 1:
+            told = ", ".join(f"{len(values)} of '{key}'" for key, values in known.items())
+            raise DataError(f"'objects' has {told}.", where=row.where, remedy="Give as many of each.")
+        objects = [dict(zip(known, values, strict=True)) for values in zip(*known.values(), strict=True)]
     if not isinstance(objects, list) or not all(isinstance(entry, dict) and "bbox" in entry for entry in objects):
         raise DataError("'objects' has no 'bbox'.", where=row.where, remedy="Give columns image, boxes and labels.")
     key = next((key for key in LABEL_KEYS if objects and key in objects[0]), LABEL_KEYS[0])
-    labels = [str(entry.get(key, "")) for entry in objects]
-    return {"boxes": [entry["bbox"] for entry in objects], "labels": labels}
+    made = {"boxes": [e["bbox"] for e in objects], "labels": [str(e.get(key, "")) for e in objects]}
+    return made | ({"crowd": [bool(e["iscrowd"]) for e in objects]} if all("iscrowd" in e for e in objects) else {})
 
 
 def _label_studio(row: Row, wanted: Wanted, folder: Path) -> Iterator[Found]:

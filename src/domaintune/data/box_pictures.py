@@ -72,7 +72,9 @@ def finished(found: Iterable[Found]) -> Iterator[Entry]:
         first.setdefault(what, where)
 
     for entry in found:
-        if isinstance(entry, Row | LeftOut | Note | Declared):
+        if isinstance(entry, Row):
+            yield _without_flat_boxes(entry, count_)
+        elif isinstance(entry, LeftOut | Note | Declared):
             yield entry
         elif isinstance(entry, Passed):
             count_(*entry)
@@ -84,6 +86,30 @@ def finished(found: Iterable[Found]) -> Iterator[Entry]:
             yield entry.row()
     for what, count in counts.items():
         yield Note(f"{count} {what} (first: {first[what]}).")
+
+
+def _without_flat_boxes(row: Row, count_: Any) -> Row:
+    """The same of a row that has its boxes as lists; what is no box at all stays for the task to refuse."""
+    boxes = row.values.get("boxes")
+    if not isinstance(boxes, list):
+        return row
+    flat = [place for place, box in enumerate(boxes) if _is_flat(box)]
+    if not flat:
+        return row
+    for _ in flat:
+        count_(NO_AREA, row.where)
+    lists = {
+        name: [entry for place, entry in enumerate(held) if place not in flat]
+        for name, held in row.values.items()
+        if name in ("boxes", "labels", "crowd", "lines") and isinstance(held, list) and len(held) == len(boxes)
+    }
+    return Row({**row.values, **lists}, row.file, row.line)
+
+
+def _is_flat(box: Any) -> bool:
+    if not isinstance(box, list | tuple) or len(box) != 4:
+        return False
+    return any(isinstance(side, int | float) and not isinstance(side, bool) and side == 0 for side in box[2:])
 
 
 def _drop_flat_boxes_(picture: BoxPicture, count_: Any) -> None:

@@ -65,8 +65,10 @@ def _changed(row: Row, wanted: Wanted, name_of: Callable[[str], str], separator:
         )
     elif separator is not None and isinstance(value, str):
         made = separator.join(_once(name_of(part.strip()) for part in value.split(separator) if part.strip()))
-    else:
+    elif isinstance(value, str | int) and not isinstance(value, bool):
         made = name_of(str(value).strip())
+    else:
+        return row  # no label: the task says so
     return Row({**row.values, column: made}, row.file, row.line)
 
 

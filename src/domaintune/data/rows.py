@@ -49,11 +49,17 @@ class Row:
         return value
 
     def name(self, column: str) -> str | None:
-        """What stands in a column that names something, such as the row's group; None where it is blank.
+        """What stands in a column that names something, such as the row's group, a whole number as its digits; None where it is blank
+        or null.
 
         Raises:
-            DataError: the column is missing, or its value is not a string.
+            DataError: the column is missing, or its value is something else.
         """
+        value = self.values.get(column, "")
+        if value is None:
+            return None
+        if isinstance(value, int) and not isinstance(value, bool):
+            return str(value)
         return self.text(column).strip() or None
 
 

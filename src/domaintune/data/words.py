@@ -7,7 +7,11 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-WORD = re.compile(rf"[{CJK}]|[^\W{CJK}]+(?:[-'’.][^\W{CJK}]+)*|\S")
+MARKS = "\u0300-\u036f\u200d"
+LETTER = rf"[^\W{CJK}][{MARKS}]*"
+WORD = re.compile(rf"[{CJK}]|(?:{LETTER})+(?:\.(?:{LETTER})+)*|(?<=\w)['’](?:{LETTER})+|\S[{MARKS}]*")
+"""Hyphens stand alone and endings with an apostrophe ("'s") too: names mostly end there. Dots inside stay ("3.5", "U.S"), and marks that
+are put over letters belong to them."""
 
 
 def word_spans(text: str, edges: Iterable[int] = ()) -> list[tuple[int, int]]:

@@ -33,6 +33,8 @@ PictureDamage = Callable[[Image.Image, Random], Image.Image]
 
 SLIPS, LOOKALIKES, SPACES, DROPPED = 0.04, 0.1, 0.1, 0.1
 """Shares of letters mistyped, of letters replaced, of spaces lost, of words lost; at least one of each where there are any."""
+WORD_END = "\n"
+"""Between the given words of a text; no damage to words touches white space."""
 PICTURES_AT_ONCE = 16
 """Damaged pictures that lie on disk together."""
 
@@ -200,7 +202,12 @@ def perturbed(task: Task, example: Any, kind: str, *, seed: int, folder: Path) -
 
     def texts(parts: Sequence[str]) -> list[str]:
         damage = TEXT_KINDS[task.input_kind][kind]
-        made = [damage(part, random) for part in parts]
+        if task.input_kind == "words" and not any(
+            WORD_END in part for part in parts
+        ):  # one text, whose shares are drawn over all of it
+            made = damage(WORD_END.join(parts), random).split(WORD_END)
+        else:
+            made = [damage(part, random) for part in parts]
         return [new if new.strip() else old for old, new in zip(parts, made, strict=True)]
 
     def pictures(paths: Sequence[str]) -> list[str]:

@@ -277,7 +277,7 @@ class PTuned(Attached):
 
     def _stream_copy(self) -> nn.Module:
         """A model in eval mode through which the stream has passed; the modes of the trained one are the engine's."""
-        model = self.base.fork()
+        model = self.base.fork(self._changed.at(1.0))  # the stream passes through what is trained beside it
         trained = self.model.get_submodule(STREAM)
         assert isinstance(trained, PromptStream)
         encoders = [fork(encoder) for encoder in trained.encoders]

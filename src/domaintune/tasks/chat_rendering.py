@@ -40,23 +40,25 @@ def as_lines(messages: Messages) -> str:
 
 def template_ids(
     base: Base, messages: Messages, answer: str | None, *, end_id: int, where: str
-) -> tuple[list[int], list[int]]:
-    """Ids of the prompt, as the tokenizer's chat template renders `messages` with its beginning of an answer, and of the
-    answer with what the template puts after it up to the token that ends the turn (`end_id` where it puts none); empty
-    without an answer.
+) -> tuple[list[int], list[int], list[int]]:
+    """Ids of the prompt, as the tokenizer's chat template renders `messages` with its beginning of an answer; of the answer with
+    what the template puts before it (such as an empty thought) and after it up to the token that ends the turn (`end_id` where it
+    puts none), empty without an answer; and of what it puts before every answer.
 
-    Together they are the ids of the whole chat up to the end of the turn, wherever the tokenizer keeps prompt and answer apart.
+    The first two are the ids of the whole chat up to the end of the turn, wherever the tokenizer keeps prompt and answer apart.
 
     Raises:
         DataError: the template refuses the messages, or leaves the answer out.
     """
     prompt = _rendered(base, messages, where, begin_answer=True)
     ids = plain_ids(base, prompt)
-    if answer is None:
-        return ids, []
-    chat = _rendered(base, [*messages, {"role": ANSWER, "content": answer}], where, begin_answer=False)
     marked = _rendered(base, [*messages, {"role": ANSWER, "content": MARK}], where, begin_answer=False)
     before, mark, behind = marked.partition(MARK)
+    opened = plain_ids(base, before) if mark and before.startswith(prompt) and before[len(prompt) :].strip() else []
+    opening = opened[len(ids) :] if opened[: len(ids)] == ids else []
+    if answer is None:
+        return ids, [], opening
+    chat = _rendered(base, [*messages, {"role": ANSWER, "content": answer}], where, begin_answer=False)
     after = len(chat) - len(behind)
     if not (mark and chat.startswith(before) and chat.endswith(behind) and answer.strip() in chat[len(before) : after]):
         raise DataError(
@@ -71,7 +73,7 @@ def template_ids(
     whole = plain_ids(base, chat[:stop])
     joined = chat.startswith(prompt) and whole[: len(ids)] == ids
     completion = whole[len(ids) :] if joined else plain_ids(base, chat[start:stop])
-    return ids, completion if end is not None else [*completion, end_id]
+    return ids, completion if end is not None else [*completion, end_id], opening
 
 
 def _rendered(base: Base, messages: Messages, where: str, *, begin_answer: bool) -> str:

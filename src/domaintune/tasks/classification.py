@@ -71,14 +71,15 @@ def multi_hot(labels: Sequence[int], count: int) -> np.ndarray:
 
 
 def target_weights(targets: Tensor, weights: Sequence[float] | None, scales: Tensor) -> Tensor:
-    """Weight of each row [batch]: that of its classes (the mean over them where it has several), times `scales` [batch].
+    """Weight of each row [batch]: that of its classes (the mean over them where it has several, 1 where it has none), times `scales`
+    [batch].
 
     `targets` are multi-hot [batch, labels].
     """
     if weights is None:
         return scales
-    per_class = targets.new_tensor(weights)
-    return scales * (targets @ per_class) / targets.sum(1).clamp(min=1)
+    per_class, count = targets.new_tensor(weights), targets.sum(1)
+    return scales * torch.where(count > 0, targets @ per_class / count.clamp(min=1), 1.0)
 
 
 def classification_loss(logits: Tensor, targets: Tensor, row_weights: Tensor, *, multi_label: bool) -> Tensor:

@@ -211,10 +211,11 @@ class Generation(Task):
                 )
                 for part, window in enumerate(windows)
             )
-        front, prompt, completion = self._tokens(base, example)
-        to_decode = front + prompt[max(0, len(prompt) - (self.prompt_limit - len(front))) :]
+        front, prompt, completion, opening = self._tokens(base, example)
+        begun = prompt + opening
+        to_decode = front + begun[max(0, len(begun) - (self.prompt_limit - len(front))) :]
         if example.completion is None:
-            cut = len(to_decode) < len(front) + len(prompt)
+            cut = len(to_decode) < len(front) + len(begun)
             return (Item(_inputs(to_decode, to_decode, plain=False), {}, cut=cut),)
         # The prompt gives way first; of a completion that is too long by itself the end is cut, and one prompt token stays.
         kept = completion[: self.max_length - len(front) - min(len(prompt), 1)]
@@ -223,20 +224,21 @@ class Generation(Task):
         lost = len(completion) - len(kept)
         return (Item({**inputs, "lost": lost}, {"completion_ids": kept}, cut=lost > 0 or len(prompt) > room),)
 
-    def _tokens(self, base: Base, example: PromptExample) -> tuple[list[int], list[int], list[int]]:
-        """What stands before the prompt and is never cut, the prompt, and the completion with its end."""
+    def _tokens(self, base: Base, example: PromptExample) -> tuple[list[int], list[int], list[int], list[int]]:
+        """What stands before the prompt and is never cut, the prompt, the completion with its end, and what a chat template puts
+        before every answer, which is not decoded: it is no part of the answer."""
         if example.messages is not None and has_template(base):
-            ids, completion = template_ids(
+            ids, completion, opening = template_ids(
                 base, example.messages, example.completion, end_id=self.end_id, where=example.where
             )
             kept = 1 if ids[:1] == [self.start_id] else 0
-            return ids[:kept], ids[kept:], completion
+            return ids[:kept], ids[kept:], completion, opening
         prompt = plain_ids(base, example.prompt if example.messages is None else as_lines(example.messages))
         front = list(self.front_ids) if prompt or self.front_ids else [self.start_id]
         if example.completion is None:
-            return front, prompt, []
+            return front, prompt, [], []
         space = "" if example.messages is None else " "
-        return front, prompt, [*plain_ids(base, space + example.completion), self.end_id]
+        return front, prompt, [*plain_ids(base, space + example.completion), self.end_id], []
 
     @property
     def prompt_limit(self) -> int:

@@ -236,8 +236,8 @@ class ImageClassification(Task):
 
 
 def _label_name(row: Row) -> str:
-    name = row.text(LABEL).strip()
-    if not name:
+    name = row.name(LABEL)
+    if name is None:
         raise DataError(f"'{LABEL}' is empty.", where=row.where, remedy="Give a label, or drop the row.")
     return name
 
