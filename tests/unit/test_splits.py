@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from domaintune.checks.shared import inseparable
 from domaintune.data.rows import Row
@@ -14,6 +16,7 @@ from domaintune.data.splits import contiguous_cut, cut, folds, leaks, normal_for
 from domaintune.errors import DataError
 from domaintune.partition import split
 from domaintune.tasks.classification import target_weights
+from domaintune.tasks.image_classification import ImageClassification, ImageExample
 from domaintune.tasks.text_classification import TextClassification, TextExample
 
 
@@ -162,6 +165,22 @@ def test_one_text_that_is_there_often_unlinks_no_others() -> None:
     made = inseparable(task, examples)
     assert len(set(made[120:])) == 1
     assert all(made[n] == made[n + 1] for n in range(0, 120, 2))
+
+
+def test_pictures_that_look_alike_are_together(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    paths = []
+    for number in range(24):
+        coarse = Image.fromarray(generator.integers(0, 255, (6, 6, 3), dtype=np.uint8))
+        shown = coarse.resize((96, 96), Image.Resampling.BICUBIC)
+        for name in (f"{number}.png", f"{number}.jpg"):  # the second one is the first saved again
+            shown.save(tmp_path / name)
+            paths.append(str(tmp_path / name))
+    task = ImageClassification(labels=("a",), weights=None, flip=False, crop=1.0)
+    examples = [ImageExample(file="f", line=n, image=p, sha256=p, labels=(0,)) for n, p in enumerate(paths)]
+    made = inseparable(task, examples)
+    assert all(made[n] == made[n + 1] for n in range(0, 48, 2))
+    assert len(set(made)) == 24
 
 
 def test_combinations_of_labels_that_are_there_once_come_into_every_part() -> None:

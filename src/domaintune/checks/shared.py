@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from domaintune.counting import counted
 from domaintune.data.near_duplicates import near_duplicates
+from domaintune.data.pictures import like_pictures, look_at
 from domaintune.data.splits import together
 from domaintune.tasks.base import Finding, Keys, Task
 
@@ -43,9 +44,13 @@ def inseparable(task: Task, examples: Sequence[Any]) -> list[int]:
     """
     keys = [task.keys(example) for example in examples]
     inputs, groups = [key.input for key in keys], [key.group for key in keys]
-    if not any(task.texts(example) for example in examples[:1]):
+    pictures = [path for path in map(task.picture, examples) if path is not None]
+    if pictures:
+        links = like_pictures([look_at(path, where=e.where) for path, e in zip(pictures, examples, strict=True)])
+    elif any(task.texts(example) for example in examples[:1]):
+        links = list(near_duplicates(inputs, threshold=NEAR))
+    else:
         return together(inputs, groups)
-    links = near_duplicates(inputs, threshold=NEAR)
     chain_of = together(inputs, [None] * len(inputs), links)
     different = Counter(chain_of[place] for place in {text: place for place, text in enumerate(inputs)}.values())
     most = max(2, different.total() // MOST_IN_CHAIN)
