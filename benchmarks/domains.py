@@ -29,7 +29,7 @@ from domaintune.data.formats import read_rows
 from domaintune.pipeline import tune
 from domaintune.predict import load
 from domaintune.recipe import Recipe
-from domaintune.run import RunFolder, write_lines
+from domaintune.run import RunFolder, data_checksum, write_lines
 
 RESULTS, DATA = Path("benchmarks/results/domains"), RUNS.parent / "domains"
 TEXT, TOKENS = "text-classification", "token-classification"
@@ -46,6 +46,8 @@ SETS: dict[str, dict[str, Any]] = {
     },
 }
 ROWS = {"train": 500, "dev": 200, "test": 500}
+SCORED_ROWS = 2000
+"""Test rows of each domain, at most, that the ways are compared on; the runs themselves report on fewer."""
 WAYS = ("weighted", "pooled", "apart")
 
 
@@ -54,25 +56,30 @@ def read(path: Path) -> list[dict[str, Any]]:
         return list(csv.DictReader(stream)) if path.suffix == ".csv" else [json.loads(line) for line in stream]
 
 
-def part(folder: str, name: str) -> list[dict[str, Any]]:
+def part(folder: str, name: str, count: int) -> list[dict[str, Any]]:
     """So many rows of a part, drawn with one seed; where there is no dev file, train rows that train does not take."""
     suffix = "csv" if folder.startswith("sentiment") else "jsonl"
     path = SHARED / folder / f"{name}.{suffix}"
     rows = read(path if path.exists() else path.with_name(f"train.{suffix}"))
     order = np.random.default_rng(13).permutation(len(rows))
     start = 0 if path.exists() else ROWS["train"]
-    return [rows[i] for i in order[start : start + ROWS[name]]]
+    return [rows[i] for i in order[start : start + count]]
 
 
 def files(name: str) -> dict[str, str]:
     """Part -> the file with the rows of every domain, each with its name under "domain"."""
-    made = {}
-    for wanted in ROWS:
-        rows = [{**r, "domain": d} for d, folder in SETS[name]["domains"].items() for r in part(folder, wanted)]
-        path = DATA / f"{name}-{wanted}.jsonl"
-        write_lines(path, rows)
-        made[wanted] = str(path)
-    return made
+    return {wanted: _written(name, wanted, wanted, count) for wanted, count in ROWS.items()}
+
+
+def scored_file(name: str) -> str:
+    return _written(name, "scored", "test", SCORED_ROWS)
+
+
+def _written(name: str, called: str, wanted: str, count: int) -> str:
+    path = DATA / f"{name}-{called}.jsonl"
+    domains = SETS[name]["domains"].items()
+    write_lines(path, [{**r, "domain": d} for d, folder in domains for r in part(folder, wanted, count)])
+    return str(path)
 
 
 def only(path: str, domain: str) -> str:
@@ -125,7 +132,8 @@ def measured(name: str, way: str, seed: int) -> dict[str, Any]:
     parts, domains = files(name), list(SETS[name]["domains"])
     recipe = recipe_of(name, parts, seed, weights=way == "weighted")
     key = {"way": way, **key_of(recipe)}
-    place = DATA / f"{name}-{way}-{seed}-{digest(key)}"
+    place, test = DATA / f"{name}-{way}-{seed}-{digest(key)}", scored_file(name)
+    key["scored"] = data_checksum(test)
 
     def measure() -> dict[str, Any]:
         if way != "apart":
@@ -134,7 +142,7 @@ def measured(name: str, way: str, seed: int) -> dict[str, Any]:
             return {
                 "weights": dict(run.domains),
                 "trainable": scores["trainable_parameters"],
-                "scores": scored(run, parts["test"]),
+                "scores": scored(run, test),
             }
         found: dict[str, Any] = {}
         trainable = 0
@@ -142,7 +150,7 @@ def measured(name: str, way: str, seed: int) -> dict[str, Any]:
             own = {key: only(path, domain) for key, path in parts.items()}
             folder = place.with_name(f"{place.name}-{domain}")
             run = tuned(recipe_of(name, own, seed, weights=False), folder)
-            found |= scored(run, own["test"])
+            found |= scored(run, only(test, domain))
             trainable += RunFolder.existing(folder).read("scores.json")["trainable_parameters"]
         return {"weights": {}, "trainable": trainable, "scores": found}
 
