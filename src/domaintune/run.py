@@ -211,9 +211,9 @@ class RunFolder:
 
     @property
     def begun(self) -> bool:
-        """Whether anything was trained in it, so that there is something to lose."""
-        inner = (RunFolder(entry) for entry in self.path.glob(f"{SEEDS}/*"))
-        return self.checkpoint.is_dir() or self.finished or any(folder.begun for folder in inner)
+        """Whether there is more in it than its beginning, so that there is something to lose."""
+        own = any(not _is_beginning(e) and e.name not in ("run.json", SEEDS) for e in self.path.iterdir())
+        return own or self.finished or any(RunFolder(entry).begun for entry in self.path.glob(f"{SEEDS}/*"))
 
     def _changed(self, recipe: Recipe, data: Mapping[str, str]) -> list[str]:
         """What is not as it was when the run began: settings by dotted key, and parts of the data."""

@@ -167,7 +167,7 @@ def test_long_rows_are_cut_before_the_end_token_and_counted() -> None:
     assert found.keys() == {"long-rows", "cut-targets"}
     assert (
         found["cut-targets"].message
-        == f"the ends of 1 targets of train are cut: {len(target) - 5} tokens are never learned."
+        == f"1 target of train is cut at the end: {len(target) - 5} tokens are never learned."
     )
 
 

@@ -155,6 +155,9 @@ def test_near_duplicates_stay_in_one_part() -> None:
         def texts(self, example: str) -> tuple[str, ...]:
             return (example,)
 
+        def picture(self, example: str) -> None:
+            return None
+
     texts = ["the room was very clean and quiet", "the room was very clean and quiet!!", "another text of other words"]
     assert inseparable(Texts(), texts) == [0, 0, 2]  # type: ignore[arg-type]
     pattern = [f"the room with number {i} was very clean and quiet and bright" for i in range(30)]
