@@ -22,7 +22,7 @@ from cells import RUNS, SHARED
 from rows import code_hash, digest, row
 from text import key_of as settings_key
 from text import pairs
-from text_tables import DRAWS, interval, mean_draws, ratio
+from text_tables import DRAWS, age_of, interval, is_old, mean_draws, ratio
 
 from domaintune.counting import counted
 from domaintune.data.formats import read_rows
@@ -195,12 +195,12 @@ def table(seeds: Sequence[int]) -> list[str]:
     for name, facts in SETS.items():
         held = {way: [_stored(f"{name}.{way}.{seed}") for seed in seeds] for way in WAYS}
         common = [i for i in range(len(seeds)) if all(held[way][i] is not None for way in WAYS)]
-        common = [i for i in common if not age([held[way][i] for way in WAYS])] or common
+        common = [i for i in common if not is_old("domains", [held[way][i] for way in WAYS])] or common
         if not common:
             lines.append(f"{name}: missing")
             continue
         rows = {way: [held[way][i] for i in common] for way in WAYS}
-        mark = age([row for way in WAYS for row in rows[way]])
+        mark = age_of("domains", [row for way in WAYS for row in rows[way]])
         lines += [
             f"{name}, {counted(len(common), '[seed|seeds]')}{mark}",
             "",
@@ -224,7 +224,7 @@ def table(seeds: Sequence[int]) -> list[str]:
         stored = _stored(f"sequence.{seed}")
         if stored is not None:
             lines += [
-                f"In turn, seed {seed}{age([stored])}:",
+                f"In turn, seed {seed}{age_of('domains', [stored])}:",
                 "",
                 f"| after | {' | '.join(SETS['sentiment']['domains'])} |",
                 "| --- | --- | --- | --- |",
@@ -234,10 +234,6 @@ def table(seeds: Sequence[int]) -> list[str]:
             ]
             lines.append("")
     return lines
-
-
-def age(rows: Sequence[Any]) -> str:
-    return " (older code)" if any(row["key"]["code"] != code_hash() for row in rows) else ""
 
 
 def _stored(name: str) -> dict[str, Any] | None:

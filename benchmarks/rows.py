@@ -21,11 +21,10 @@ from domaintune.tasks.base import Record
 HERE = Path(__file__).resolve().parent
 SOURCE = HERE.parent / "src" / "domaintune"
 MEASURED = (
-    "bases", "tasks/__init__.py", "tasks/base.py", "tasks/classification.py", "methods", "engine", "fit.py", "heads.py", "evaluation/score.py", "evaluation/intervals.py",
-    "balance/frontier.py", "data/batches.py", "data/splits.py",
+    "bases", "tasks/__init__.py", "tasks/base.py", "tasks/classification.py", "methods", "engine", "fit.py", "heads.py",
+    "evaluation/score.py", "evaluation/intervals.py", "balance/frontier.py", "data/batches.py", "data/splits.py",
 )  # fmt: skip
 """Settings stand in the key by their values."""
-SIZES = (100, 200, 500, 1000, 2000)
 
 
 TASKS = {
@@ -35,6 +34,8 @@ TASKS = {
     ),
     "pictures": ("tasks/image_classification.py",),
 }  # fmt: skip
+SIZES = (100, 200, 500, 1000, 2000)
+"""Of train parts: their numbers of epochs stand in the key."""
 
 
 @functools.cache

@@ -201,10 +201,10 @@ def cell_table(results: Path, cell: str, seeds: Sequence[int]) -> list[str]:
     for name in ("majority", "probe"):
         values = [float(ratio(np.asarray(row[name]).sum(0))) for row in simple]
         lines.append(f"{name}: {shown(float(np.mean(values))) if values else 'missing'}  ")
-    any_row = next((rows for rows in (found(results, cell, name, seeds) for name in OURS) if rows), None)
-    if any_row is not None:
-        base = [f"{part} {shown(score(any_row, lambda row: '0', part))}" for part in ("domain", "general", "check")]
-        lines.append(f"before (strength 0, with the starting head): {', '.join(base)}{age_of('lora', any_row)}")
+    name, rows = next(((n, rows) for n in OURS if (rows := found(results, cell, n, seeds))), ("", []))
+    if rows:
+        base = [f"{part} {shown(score(rows, lambda row: '0', part))}" for part in ("domain", "general", "check")]
+        lines.append(f"before (strength 0, with the starting head): {', '.join(base)}{age_of(name, rows)}")
     picture = plot(results, cell, seeds)
     if picture is not None:
         lines += ["", f"![Gain and loss on {cell}]({picture})", ""]

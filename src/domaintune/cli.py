@@ -302,25 +302,23 @@ def show(console: Console, path: Path) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
+def _refuse(what: str) -> None:
+    Console(stderr=True).print(f"error: {what}", highlight=False, markup=False, soft_wrap=True)
+    sys.exit(2)
+
+
 def main() -> None:
     """The command's entry: errors of the user's making print one line and exit with 2; Ctrl-C exits with 130."""
     # Threads that spin while they wait make a shared machine several times slower; read when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
-    except DomainTuneError as error:
-        Console(stderr=True).print(f"error: {error}", highlight=False, markup=False, soft_wrap=True)
-        sys.exit(2)
-    except OSError as error:  # a full disk, no permission
-        Console(stderr=True).print(f"error: {error}", highlight=False, markup=False, soft_wrap=True)
-        sys.exit(2)
+    except (DomainTuneError, OSError) as error:  # OSError: a full disk, no permission
+        _refuse(str(error))
     except Exception as error:
         if type(error).__name__ != "SafetensorError":  # a full disk again; its library is not imported for --help
             raise
-        Console(stderr=True).print(
-            f"error: weights cannot be written or read ({error}).", highlight=False, markup=False
-        )
-        sys.exit(2)
+        _refuse(f"weights cannot be written or read ({error}).")
     except SystemExit as stop:
         if stop.code == INTERRUPTED:  # Typer's answer to Ctrl-C
             resumes = "; the same command resumes" if sys.argv[1:2] in (["tune"], ["demo"]) else ""

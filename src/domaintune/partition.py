@@ -59,9 +59,8 @@ def grown_parts(
     dev = None
     if old["dev"]:
         train, dev = _share(task, train, fraction=settings.dev_fraction, seed=recipe.data_seed + 1)
-        dev = [*bound["dev"], *dev]
-        counts.append(f"{len(dev):,} the dev part")
-        dev = [*old["dev"], *dev]
+        counts.append(f"{len(bound['dev']) + len(dev):,} the dev part")
+        dev = [*old["dev"], *bound["dev"], *dev]
     train = [*bound["train"], *train]
     notes.append(f"{', '.join(counts)}; train has {len(old['train']):,} old and {len(train):,} new ones.")
     if together := sum(map(len, bound.values())):

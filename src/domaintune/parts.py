@@ -125,8 +125,8 @@ def assemble(recipe: Recipe, base: Base, *, seen: Iterable[str] = ()) -> Parts:
     places: dict[str, dict[str, list[tuple[int, int]]]] = {}
     for name, part in (("train", train), ("dev", dev or ()), ("test", test)):
         by_file = places.setdefault(name, {})
-        for file, *place in (numbered[id(example)] for example in part):
-            by_file.setdefault(file, []).append((place[0], place[1]))
+        for file, line, number in (numbered[id(example)] for example in part):
+            by_file.setdefault(file, []).append((line, number))
     return Parts(task, train, dev, test, general, findings, notes, standing, places)
 
 

@@ -235,9 +235,8 @@ def head_paths(model: nn.Module, *, whole: bool) -> tuple[str, ...]:
     outside = {path for path in owners if path.split(".")[0] != body}
     if whole and outside:
         children = list(model.named_children())
-        if not hasattr(
-            model, body
-        ):  # CLIP's classifiers hold the parts of the body itself: what follows its blocks is the head
+        # CLIP's classifiers hold the parts of the body itself: what follows its blocks is the head.
+        if not hasattr(model, body):
             blocks = [i for i, (_, child) in enumerate(children) if _holds_blocks(child)]
             children = children[max(blocks, default=-1) + 1 :]
         parametrised = {n for n, child in children if n != body and any(True for _ in child.parameters())}

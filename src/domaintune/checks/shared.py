@@ -48,7 +48,7 @@ def inseparable(task: Task, examples: Sequence[Any]) -> list[int]:
     if pictures:
         links = like_pictures([look_at(path, where=e.where) for path, e in zip(pictures, examples, strict=True)])
     elif any(task.texts(example) for example in examples[:1]):
-        links = list(near_duplicates(inputs, threshold=NEAR))
+        links = near_duplicates(inputs, threshold=NEAR)
     else:
         return together(inputs, groups)
     chain_of = together(inputs, [None] * len(inputs), links)

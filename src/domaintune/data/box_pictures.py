@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -93,15 +93,18 @@ def _without_flat_boxes(row: Row, count_: Any) -> Row:
     boxes = row.values.get("boxes")
     if not isinstance(boxes, list):
         return row
-    flat = [place for place, box in enumerate(boxes) if _is_flat(box)]
-    if not flat:
-        return row
-    for _ in flat:
+    kept = [place for place, box in enumerate(boxes) if not _is_flat(box)]
+    for _ in range(len(boxes) - len(kept)):
         count_(NO_AREA, row.where)
+    return row if len(kept) == len(boxes) else with_boxes_at(row, kept, of=len(boxes))
+
+
+def with_boxes_at(row: Row, places: Sequence[int], *, of: int) -> Row:
+    """The row with what is said of its boxes at these places alone; lists of another length than `of` stay for the task to refuse."""
     lists = {
-        name: [entry for place, entry in enumerate(held) if place not in flat]
-        for name, held in row.values.items()
-        if name in ("boxes", "labels", "crowd", "lines") and isinstance(held, list) and len(held) == len(boxes)
+        name: [held[place] for place in places]
+        for name in ("boxes", "labels", "crowd", "lines")
+        if isinstance(held := row.values.get(name), list) and len(held) == of
     }
     return Row({**row.values, **lists}, row.file, row.line)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from domaintune.data.box_pictures import with_boxes_at
 from domaintune.data.rows import Row, Wanted
 
 
@@ -41,10 +42,7 @@ def _without_others(row: Row, wanted: Wanted, labels: set[str]) -> tuple[Row | N
         return Row({**row.values, column: tags}, row.file, row.line), begun
     if wanted.task == "object-detection" and isinstance(value, list):
         places = [place for place, label in enumerate(value) if label in labels]
-        names = ("boxes", "labels", "crowd", "lines")
-        lists = {name: row.values[name] for name in names if isinstance(row.values.get(name), list)}
-        changed = {name: [entries[place] for place in places] for name, entries in lists.items()}
-        return Row({**row.values, **changed}, row.file, row.line), len(value) - len(places)
+        return with_boxes_at(row, places, of=len(value)), len(value) - len(places)
     return (row, 0) if value is None or str(value).strip() in labels else (None, 1)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +56,16 @@ def look_at(path: str, *, where: str = "") -> PictureLook:
     Raises:
         DataError: as `open_picture`.
     """
+    try:
+        stamp = os.stat(path).st_mtime_ns
+    except (OSError, ValueError):
+        stamp = 0  # reading says what is wrong
+    return _look(path, where, stamp)
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _look(path: str, where: str, stamp: int) -> PictureLook:
+    """Checks and cuts each ask; `stamp` is when the file was written."""
     image = _opened(_bytes(path, where), path, where)
     kind, turned = image.format or "", _orientation(image) in TRANSPOSED
     width, height = image.size[::-1] if turned else image.size

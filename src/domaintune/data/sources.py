@@ -101,7 +101,7 @@ class Source:
         Raises:
             DataError: bytes that are not of the encoding, or NUL characters, with the line.
         """
-        found = marked_encoding(self) or encoding or recognised_encoding(self)
+        found = self._encoding(encoding)
         try:
             "".encode(found)
         except LookupError:
@@ -111,13 +111,19 @@ class Source:
                 remedy="Such as utf-8, latin-1, cp1252, gb18030, utf-16.",
             ) from None
         with self.open() as stream:
-            text = io.TextIOWrapper(
-                _NulRefusing(stream, str(self), wide=codecs.lookup(found).name.startswith(WIDE)), found, newline=""
-            )
+            wide = codecs.lookup(found).name.startswith(WIDE)
+            text = io.TextIOWrapper(_NulRefusing(stream, str(self), wide=wide), found, newline="")
             try:
                 yield text
             except UnicodeDecodeError as error:
                 raise self._undecodable(error, found) from None
+
+    def _encoding(self, asked: str | None) -> str:
+        """What the byte order mark says, which no other encoding begins with; else what was asked for, or is recognised."""
+        with self.open() as stream:
+            head = stream.read(4 if asked else SNIFFED_BYTES)
+        marked = next((encoding for mark, encoding in ENCODINGS_BY_MARK if head.startswith(mark)), None)
+        return marked or asked or recognised_encoding(head)
 
     def _undecodable(self, error: UnicodeDecodeError, encoding: str) -> DataError:
         data = self.read()
@@ -159,18 +165,9 @@ class _NulRefusing(io.BufferedIOBase):
     read1 = read
 
 
-def marked_encoding(source: Source) -> str | None:
-    """What the byte order mark says, which no other encoding begins with; None without one."""
-    with source.open() as stream:
-        head = stream.read(4)
-    return next((encoding for mark, encoding in ENCODINGS_BY_MARK if head.startswith(mark)), None)
-
-
-def recognised_encoding(source: Source) -> str:
-    """Of a file without a byte order mark: UTF-8; GB18030 where the beginning is not UTF-8 but Chinese text in it. Never Latin-1,
+def recognised_encoding(head: bytes) -> str:
+    """By the beginning of a file without a byte order mark: UTF-8; GB18030 where the beginning is not UTF-8 but Chinese text in it. Never Latin-1,
     which fits any bytes."""
-    with source.open() as stream:
-        head = stream.read(SNIFFED_BYTES)
     if _decodes(head, "utf-8") is not None:
         return "utf-8"
     chinese = _decodes(head, "gb18030")

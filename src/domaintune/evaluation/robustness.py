@@ -202,9 +202,8 @@ def perturbed(task: Task, example: Any, kind: str, *, seed: int, folder: Path) -
 
     def texts(parts: Sequence[str]) -> list[str]:
         damage = TEXT_KINDS[task.input_kind][kind]
-        if task.input_kind == "words" and not any(
-            WORD_END in part for part in parts
-        ):  # one text, whose shares are drawn over all of it
+        # Words are one text, whose shares are drawn over all of it.
+        if task.input_kind == "words" and not any(WORD_END in part for part in parts):
             made = damage(WORD_END.join(parts), random).split(WORD_END)
         else:
             made = [damage(part, random) for part in parts]

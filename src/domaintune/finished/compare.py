@@ -15,6 +15,7 @@ from domaintune.evaluation.intervals import bootstrap_weights, gain_estimate
 from domaintune.evaluation.paired import holm, swap_test
 from domaintune.evaluation.records import ScoredRows, load_records, scored_rows
 from domaintune.finished.evaluate import Evaluation, evaluate
+from domaintune.finished.strength import spoken
 from domaintune.predict import damage_told, load, saved_tasks
 from domaintune.run import RunFolder, read_lines
 from domaintune.tasks.base import Record, Task
@@ -104,9 +105,8 @@ def _candidate(name: str, folder: RunFolder, data: str | None, encoding: str | N
     if data is None:
         rows, records = load_records(folder.path / "records" / "test.safetensors")
         if key not in records or own:
-            what = " and ".join([f"{strength:g}", *(f"{value:g} for {name}" for name, value in own.items())])
             raise RunError(
-                f"was set to strength {what}, at which it was not scored on its test part.",
+                f"was set to strength {spoken({'': strength, **own})}, at which it was not scored on its test part.",
                 where=name,
                 remedy="Give labelled rows with --data.",
             )

@@ -88,7 +88,7 @@ def predict_file(
                     _write_lines(stream, chunk)
                 else:
                     table.write(chunk)
-    notes = [*passed.lines()]
+    notes = passed.lines()
     if count := sum(unknown):
         names = "[row names|rows name] no domain that the run has learned a weight for: [its|theirs] is 1."
         notes.append(counted(count, names))

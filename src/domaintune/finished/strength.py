@@ -27,6 +27,11 @@ def set_strength(path: str | Path, strength: float | Mapping[str, float]) -> Non
     write_json(folder.path / "strength.json", made)
 
 
+def spoken(strengths: Mapping[str, float]) -> str:
+    """Strengths by domain, "" for all others, in words."""
+    return " and ".join(f"{value:g} for {name}" if name else f"{value:g}" for name, value in strengths.items())
+
+
 def told(path: str | Path, strength: float | Mapping[str, float] | None, *, keep: bool) -> list[str]:
     """What is to be said of a strength that is looked at, and set where `keep`.
 
@@ -39,7 +44,7 @@ def told(path: str | Path, strength: float | Mapping[str, float] | None, *, keep
             raise RunError("needs a strength.", where="--set-strength", remedy="Add --strength S, S between 0 and 1.")
         return moved(path)
     given = dict(strength) if isinstance(strength, Mapping) else {"": strength}
-    said = " and ".join(f"{value:g} for {name}" if name else f"{value:g}" for name, value in given.items())
+    said = spoken(given)
     if keep:
         set_strength(path, given)
         return [f"{path} now predicts at strength {said}.", *moved(path)]
