@@ -280,6 +280,7 @@ def _plan_table(plan: Any) -> Table:
 def show(console: Console, path: Path) -> None:
     """The result table of a run."""
     from domaintune.finished.strength import moved
+    from domaintune.report.wording import further
     from domaintune.run import SEEDS_SUMMARY, RunFolder, findings_of, read_json
     from domaintune.terminal import beside, scores_table, seeds_table, trust_lines
 
@@ -293,7 +294,11 @@ def show(console: Console, path: Path) -> None:
     for note in [*scores["notes"], *(found["message"] for found in findings_of(scores))]:
         console.print(f"note: {note}", highlight=False, markup=False)
     console.print(scores_table(scores))
-    for line in [beside(scores), *trust_lines(scores), scores["verdict"]["sentence"], *moved(path)]:
+    more = further(scores)
+    lines = [beside(scores), *trust_lines(scores), scores["verdict"]["sentence"]]
+    if more is not None:
+        lines.append(f"{more} `domaintune balance {shlex.quote(str(path))}` sets the dial.")
+    for line in [*lines, *moved(path)]:
         console.print(line, highlight=False, markup=False)
     told = [f"The run is in {path}. Use it: domaintune predict {shlex.quote(str(path))} FILE"]
     if (page := folder.path / "report.html").is_file():

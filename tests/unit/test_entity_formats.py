@@ -334,7 +334,15 @@ class TestPlainSpans:
 
     @pytest.mark.parametrize(
         ("text", "marked"),
-        [("Google's shares", (0, 6)), ("London-based EU-Kommission", (0, 6)), ("Mu\u0308nchen fu\u0308r alle", (0, 8))],
+        [
+            ("Google's shares", (0, 6)),
+            ("London-based EU-Kommission", (0, 6)),
+            ("Mu\u0308nchen fu\u0308r alle", (0, 8)),
+            ("राहुल दिल्ली में है।", (6, 12)),
+            ("ผมอยู่ กรุงเทพ", (7, 14)),
+            ("او می\u200cخواهد", (3, 11)),
+            ("我在𠮷野家", (2, 3)),
+        ],
     )
     def test_where_names_mostly_end_words_end_anyway(self, text: str, marked: tuple[int, int]) -> None:
         """What is marked in a test row must not show in its words."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,8 @@ from domaintune.finished.compare import compare
 from domaintune.finished.evaluate import evaluate
 from domaintune.finished.listing import list_runs
 from domaintune.finished.strength import moved, set_strength, told
+from domaintune.report.wording import further
+from domaintune.report.write import write_report
 from domaintune.run import RunFolder
 
 
@@ -186,6 +190,65 @@ def test_listing(first: Run, second: Run, folder: Path, tmp_path: Path) -> None:
     for place in (tmp_path / "nowhere", tmp_path / "runs" / "half" / "adapter"):
         with pytest.raises(RunError):
             list_runs(place)
+
+
+class TestWhatMoreStrengthWouldBring:
+    def scores(self, domain: list[float], chosen: float, *, higher: bool = True, kept: list | None = None) -> dict:
+        strengths = [0.0, 0.25, 0.5, 0.75, 1.0]
+        frontier = [
+            {"strength": s, "domain": d, "general": 0.5, "retention": k}
+            for s, d, k in zip(strengths, domain, kept or [1.0, 1.002, 0.969, 0.95, 0.92], strict=True)
+        ]
+        return {
+            "primary": "f1",
+            "higher_is_better": higher,
+            "chosen_strength": chosen,
+            "frontier": frontier,
+            "general": {"kind": "retention (ratio)"},
+        }
+
+    def test_the_next_strength_that_gains_much_more_is_told(self) -> None:
+        said = further(self.scores([0.257, 0.522, 0.856, 0.909, 0.925], 0.25))
+        assert said is not None
+        assert "at strength 0.5 f1 is 0.856 instead of 0.522 and retention 96.9 % instead of 100.2 %" in said
+
+    def test_of_a_loss_less_is_more(self) -> None:
+        assert "strength 0.75 f1 is 2.400" in str(further(self.scores([3.0, 2.8, 2.76, 2.4, 2.3], 0.25, higher=False)))
+        assert further(self.scores([3.0, 2.8, 2.9, 3.4, 4.3], 0.25, higher=False)) is None
+
+    @pytest.mark.parametrize(
+        ("domain", "chosen"),
+        [
+            ([0.5, 0.6, 0.7, 0.72, 0.74], 0.5),  # little more
+            ([0.5, 0.6, 0.7, 0.8, 0.9], 1.0),  # nothing above
+            ([0.5, 0.6, 0.7, 0.8, 0.9], 0.0),  # the verdict tells it
+        ],
+    )
+    def test_elsewhere_nothing_is_said(self, domain: list[float], chosen: float) -> None:
+        assert further(self.scores(domain, chosen)) is None
+
+    def test_without_general_data_nothing_is_said(self) -> None:
+        assert further(self.scores([0.5, 0.6, 0.7, 0.8, 0.9], 1.0, kept=[None] * 5)) is None
+
+    def test_terminal_page_and_card_say_it(self, first: Run, tmp_path: Path) -> None:
+        copied = Path(shutil.copytree(first.path, tmp_path / "run"))
+        made = json.loads((copied / "scores.json").read_text())
+        for point in made["frontier"]:  # as if a quarter had been chosen
+            point["domain"] = 0.5 + 0.4 * point["strength"]
+        made["chosen_strength"] = 0.25
+        for side in ("domain", "general"):
+            for key in ("scores", "change"):
+                made[side][key]["0.25"] = made[side][key]["1"]
+        (copied / "scores.json").write_text(json.dumps(made))
+        said = further(made)
+        assert said is not None
+        write_report(copied)
+        assert said in (copied / "report.html").read_text()
+        assert said in (copied / "README.md").read_text().replace("&#96;", "`")
+        shown = subprocess.run(
+            [sys.executable, "-m", "domaintune", "show", str(copied)], capture_output=True, text=True, check=True
+        ).stdout
+        assert said in " ".join(shown.split())
 
 
 def test_setting_the_strength(second: Run, folder: Path, tmp_path: Path) -> None:

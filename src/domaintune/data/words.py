@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
-CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-MARKS = "\u0300-\u036f\u200d"
+import regex as re
+
+CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+MARKS = r"\p{M}\u200c\u200d"
 LETTER = rf"[^\W{CJK}][{MARKS}]*"
 WORD = re.compile(rf"[{CJK}]|(?:{LETTER})+(?:\.(?:{LETTER})+)*|(?<=\w)['’](?:{LETTER})+|\S[{MARKS}]*")
 """Hyphens stand alone and endings with an apostrophe ("'s") too: names mostly end there. Dots inside stay ("3.5", "U.S"), and marks that
-are put over letters belong to them."""
+are put on letters belong to them (accents, the vowels of Devanagari or Thai, joiners)."""
 
 
 def word_spans(text: str, edges: Iterable[int] = ()) -> list[tuple[int, int]]:

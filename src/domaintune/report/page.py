@@ -14,7 +14,7 @@ from domaintune.report.answers import Case
 from domaintune.report.records import Records
 from domaintune.report.thumbnails import Thumbnail, thumbnail
 from domaintune.report.usage import PICTURE_TASKS, snippets
-from domaintune.report.wording import FORMATS, strength_name
+from domaintune.report.wording import FORMATS, further, strength_name
 from domaintune.run import flatten
 
 MOST_CASES = 8
@@ -51,6 +51,7 @@ def facts(records: Records) -> dict[str, Any]:
         "records": records,
         "scores": scores,
         "verdict_class": VERDICTS.get(scores["verdict"]["kind"], "open"),
+        "further": further(scores),
         "plots": plots(records),
         "confusion": answers.confusion(records.test, records.labels),
         "by_domain": scores["domain"].get("domains"),

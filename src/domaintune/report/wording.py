@@ -10,6 +10,8 @@ from typing import Any
 
 LONGEST = 400
 NONE = "–"
+MUCH_MORE = 1.25
+"""Times the gain at the chosen strength, from which another strength is worth telling."""
 # Not what text is made of: control characters but tab and newline, halves of surrogate pairs, non-characters; and what turns the
 # direction of all that follows it.
 HIDDEN = re.compile(
@@ -83,6 +85,25 @@ def size(count_bytes: int | None) -> str:
 def spoken(key: str) -> str:
     """A key of the records as words."""
     return key.replace("_", " ")
+
+
+def further(scores: Mapping[str, Any]) -> str | None:
+    """What the next higher strength would gain and cost on the rows that the strength was chosen on, where it gains much more; None
+    elsewhere, and where the base was chosen: then the verdict itself tells it."""
+    sign = 1 if scores["higher_is_better"] else -1
+    points = {point["strength"]: point for point in scores["frontier"]}
+    base, chosen = points[0.0]["domain"], points[scores["chosen_strength"]]
+    wanted = MUCH_MORE * sign * (chosen["domain"] - base)
+    above = [p for s, p in points.items() if s > chosen["strength"] and sign * (p["domain"] - base) >= wanted]
+    if not chosen["strength"] or not above or above[0]["retention"] is None:
+        return None
+    found = above[0]
+    kept = "agreement with the base" if (scores["general"] or {}).get("kind") == "agreement" else "retention"
+    return (
+        f"More is to be had for more loss: at strength {found['strength']:g} {scores['primary']} is {found['domain']:.3f} "
+        f"instead of {chosen['domain']:.3f} and {kept} {100 * found['retention']:.1f} % instead of "
+        f"{100 * chosen['retention']:.1f} % on the rows that the strength was chosen on."
+    )
 
 
 FORMATS = {
