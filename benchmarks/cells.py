@@ -45,7 +45,7 @@ class Cell:
         if train is None:
             return None
         rows = min(len(read_rows(train)), self.data.get("max_train_rows", MOST_ROWS))
-        return epochs_for(plain_recipe(LIKE[kind]), rows=rows, new_labels=self.new_labels)
+        return epochs_for(plain_recipe(PEERS[kind].like), rows=rows, new_labels=self.new_labels)
 
     def recipe(self, method: dict[str, Any], *, seed: int, output: Path, **more: Any) -> Recipe:
         """One thread: on a shared machine the second one of two often costs more than it gives."""
@@ -110,11 +110,41 @@ OURS: dict[str, dict[str, Any]] = {
     "lora-dora": {"name": "lora", "dora": True},
 }
 MAIN = ("lora", "p-tuning", "freeze", "full")
-LIKE = {"lora": "lora", "prefix": "p-tuning", "p-tuning": "p-tuning", "frozen": "freeze", "full": "full"}
-"""Of each kind of peer, our method of that kind."""
-PEERS = tuple(LIKE)
-HIGHER = {"lora": 2e-3, "prefix": 3e-2, "p-tuning": 1e-2, "frozen": 6e-4, "full": 1e-4}
-"""A third learning rate of peers from the same start, tried where the higher of the first two is the better one on dev."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """What the Trainer, alone or with PEFT, trains. `like`: our method of that kind; `rates`: the better on dev counts; `higher`: a third
+    one from the same start, tried where the higher of those two is the better one. `settings` of PEFT's configuration, or how many
+    `blocks` from the top are trained and whether what follows them (a pooler) is."""
+
+    like: str
+    rates: tuple[float, float]
+    higher: float
+    settings: dict[str, Any] = field(default_factory=dict)
+    same_start_alone: bool = False
+    """Not also with its own defaults: its settings are none."""
+
+    def plain(self) -> dict[str, Any]:
+        return {"rates": list(self.rates), **self.settings}
+
+
+LORA_RATES, FROZEN_RATES = (5e-4, 1e-3), (1e-4, 3e-4)
+PEERS = {
+    "lora": Peer("lora", LORA_RATES, 2e-3, {"r": 8, "lora_alpha": 16, "lora_dropout": 0.1, "target_modules": ["query", "value"]}),
+    "lora-all": Peer("lora", LORA_RATES, 2e-3, {"r": 8, "lora_alpha": 16, "target_modules": "all-linear"}, same_start_alone=True),
+    "prefix": Peer("p-tuning", (5e-3, 1e-2), 3e-2, {"num_virtual_tokens": 16}),
+    "p-tuning": Peer("p-tuning", (1e-3, 5e-3), 1e-2, {"num_virtual_tokens": 16}),
+    "frozen": Peer("freeze", FROZEN_RATES, 6e-4, {"blocks": 2, "after": False}),
+    "frozen-4": Peer("freeze", FROZEN_RATES, 6e-4, {"blocks": 4, "after": True}, same_start_alone=True),
+    "full": Peer("full", (2e-5, 5e-5), 1e-4),
+}  # fmt: skip
+"""`lora` and `frozen` as examples of these libraries set them; `lora-all` and `frozen-4` train what ours train."""
+
+
+def peer_names(start: str) -> list[str]:
+    """Kind and start, as rows of peers are called."""
+    return [f"{kind}-{start}" for kind, peer in PEERS.items() if start != "own" or not peer.same_start_alone]
 
 
 def plain_recipe(method: str) -> Recipe:

@@ -14,6 +14,7 @@ import numpy as np
 import peft
 import torch
 import transformers
+from cells import PEERS
 from torch import nn
 from transformers import Trainer, TrainingArguments, set_seed
 
@@ -22,14 +23,6 @@ from domaintune.evaluation.score import primary_score
 from domaintune.tasks.base import Dataset, Item, Task
 
 KINDS = {"text-classification": "SEQ_CLS", "token-classification": "TOKEN_CLS"}
-RATES = {
-    "lora": (5e-4, 1e-3),
-    "prefix": (5e-3, 1e-2),
-    "p-tuning": (1e-3, 5e-3),
-    "frozen": (1e-4, 3e-4),
-    "full": (2e-5, 5e-5),
-}
-"""Two a kind, the better on dev counts."""
 
 
 def versions() -> dict[str, str]:
@@ -70,25 +63,28 @@ class Rows(torch.utils.data.Dataset[Item]):
 
 
 def prepared(kind: str, task: Task, base: Base) -> nn.Module:
-    """A copy of the base's model with what this kind trains, under the libraries' own defaults."""
+    """A copy of the base's model with what this kind trains."""
+    settings = PEERS[kind].settings
     model: Any = base.fork().requires_grad_(False)
     head = sorted({path.split(".")[-1] for path in base.heads["domain"].modules})
-    if kind == "lora":
-        config: Any = peft.LoraConfig(
-            r=8, lora_alpha=16, lora_dropout=0.1, target_modules=["query", "value"], modules_to_save=head
-        )
+    if kind.startswith("lora"):
+        exclude = {"exclude_modules": head} if settings["target_modules"] == "all-linear" else {}
+        config: Any = peft.LoraConfig(**settings, **exclude, modules_to_save=head)
     elif kind == "prefix":
-        config = peft.PrefixTuningConfig(task_type=KINDS[task.name], num_virtual_tokens=16, modules_to_save=head)
+        config = peft.PrefixTuningConfig(task_type=KINDS[task.name], **settings, modules_to_save=head)
     elif kind == "p-tuning":
         config = peft.PromptEncoderConfig(
             task_type=KINDS[task.name],
-            num_virtual_tokens=16,
+            **settings,
             encoder_hidden_size=model.config.hidden_size,
             modules_to_save=head,
         )
     else:
-        top = max(int(n) for name, _ in model.named_parameters() for n in re.findall(r"\.layer\.(\d+)\.", name))
-        pattern = "" if kind == "full" else rf"\.layer\.({top - 1}|{top})\."
+        pattern = ""
+        if kind != "full":
+            blocks = {int(n) for name, _ in model.named_parameters() for n in re.findall(r"\.layer\.(\d+)\.", name)}
+            top = sorted(blocks)[-settings["blocks"] :]
+            pattern = rf"\.layer\.({'|'.join(map(str, top))})\." + (r"|\bpooler\b" if settings["after"] else "")
         for name, parameter in model.named_parameters():
             inside = any(f".{part}." in f".{name}" for part in head)
             parameter.requires_grad_(inside or bool(re.search(pattern, name)))
@@ -107,15 +103,14 @@ def fitted(
     rate: float,
     epochs: int,
     own_defaults: bool,
+    sixteen_bits: bool,
     seed: int,
 ) -> tuple[nn.Module, float]:
-    """One training: the model in eval mode and its dev score. `own_defaults`: the Trainer's batch of 8, no warm-up, fp32 and the last
-    epoch; else batches of 16, a tenth of warm-up, bf16 where the processor has it (as ours chooses), and the best epoch on dev."""
+    """One training: the model in eval mode and its dev score. `own_defaults`: the Trainer's batch of 8, no warm-up and the last epoch; else
+    batches of 16, a tenth of warm-up, and the best epoch on dev."""
     set_seed(seed)
     model = prepared(kind, task, base)
     best: tuple[float, dict[str, torch.Tensor]] = (-np.inf, {})
-
-    sixteen_bits = not own_defaults and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
     def score() -> float:
         model.eval()
@@ -157,25 +152,14 @@ def fitted(
 
 
 def tuned(
-    kind: str, task: Task, base: Base, data: Dataset, dev: Dataset, *, epochs: int, own_defaults: bool, seed: int
+    kind: str, task: Task, base: Base, data: Dataset, dev: Dataset, *, rates: Sequence[float], **settings: Any
 ) -> Tuned:
-    """The better of two learning rates on dev."""
-    made = {
-        rate: fitted(kind, task, base, data, dev, rate=rate, epochs=epochs, own_defaults=own_defaults, seed=seed)
-        for rate in RATES[kind]
-    }
+    """The best of these learning rates on dev; settings as of `fitted`."""
+    made = {rate: fitted(kind, task, base, data, dev, rate=rate, **settings) for rate in rates}
     rate = max(made, key=lambda entry: made[entry][1])
-    return _tuned(made[rate][0], rate, {str(r): score for r, (_, score) in made.items()})
-
-
-def one_rate(kind: str, task: Task, base: Base, data: Dataset, dev: Dataset, rate: float, **settings: Any) -> Tuned:
-    model, score = fitted(kind, task, base, data, dev, rate=rate, **settings)
-    return _tuned(model, rate, {str(rate): score})
-
-
-def _tuned(model: nn.Module, rate: float, tries: dict[str, float]) -> Tuned:
+    model = made[rate][0]
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return Tuned(model.eval(), rate, tries, trainable)
+    return Tuned(model.eval(), rate, {str(r): score for r, (_, score) in made.items()}, trainable)
 
 
 def with_head(model: nn.Module, base: Base, name: str) -> nn.Module:

@@ -1,4 +1,5 @@
-"""Benchmark rows: one JSON file a row, keyed by code, data, settings and seed, so that none is measured twice."""
+"""Benchmark rows: one JSON file a row, keyed by code, data, settings and seed, so that none is measured twice. A row keeps the key
+that it was measured with; which later code is known to give the same numbers is told in equal_code.json."""
 
 from __future__ import annotations
 
@@ -15,18 +16,21 @@ import numpy as np
 
 from domaintune.recipe import Recipe
 from domaintune.resolve import epochs_for, learning_rate_for
-from domaintune.run import provenance, write_text
+from domaintune.run import flatten, provenance, write_text
 from domaintune.tasks.base import Record
 
 HERE = Path(__file__).resolve().parent
 SOURCE = HERE.parent / "src" / "domaintune"
-MEASURED = (
-    "bases", "tasks/__init__.py", "tasks/base.py", "tasks/classification.py", "methods", "engine", "fit.py", "heads.py",
-    "evaluation/score.py", "evaluation/intervals.py", "balance/frontier.py", "data/batches.py", "data/splits.py",
+START = (
+    "bases", "tasks/__init__.py", "tasks/base.py", "tasks/classification.py", "engine/starting_head.py", "heads.py", "partition.py",
+    "evaluation/score.py", "data/batches.py", "data/splits.py", "data/near_duplicates.py", "checks/shared.py",
 )  # fmt: skip
-"""Settings stand in the key by their values."""
-
-
+"""Which rows there are, the head to start from, losses and scoring: what peers have from us."""
+MEASURED = (*START, "methods", "engine", "fit.py", "evaluation/intervals.py", "balance/frontier.py")
+"""What decides the numbers of a row of ours. Settings stand in the key by their values."""
+EQUAL = HERE / "equal_code.json"
+"""Hash of code -> the later hash that gives the same numbers, and how that is known."""
+HASHES = ("code", "peer", "start_code")
 TASKS = {
     "text": (
         "tasks/text_classification.py", "tasks/token_classification.py", "tasks/tag_sequences.py", "tasks/token_losses.py",
@@ -39,16 +43,61 @@ SIZES = (100, 200, 500, 1000, 2000)
 
 
 @functools.cache
-def code_hash(tasks: str = "text") -> str:
+def code_hash(tasks: str = "text", parts: Sequence[str] = MEASURED) -> str:
     """Of the code that decides the numbers of a row of these tasks, as it was when first asked: what this process has loaded.
     Comments, docstrings and layout do not count."""
-    digest = hashlib.sha256()
-    for part in (*MEASURED, *TASKS[tasks]):
+    found: set[Path] = set()
+    for part in (*parts, *TASKS[tasks]):
         path = SOURCE / part
-        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            tree = ast.parse(file.read_text(encoding="utf-8"))
-            digest.update(json.dumps([file.relative_to(SOURCE).as_posix(), meaning(tree)]).encode())
+        found |= set(path.rglob("*.py")) if path.is_dir() else {path}
+    return meanings([(file.relative_to(SOURCE).as_posix(), file) for file in sorted(found)])
+
+
+@functools.cache
+def peers_hash() -> str:
+    """Of the peers' code; what the kinds are set to stands in their keys."""
+    return meanings([("peers.py", HERE / "peers.py")])
+
+
+def meanings(files: Sequence[tuple[str, Path]]) -> str:
+    digest = hashlib.sha256()
+    for name, file in files:
+        digest.update(json.dumps([name, meaning(ast.parse(file.read_text(encoding="utf-8")))]).encode())
     return digest.hexdigest()[:12]
+
+
+@functools.cache
+def equal_code() -> dict[str, dict[str, str]]:
+    made: dict[str, dict[str, str]] = json.loads(EQUAL.read_text(encoding="utf-8")) if EQUAL.exists() else {}
+    return made
+
+
+def today(code: str | None) -> str | None:
+    """The last hash of the code that gives the numbers of this one."""
+    while code in equal_code():
+        code = equal_code()[code]["later"]
+    return code
+
+
+def alike(stored: Mapping[str, Any], key: Mapping[str, Any]) -> bool:
+    """Whether two keys are of the same numbers: equal hashes of code or such that are known to give the same, and equal in all else; a
+    setting that did not exist when the row was measured has its default."""
+    before, now = flatten(stored), flatten(key)
+    for name in before.keys() | now.keys():
+        if name in HASHES:
+            if today(before.get(name)) != today(now.get(name)):
+                return False
+        elif before.get(name, _default(name, now)) != now.get(name):
+            return False
+    return True
+
+
+def _default(name: str, key: Mapping[str, Any]) -> Any:
+    if not name.startswith("recipe."):
+        return None
+    named = {part: {"name": key[f"recipe.{part}.name"]} for part in ("task", "method") if f"recipe.{part}.name" in key}
+    plain = Recipe.make({"base": "any", "train": "any", "output": "any", **named}).plain()
+    return flatten({"recipe": plain}).get(name)
 
 
 def meaning(node: Any) -> Any:
@@ -76,10 +125,6 @@ def digest(key: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
-def file_hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-
-
 def commit() -> str:
     """The checkout's commit, with a mark where files differ from it."""
 
@@ -94,7 +139,7 @@ def row(results: Path, name: str, key: Mapping[str, Any], measure: Callable[[], 
     path = results / f"{name}.json"
     if path.exists():
         stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if stored["key"] == dict(key):
+        if alike(stored["key"], key):
             return stored
     made = {"key": dict(key), "commit": commit(), **measure(), "provenance": provenance()}
     write_text(path, json.dumps(made, ensure_ascii=False, separators=(",", ":")) + "\n")  # long lists of small numbers

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import copy
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -23,8 +24,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from cells import CELLS, HIGHER, LIKE, MAIN, OURS, PEERS, RUNS, SHARED, plain_recipe
-from rows import HERE, code_hash, digest, file_hash, row, settings_of
+from cells import CELLS, MAIN, OURS, PEERS, RUNS, SHARED, peer_names, plain_recipe
+from rows import START, code_hash, digest, peers_hash, row, settings_of
 
 from domaintune.bases.base import Base
 from domaintune.data.formats import read_rows
@@ -166,44 +167,32 @@ class Copied(Base):
 
 
 def peer(cell: str, kind: str, start: str, seed: int) -> dict[str, Any]:
-    """`start` "same": our head, and as many epochs as our method of that kind takes; "own": a fresh head and the Trainer's own
-    defaults; "same-high": as "same" with a third, higher rate."""
+    """`start` "same": our head, as many epochs as our method of that kind takes, and the precision that ours chose; "own": a fresh head
+    and the Trainer's own defaults; "same-high": as "same" with a third, higher rate."""
     import peers
 
-    higher = start.endswith("-high")
+    higher, own = start.endswith("-high"), start == "own"
     recipe = CELLS[cell].recipe({"name": "lora"}, seed=seed, output=UNUSED)
-    key = {
-        "versions": peers.versions(),
-        "peer": file_hash(HERE / "peers.py"),
-        "kind": kind,
-        "start": start,
-        **key_of(recipe),
-    }
-    key["recipe"] = {k: v for k, v in key["recipe"].items() if k in ("task", "base", "seed", "data")}
-    if start != "own":
-        key["epochs"] = CELLS[cell].epochs(kind)
-    if higher:
-        key["rate"] = HIGHER[kind]
+    key = peer_key(cell, kind, start, recipe, peers.versions())
 
     def measure() -> dict[str, Any]:
         sets = Sets(cell, recipe)
         task, parts = sets.parts.task, sets.parts
         dev = parts.dev if parts.dev is not None else parts.train
         data, dev_data = dataset(task, sets.base, parts.train), dataset(task, sets.base, dev)
-        if start != "own":
-            base, _ = starting_base(recipe, sets.base, task, data, dev_data, general_of(parts))
-            like, new = plain_recipe(LIKE[kind]), CELLS[cell].new_labels
-            epochs = epochs_for(like, rows=len(parts.train), new_labels=new)
-        else:
+        if own:
             base, epochs = sets.base.with_head("domain", task.head(), generator=torch.Generator().manual_seed(seed)), 3
+        else:
+            base, _ = starting_base(recipe, sets.base, task, data, dev_data, general_of(parts))
+            like, new = plain_recipe(PEERS[kind].like), CELLS[cell].new_labels
+            epochs = epochs_for(like, rows=len(parts.train), new_labels=new)
         base = Copied.of(base)
+        precision = "fp32" if own else precision_of_ours(cell, PEERS[kind].like, seed)
+        rates = (PEERS[kind].higher,) if higher else PEERS[kind].rates
+        settings = {"epochs": epochs, "own_defaults": own, "sixteen_bits": precision == "bf16", "seed": seed}
         began = time.monotonic()
         try:
-            settings = {"epochs": epochs, "own_defaults": start == "own", "seed": seed}
-            if higher:
-                made = peers.one_rate(kind, task, base, data, dev_data, HIGHER[kind], **settings)
-            else:
-                made = peers.tuned(kind, task, base, data, dev_data, **settings)
+            made = peers.tuned(kind, task, base, data, dev_data, rates=rates, **settings)
         except Exception as error:  # noqa: BLE001  # what a user of that library would see is the row's result
             return {"error": f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"}
         seconds = time.monotonic() - began
@@ -214,6 +203,7 @@ def peer(cell: str, kind: str, start: str, seed: int) -> dict[str, Any]:
         return {
             "rate": made.rate,
             "dev": made.tries,
+            "precision": precision,
             "trainable": made.trainable,
             "seconds": seconds / len(made.tries),
             "memory": peak_memory(),
@@ -221,6 +211,32 @@ def peer(cell: str, kind: str, start: str, seed: int) -> dict[str, Any]:
         }
 
     return row(RESULTS, f"{cell}.peer-{kind}-{start}.{seed}", key, measure)
+
+
+def peer_key(cell: str, kind: str, start: str, recipe: Recipe, versions: dict[str, str]) -> dict[str, Any]:
+    key = {
+        "versions": versions,
+        "peer": peers_hash(),
+        "start_code": code_hash(parts=START),
+        "kind": kind,
+        "settings": PEERS[kind].plain(),
+        "start": start,
+        **key_of(recipe),
+    }
+    key["recipe"] = {k: v for k, v in key["recipe"].items() if k in ("task", "base", "seed", "data")}
+    if start != "own":
+        key["epochs"] = CELLS[cell].epochs(kind)
+    if start.endswith("-high"):
+        key["rate"] = PEERS[kind].higher
+    return key
+
+
+def precision_of_ours(cell: str, method: str, seed: int) -> str:
+    """What our method, or else our LoRA, found faster; bf16 where neither is measured."""
+    for name in (method, "lora"):
+        if (path := RESULTS / f"{cell}.{name}.{seed}.json").exists():
+            return str(json.loads(path.read_text(encoding="utf-8"))["precision"])
+    return "bf16"
 
 
 def peer_high(cell: str, kind: str, seed: int) -> None:
@@ -262,7 +278,7 @@ def jobs(part: str, cells: Sequence[str], methods: Sequence[str] | None, seeds: 
             if part in ("ours", "all"):
                 made += [["one", "ours", cell, m, str(seed)] for m in methods or (MAIN if quick() else OURS)]
             if part in ("peers", "all"):
-                kinds = methods or [f"{kind}-{start}" for start in ("same", "own", "same-high") for kind in PEERS]
+                kinds = methods or [name for start in ("same", "own", "same-high") for name in peer_names(start)]
                 made += [["one", "peer", cell, kind, str(seed)] for kind in kinds]
     return made
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from cells import CELLS, MAIN, OURS, PEERS, plain_recipe
+from cells import CELLS, MAIN, OURS, PEERS, peer_names, plain_recipe
 from matplotlib.figure import Figure
-from rows import HERE, code_hash, file_hash, settings_of
+from rows import START, alike, code_hash, peers_hash, settings_of, today
 
 from domaintune.seeds import seed_weights
 
@@ -33,10 +33,14 @@ def stored(results: Path, name: str, seed: int) -> Row | None:
     made: Row = json.loads(path.read_text(encoding="utf-8"))
     made["cell"] = name.partition(".")[0]
     higher = stored(results, f"{name}-high", seed) if name.endswith("-same") else None
-    if higher is None or "error" in higher or higher["key"].get("epochs") != made["key"].get("epochs"):
+    if higher is None or "error" in higher or not alike(_of_start(higher), _of_start(made)):
         return made
     best = higher if dev_score(higher) > dev_score(made) else made  # type: ignore[operator]
     return {**best, "dev": {**made["dev"], **higher["dev"]}}
+
+
+def _of_start(row: Row) -> dict[str, Any]:
+    return {key: value for key, value in row["key"].items() if key not in ("start", "rate")}
 
 
 def ratio(sums: np.ndarray) -> np.ndarray:
@@ -101,15 +105,17 @@ def interval(draws: np.ndarray) -> str:
 
 
 def found(results: Path, cell: str, name: str, seeds: Sequence[int]) -> list[Row]:
-    """The rows of one name that differ in the seed alone: today's; where there are none, those of which there are most."""
+    """The rows of one name that differ in the seed alone: today's; where there are none, those like the first seed's, which is the one
+    that is measured anew first."""
     rows = [row for seed in seeds if (row := stored(results, f"{cell}.{name}", seed)) is not None]
-    if today := [row for row in rows if not is_old(name, [row])]:
-        return today
-    alike: dict[str, list[Row]] = {}
-    for row in rows:
-        key = {**row["key"], "recipe": {k: v for k, v in row["key"]["recipe"].items() if k != "seed"}}
-        alike.setdefault(json.dumps(key, sort_keys=True), []).append(row)
-    return max(alike.values(), key=len, default=[])
+    if now := [row for row in rows if not is_old(name, [row])]:
+        return now
+    return [row for row in rows if alike(_without_seed(row), _without_seed(rows[0]))]
+
+
+def _without_seed(row: Row) -> dict[str, Any]:
+    key = _of_start(row)
+    return {**key, "recipe": {k: v for k, v in key["recipe"].items() if k != "seed"}}
 
 
 def shown(value: float | None) -> str:
@@ -122,27 +128,31 @@ def kept(rows: Sequence[Row], at: Callable[[Row], str], part: str) -> str:
 
 
 def is_old(name: str, rows: Sequence[Row]) -> bool:
-    """Whether other code than today's, or other settings of this method, made one of the rows; of peers, whether other code of theirs
-    or another number of epochs did."""
+    """Whether other code than today's, or other settings of this method, made one of the rows; of peers, whether other code or settings of
+    theirs or another number of epochs did."""
     if name.startswith("peer-"):
         kind = re.sub("-(same|own)$", "", name.removeprefix("peer-"))
-        return any(
-            row["key"]["peer"] != peers_hash() or row["key"].get("epochs") not in (None, epochs_of(row["cell"], kind))
-            for row in rows
-        )
+        return any(_is_old_peer(row, kind) for row in rows)
+    if any(today(row["key"]["code"]) != today(code_hash()) for row in rows):
+        return True
     if name not in OURS:
-        return any(row["key"]["code"] != code_hash() for row in rows)
+        return False
     settings = settings_of(plain_recipe(name))
-    now = {key: settings[key] for key in ("method", "training", "learning_rate", "epochs")}
-    return any(
-        row["key"]["code"] != code_hash() or any(row["key"]["recipe"].get(key) != value for key, value in now.items())
-        for row in rows
+    now = {key: settings[key] for key in ("method", "training", "learning_rate", "epochs", "balance")}
+    return not all(
+        alike({"recipe": {key: row["key"]["recipe"].get(key) for key in now}}, {"recipe": now}) for row in rows
     )
 
 
-@functools.cache
-def peers_hash() -> str:
-    return file_hash(HERE / "peers.py")
+def _is_old_peer(row: Row, kind: str) -> bool:
+    """As far as it can be told: without the data no number of epochs is known."""
+    key, epochs = row["key"], epochs_of(row["cell"], kind)
+    return (
+        today(key["peer"]) != peers_hash()
+        or today(key.get("start_code")) != today(code_hash(parts=START))
+        or key.get("settings") != PEERS[kind].plain()
+        or (key.get("epochs") is not None and epochs is not None and key["epochs"] != epochs)
+    )
 
 
 @functools.cache
@@ -151,11 +161,18 @@ def epochs_of(cell: str, kind: str) -> int | None:
 
 
 def age_of(name: str, rows: Sequence[Row]) -> str:
-    """A mark for old rows."""
+    """A mark for old rows, and for peers' that lack the third rate."""
     if not is_old(name, rows):
-        return ""
+        lacking = name.endswith("-same") and any(_lacks_a_rate(row) for row in rows)
+        return " (third rate missing)" if lacking else ""
     epochs = rows[0]["key"].get("epochs")
     return f" (older: {epochs} epochs)" if epochs is not None else " (older code)"
+
+
+def _lacks_a_rate(row: Row) -> bool:
+    """Whether a peer's row from the same start has the higher of two rates for its better one, and the third was not tried."""
+    tried = sorted(map(float, row.get("dev", {})))
+    return len(tried) == 2 and row["rate"] == tried[1]
 
 
 def line(label: str, name: str, rows: Sequence[Row], seeds: Sequence[int]) -> str:
@@ -177,7 +194,7 @@ def line(label: str, name: str, rows: Sequence[Row], seeds: Sequence[int]) -> st
         cells += [
             shown(score(rows, chosen, "domain")),
             kept(rows, chosen, "general"),
-            kept(rows, chosen, "check"),
+            kept(rows, chosen, "check") or shown(score(rows, chosen, "agreement")),
             ", ".join(f"{r['chosen']:g}" for r in rows),
         ]
     else:
@@ -212,10 +229,11 @@ def cell_table(results: Path, cell: str, seeds: Sequence[int]) -> list[str]:
     lines += ["", HEAD]
     lines += [line(name, name, found(results, cell, name, seeds), seeds) for name in OURS]
     for start in ("same", "own"):
-        for kind in PEERS:
-            label = f"Trainer: {kind}, {'same start' if start == 'same' else 'its own defaults'}"
-            name = f"peer-{kind}-{start}"
-            lines.append(line(label, name, found(results, cell, name, seeds), seeds))
+        for name in peer_names(start):
+            label = (
+                f"Trainer: {name.removesuffix(f'-{start}')}, {'same start' if start == 'same' else 'its own defaults'}"
+            )
+            lines.append(line(label, f"peer-{name}", found(results, cell, f"peer-{name}", seeds), seeds))
     return lines
 
 
@@ -226,15 +244,21 @@ def dev_score(row: Row) -> float | None:
 
 
 def best(results: Path, cell: str, names: Sequence[str], seeds: Sequence[int]) -> tuple[str, list[Row]] | None:
-    """The name with the best mean score on dev, over the seeds that every name with a row has, and its rows of these."""
+    """The name with the best mean score on dev, over the seeds that every name with a row has, and its rows of these; of equally good ones
+    the one that trains least. Old rows count where there are no others."""
     held = {name: {row["key"]["recipe"]["seed"]: row for row in found(results, cell, name, seeds)} for name in names}
     usable = {n: rows for n, rows in held.items() if rows and all(dev_score(row) is not None for row in rows.values())}
+    usable = {n: rows for n, rows in usable.items() if not is_old(n, list(rows.values()))} or usable
     if not usable:
         return None
     common = set.intersection(*(set(rows) for rows in usable.values()))
     if not common:
         return None
-    name = max(usable, key=lambda n: sum(dev_score(usable[n][seed]) or 0.0 for seed in common))
+    any_seed = min(common)
+    name = max(
+        usable,
+        key=lambda n: (sum(dev_score(usable[n][seed]) or 0.0 for seed in common), -usable[n][any_seed]["trainable"]),
+    )
     return name, [usable[name][seed] for seed in sorted(common)]
 
 
@@ -254,7 +278,7 @@ def overall(results: Path, seeds: Sequence[int]) -> list[str]:
                 "| cell | ours | peer | seeds | at 1 | interval | kept: ours, peer | at the chosen | interval | kept |",
                 "|" + " --- |" * 10,
             ]
-            lines += _differences(results, names, [f"peer-{kind}-{start}" for kind in PEERS], seeds)
+            lines += _differences(results, names, [f"peer-{name}" for name in peer_names(start)], seeds)
     return lines
 
 
@@ -271,11 +295,13 @@ def _differences(results: Path, names: Sequence[str], peers: Sequence[str], seed
             continue
         ages = [age_of(name, rows) for name, rows in zip((mine[0], theirs[0]), pair, strict=True)]
         cells = [cell, mine[0] + ages[0], pair[1][0]["key"]["kind"] + ages[1], str(len(pair[0]))]
+        old = is_old(mine[0], pair[0]) or is_old(theirs[0], pair[1])
         for name, at in (("one", one), ("chosen", chosen)):
             value, drawn = difference(*pair, at)
-            values[name].append(value)
-            draws[name].append(drawn)
-            retained = [kept(pair[0], at, "general"), *([kept(pair[1], one, "general")] if at is one else [])]
+            if not old:
+                values[name].append(value)
+                draws[name].append(drawn)
+            retained = [_retained(pair[0], at), *([_retained(pair[1], one)] if at is one else [])]
             cells += [f"{value:+.3f}", interval(drawn), ", ".join(retained)]
         lines.append(f"| {' | '.join(cells)} |")
     if draws["one"]:
@@ -283,14 +309,25 @@ def _differences(results: Path, names: Sequence[str], peers: Sequence[str], seed
             f"{np.mean(values[name]):+.3f} | {interval(mean_draws(np.stack(draws[name], axis=1), seed=1))} |"
             for name in ("one", "chosen")
         ]
-        lines.append(f"| **{len(values['one'])} of {len(CELLS)} cells** | | | | {' | '.join(means)} |")
+        lines.append(
+            f"| **{len(values['one'])} of {len(CELLS)} cells, without older rows** | | | | {' | '.join(means)} |"
+        )
     return lines
+
+
+def _retained(rows: Sequence[Row], at: Callable[[Row], str]) -> str:
+    """Kept on rows that nothing was chosen on, where there are such."""
+    return kept(rows, at, "check") or kept(rows, at, "general")
 
 
 def plot(results: Path, cell: str, seeds: Sequence[int]) -> str | None:
     """A picture of gain against loss: domain and general score of every measured row, at strength 1 and at the chosen one. Returns
     its place beside the page; None without rows that have a general score."""
-    peers = {f"peer-{kind}-{start}": f"{kind} ({start})" for start in ("same", "own") for kind in PEERS}
+    peers = {
+        f"peer-{name}": f"{name.removesuffix(f'-{start}')} ({start})"
+        for start in ("same", "own")
+        for name in peer_names(start)
+    }
     points = []
     for name in (*OURS, *peers):
         rows = found(results, cell, name, seeds)
@@ -340,6 +377,7 @@ def p_tuning(results: Path, seeds: Sequence[int]) -> list[str]:
             theirs = found(results, cell, other, seeds)
             pair = paired(mine, [row for row in theirs if "error" not in row])
             if not pair[0]:
+                lines.append(f"| {cell} | {other} | missing | | |")
                 continue
             value, draws = difference(*pair)
             ages = [age_of(name, rows) for name, rows in zip(("p-tuning", other), pair, strict=True)]

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import get_args
 
 from pydantic import BaseModel
-from pydantic_core import PydanticUndefined
 
 from domaintune.recipe import DEFAULT_LEARNING_RATES, Recipe
 
@@ -18,7 +17,9 @@ HEADER = """# The recipe
 
 Every key of a run, with its default. A recipe is YAML; any key can be given on the command line with `--set key=value`
 (`--set method.rank=16`, `--set training.epochs=3`), and the frequent ones have options of their own (`domaintune tune --help`).
-`task` and `method` may be a name alone (`method: lora`) or a mapping with `name` and its settings.
+`task` and `method` may be a name alone (`method: lora`) or a mapping with `name` and its settings; without `method` it is LoRA.
+Paths are relative to the working folder. Values of `--set` are YAML: signs and numbers that are meant as text are quoted
+(`--set "task.label_separator=','"`, `--set "data.general_labels=['yes','no']"`).
 
 ```yaml
 task: text-classification
@@ -44,7 +45,7 @@ def table(title: str, model: type[BaseModel], prefix: str) -> str:
         ]
         if nested or name == "name":
             continue
-        default = "required" if field.default is PydanticUndefined else f"`{_plain(field.default)}`"
+        default = "required" if field.is_required() else f"`{_plain(field.get_default(call_default_factory=True))}`"
         meaning = " ".join(meanings.get(name, "").split()).replace("|", "\\|")
         lines.append(f"| `{prefix}{name}` | {default} | {meaning} |")
     return "\n".join(lines) + "\n"

@@ -37,7 +37,9 @@ Strengths = Annotated[
         help="0 = the base, 1 = fully tuned; by default the run's choice. NAME=S for one domain; repeatable.",
     ),
 ]
-Device = Annotated[str | None, Option(help="auto, cpu, cuda, cuda:1; by default where the run was made.")]
+Device = Annotated[
+    str | None, Option(help="auto, cpu, cuda, cuda:1; by default the recipe's (auto: a GPU where there is one).")
+]
 AsJson = Annotated[bool, Option("--json", help="JSON on standard output.")]
 Encoding = Annotated[str | None, Option(help="Of text files, such as latin-1; by default recognised.")]
 INTERRUPTED = 130

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 
-from domaintune.data.formats import ALIGNED, files_of
+from domaintune.data.formats import files_of
 from domaintune.errors import DataError
-from domaintune.recipe import PARTS, Recipe
+from domaintune.recipe import ALIGNED, PARTS, Recipe
 from domaintune.run import data_checksum
 
 DOMAIN = ("train", "dev", "test", "add")

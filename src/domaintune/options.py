@@ -45,8 +45,13 @@ OPTIONS = (
     RecipeOption("track", "track", PATHS, "tensorboard, mlflow or wandb: log the training there too; repeatable."),
     *(
         RecipeOption(f"{name}_column", f"task.{name}_column", str | None, f"The column that holds the {name}.")
-        for name in ("text", "label", "tokens", "tags", "source", "target", "prompt", "completion", "image")
+        for name in ("text", "label", "tokens", "tags", "spans", "source", "target", "prompt", "completion", "image")
     ),
+    RecipeOption("keep", "balance.keep", float | None, "Smallest retention at which a strength may be chosen: 0.98."),
+    RecipeOption(
+        "keep_agreement", "balance.keep_agreement", float | None, "The same where the general set has no labels."
+    ),
+    RecipeOption("floor", "balance.floor", float | None, 'Smallest lower bound of retention for "deploy": 0.95.'),
     RecipeOption("group_column", "data.group_column", str | None, "Rows with the same value stay in one part."),
     RecipeOption("label_map", "data.label_map", PATHS, "OLD=NEW: another name for a label; repeatable."),
     RecipeOption("general_labels", "data.general_labels", str | None, "A,B: score only these on the general sets."),

@@ -145,7 +145,9 @@ def _read(recipe: Recipe, notes: list[str]) -> tuple[dict[str, list[Row]], dict[
             names = recipe.data.label_map
             declared |= {key: names.get(name, name) for key, name in reading.classes.items()}
         if not domain and recipe.data.general_labels is not None:
-            rows[name], dropped = only(rows[name], wanted, recipe.data.general_labels)
+            rows[name], dropped = only(
+                rows[name], wanted, recipe.data.general_labels, separator=label_separator(recipe)
+            )
             notes.append(f"{name}: {dropped} labels other than {', '.join(recipe.data.general_labels)} were left out.")
             if not rows[name]:
                 raise DataError(

@@ -16,11 +16,13 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from domaintune.errors import RecipeError
 from domaintune.memory import stored_rows
-from domaintune.settings import AskedPrecision, LoRASettings, MethodSettings, Settings, TaskSettings
+from domaintune.settings import AskedPrecision, Labels, LoRASettings, MethodSettings, Settings, TaskSettings
 from domaintune.validation import explain, put_
 
 Paths = str | tuple[str, ...]
 PARTS = ("train", "dev", "test", "add", "general", "general_check")
+ALIGNED = "::"
+"""Between the paths of two aligned files."""
 
 
 class TrainingSettings(Settings):
@@ -101,7 +103,7 @@ class DataSettings(Settings):
     """Keep one of the train rows that say the same; rows that disagree on the target are dropped together."""
     label_map: dict[str, str] = Field(default_factory=dict)
     """Other names for labels in the data: `{POS: positive}`; several may get one name."""
-    general_labels: tuple[str, ...] | None = None
+    general_labels: Labels | None = None
     """Score only these labels on the general sets (in the domain's names); others are dropped on both sides and counted."""
     encoding: str | None = None
     """Of text files, such as latin-1; by default UTF-8, UTF-16 with its mark, or GB18030 where the text shows it."""

@@ -22,7 +22,7 @@ from typing import Any, TextIO
 
 from domaintune.errors import RunError
 from domaintune.memory import FOLDER as ROWS
-from domaintune.recipe import Recipe
+from domaintune.recipe import ALIGNED, PARTS, Recipe
 
 FORMAT = 1
 SEEDS, SEEDS_SUMMARY = "seeds", "seeds.json"
@@ -191,8 +191,9 @@ class RunFolder:
 
     def _clear(self, recipe: Recipe) -> None:
         """Remove a run, all but the lock that this process holds; `run.json` last, so that it stays a run until it is gone."""
-        given = (recipe.train, recipe.dev, recipe.test, recipe.general, recipe.general_check)
-        inputs = [recipe.base, *(name for part in given for name in ((part,) if isinstance(part, str) else part or ()))]
+        given = (getattr(recipe, part) or () for part in PARTS)
+        paths = [name for part in given for name in ((part,) if isinstance(part, str) else part)]
+        inputs = [recipe.base, *(side for path in paths for side in path.split(ALIGNED))]
         here = self.path.resolve()
         for name in inputs:
             if Path(name).resolve().is_relative_to(here) and not Path(name).resolve().is_relative_to(here / ROWS):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 
 class Settings(BaseModel):
@@ -15,6 +15,13 @@ Precision = Literal["fp32", "bf16"]
 AskedPrecision = Literal["fp32", "bf16", "auto"]
 
 
+def _spelled(label: object) -> object:
+    """A whole number as text: YAML takes the labels 1 and 2 for numbers."""
+    return str(label) if isinstance(label, int) and not isinstance(label, bool) else label
+
+
+Labels = tuple[Annotated[str, BeforeValidator(_spelled)], ...]
+
 # --- tasks
 
 
@@ -22,10 +29,10 @@ class TextClassificationSettings(Settings):
     name: Literal["text-classification"] = "text-classification"
     text_column: str = "text"
     label_column: str = "label"
-    labels: tuple[str, ...] | None = None
+    labels: Labels | None = None
     """The label set and its order; by default derived from the data."""
     multi_label: bool = False
-    label_separator: str = "|"
+    label_separator: str = Field(default="|", min_length=1)
     """Between the labels of one row, where `multi_label`."""
     class_weights: Literal["none", "balanced"] = "none"
     max_length: int | None = Field(default=None, ge=4)
@@ -38,7 +45,11 @@ class TokenClassificationSettings(Settings):
     name: Literal["token-classification"] = "token-classification"
     tokens_column: str = "tokens"
     tags_column: str = "tags"
-    labels: tuple[str, ...] | None = None
+    text_column: str = "text"
+    """Of rows that have a text and entities as spans of its characters."""
+    spans_column: str | None = None
+    """Where those spans stand; by default `entities`, `spans`, `label` or `labels`."""
+    labels: Labels | None = None
     """Entity types (without B-, I-); by default derived from the data."""
     class_weights: Literal["none", "balanced"] = "none"
     max_length: int | None = Field(default=None, ge=8)
@@ -84,7 +95,7 @@ class ImageClassificationSettings(Settings):
     image_column: str = "image"
     """In tables of pictures: the path, relative to the table."""
     label_column: str = "label"
-    labels: tuple[str, ...] | None = None
+    labels: Labels | None = None
     class_weights: Literal["none", "balanced"] = "none"
     flip: bool = True
     """Augmentation: mirror pictures left to right, half of the time."""
@@ -103,7 +114,7 @@ class ObjectDetectionSettings(Settings):
     box_columns: dict[BoxEdge, str] = Field(default_factory=dict)
     """In tables of boxes, where they are called otherwise: `{xmin: left, ymin: top, xmax: right, ymax: bottom}`, or of `x`, `y`,
     `width` and `height`; in pixels."""
-    labels: tuple[str, ...] | None = None
+    labels: Labels | None = None
     flip: bool = True
     image_size: int | None = Field(default=None, ge=32)
     """Side of the square that pictures are resized to; by default the image processor's own size."""

@@ -367,7 +367,7 @@ class TestPlainSpans:
         wanted = Wanted("token-classification", {"text": "body", "tokens": "words", "tags": "ner"})
         [row] = spans({"body": "Bonn", "text": 3, "spans": [[0, 4, " LOC "]], "group": "g"}, wanted=wanted)
         assert row == Row({"body": "Bonn", "text": 3, "group": "g", "words": ["Bonn"], "ner": ["B-LOC"]}, "a.jsonl", 1)
-        marked = Wanted("token-classification", {"label": "marked"})
+        marked = Wanted("token-classification", {"spans": "marked"})
         assert sentences(spans({"text": "Bonn", "marked": [[0, 4, "LOC"]]}, wanted=marked)) == [(["Bonn"], ["B-LOC"])]
 
     def test_a_text_without_entities(self) -> None:

@@ -78,7 +78,7 @@ def test_plain_text_has_one_row_a_line_that_is_not_blank(tmp_path: Path) -> None
         ("a.csv", "text,label\na,b\nc,d,e\n", 3, "3 cells"),
         ("a.csv", 'text,label\n"x\ny",b\nc\n', 4, "1 cells"),
         ("a.csv", "text,text\na,b\n", 1, "twice"),
-        ("a.csv", "text;label\na;b\n", 1, "semicolons"),
+        ("a.tsv", "text;label\na;b\n", 1, "semicolons"),
         ("a.csv", 'text,label\na,b\n"c,d\n', 3, "not a valid table"),
         ("a.csv", 'text,label\n"a"b,c\n', 2, "not a valid table"),
         ("a.csv", "text,label\n" + "x" * 140_000 + ",b\n", 2, "field limit"),

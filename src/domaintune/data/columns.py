@@ -49,14 +49,27 @@ USUAL: Mapping[str, Sequence[str]] = {
     "image": ("image", "file", "path", "file_name", "filename", "picture", "img"),
 }
 RENAME = "The run reads the columns that it was trained with: rename yours."
-CANONICAL = ("text", "label", "tokens", "tags", "source", "target", "prompt", "completion", "messages", "image")
+CANONICAL = (
+    "text",
+    "label",
+    "tokens",
+    "tags",
+    "spans",
+    "source",
+    "target",
+    "prompt",
+    "completion",
+    "messages",
+    "image",
+)
 
 
 def wanted_of(recipe: Recipe) -> Wanted:
     """What a recipe asks of its readers."""
     settings = recipe.task
     fields = type(settings).model_fields
-    named = {name: getattr(settings, f"{name}_column") for name in CANONICAL if f"{name}_column" in fields}
+    columns = {name: getattr(settings, f"{name}_column") for name in CANONICAL if f"{name}_column" in fields}
+    named = {name: column for name, column in columns.items() if column is not None}
     if isinstance(settings, TranslationSettings):
         languages = {"source_language": settings.source_language, "target_language": settings.target_language}
         named |= {name: code for name, code in languages.items() if code is not None}

@@ -29,6 +29,7 @@ from domaintune.data.span_shapes import span_columns
 from domaintune.data.tables import lists_in_cells, read_csv, read_json, read_json_lines, read_plain_text, read_tsv
 from domaintune.data.tag_schemes import normalised_tags
 from domaintune.errors import DataError
+from domaintune.recipe import ALIGNED
 
 Reader = Callable[[Source, Wanted], Iterator[Entry]]
 
@@ -40,12 +41,11 @@ TABLES: dict[str, Reader] = {
     ".ndjson": read_json_lines,
     ".txt": read_plain_text,
 }
-TAGGED: dict[str, Reader] = dict.fromkeys((".conll", ".conllu", ".iob", ".iob2", ".bio", ".tsv", ".txt"), read_conll)
+TAGGED: dict[str, Reader] = dict.fromkeys((".conll", ".iob", ".iob2", ".bio", ".tsv", ".txt"), read_conll)
 TAGGED[".spacy"] = read_docbin
 PAIRED: dict[str, Reader] = {".tmx": read_tmx, ".po": read_po, ".xlf": read_xliff, ".xliff": read_xliff}
 BY_TASK: dict[str, dict[str, Reader]] = {"token-classification": TAGGED, "translation": PAIRED}
 WITH_PICTURES = ("image-classification", "object-detection")
-ALIGNED = "::"
 SNIFFED_LINES = 200
 ANY = Wanted("")
 

@@ -21,19 +21,21 @@ def renamed(
     return [_changed(row, wanted, lambda label: names.get(label, label), separator) for row in rows]
 
 
-def only(rows: Sequence[Row], wanted: Wanted, labels: Sequence[str]) -> tuple[list[Row], int]:
-    """The rows without labels other than these, and how many such labels there were: tags become O, boxes go, and rows whose one
-    label it was go too."""
+def only(
+    rows: Sequence[Row], wanted: Wanted, labels: Sequence[str], *, separator: str | None = None
+) -> tuple[list[Row], int]:
+    """The rows without labels other than these, and how many such labels there were: tags become O, boxes go, of rows that may have
+    several labels (`separator` between them) the others stay, and rows whose one label it was go too."""
     kept, dropped = [], 0
     for row in rows:
-        made, count = _without_others(row, wanted, set(labels))
+        made, count = _without_others(row, wanted, set(labels), separator)
         dropped += count
         if made is not None:
             kept.append(made)
     return kept, dropped
 
 
-def _without_others(row: Row, wanted: Wanted, labels: set[str]) -> tuple[Row | None, int]:
+def _without_others(row: Row, wanted: Wanted, labels: set[str], separator: str | None) -> tuple[Row | None, int]:
     column = _label_column(wanted)
     value = row.values.get(column)
     if wanted.task == "token-classification" and isinstance(value, list):
@@ -43,6 +45,11 @@ def _without_others(row: Row, wanted: Wanted, labels: set[str]) -> tuple[Row | N
     if wanted.task == "object-detection" and isinstance(value, list):
         places = [place for place, label in enumerate(value) if label in labels]
         return with_boxes_at(row, places, of=len(value)), len(value) - len(places)
+    if separator is not None and isinstance(value, str | list):
+        parts = value if isinstance(value, list) else [part for part in value.split(separator) if part.strip()]
+        kept = [part for part in parts if str(part).strip() in labels]
+        made: Any = kept if isinstance(value, list) else separator.join(kept)
+        return Row({**row.values, column: made}, row.file, row.line), len(parts) - len(kept)
     return (row, 0) if value is None or str(value).strip() in labels else (None, 1)
 
 

@@ -109,8 +109,8 @@ def text_column(row: Row, wanted: Wanted) -> str | None:
 
 
 def span_columns(wanted: Wanted) -> tuple[str, ...]:
-    """Where spans may stand: the user's column for labels first, where it was named."""
-    return tuple(dict.fromkeys((wanted.column("label"), *SPAN_COLUMNS))) if "label" in wanted.columns else SPAN_COLUMNS
+    """Where spans may stand: in the user's column for them, where it was named."""
+    return (wanted.columns["spans"],) if "spans" in wanted.columns else SPAN_COLUMNS
 
 
 def _is_span_list(value: Any) -> bool:
@@ -208,7 +208,7 @@ def _label_studio_text(row: Row, data: dict[str, Any], wanted: Wanted) -> str:
         raise DataError(
             f"which entry of 'data' is the text? (texts: {', '.join(texts) or 'none'})",
             where=row.where,
-            remedy="Say it as the text column.",
+            remedy="Say it: --text-column NAME.",
         )
     return texts[0]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import re
 from collections.abc import Collection, Iterable, Iterator
@@ -15,15 +16,17 @@ from domaintune.errors import DataError
 
 WHITE = re.compile(r"[ \t\n\r]*")
 SHARED_VALUES = 256
+SEPARATOR = re.compile("sep=(.)", re.IGNORECASE)
 
 
 def read_csv(source: Source, wanted: Wanted) -> Iterator[Entry]:
-    """Rows of a comma-separated table with a header row; every value stays text ("None", "1" too).
+    """Rows of a table with a header row, its cells separated by commas, or by semicolons where the header shows it; every value stays
+    text ("None", "1" too).
 
     Raises:
         DataError: no rows, a row with more or fewer cells than the header, bad quoting, NUL bytes, bytes of another encoding.
     """
-    return _table(source, ",", wanted)
+    return _table(source, ",;", wanted)
 
 
 def read_tsv(source: Source, wanted: Wanted) -> Iterator[Entry]:
@@ -205,12 +208,13 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON value")
 
 
-def _table(source: Source, delimiter: str, wanted: Wanted) -> Iterator[Row]:
+def _table(source: Source, delimiters: str, wanted: Wanted) -> Iterator[Row]:
     header: list[str] = []
     known: list[dict[str, str]] = []
-    start, empty = 1, True
     with source.text(wanted.encoding) as stream:
-        reader = csv.reader(stream, delimiter=delimiter, strict=True)
+        before, delimiter = _beginning(stream, delimiters)
+        start, empty = len(before), True
+        reader = csv.reader(itertools.chain(before[-1:], stream), delimiter=delimiter, strict=True)
         try:
             for cells in reader:
                 where = f"{source}:{start}"
@@ -228,7 +232,7 @@ def _table(source: Source, delimiter: str, wanted: Wanted) -> Iterator[Row]:
                 else:
                     empty = False
                     yield Row(dict(zip(header, map(_shared, cells, known), strict=True)), str(source), start)
-                start = reader.line_num + 1
+                start = len(before) + reader.line_num
         except csv.Error as error:
             raise DataError(
                 f"not a valid table ({error}).", where=f"{source}:{start}", remedy=_table_remedy(str(error))
@@ -236,6 +240,21 @@ def _table(source: Source, delimiter: str, wanted: Wanted) -> Iterator[Row]:
     if empty:
         what = "the file has a header but no rows." if header else "the file is empty."
         raise DataError(what, where=str(source), remedy="Give a header row and at least one row.")
+
+
+def _beginning(stream: Iterable[str], delimiters: str) -> tuple[list[str], str]:
+    """The lines down to the header, and what separates its cells: of `delimiters` the one that stands most often outside of quotes, or
+    what Excel's line "sep=;" before it says."""
+    before: list[str] = []
+    for line in stream:
+        before.append(line)
+        named = SEPARATOR.fullmatch(line.strip("\ufeff\r\n"))
+        if named and named[1] in delimiters:
+            delimiters = named[1]
+        elif line.strip():
+            break
+    bare = re.sub('"[^"]*"', "", before[-1]) if before else ""
+    return before or [""], max(delimiters, key=bare.count)
 
 
 def _shared(cell: str, known: dict[str, str]) -> str:
@@ -254,7 +273,7 @@ def _checked_header(cells: list[str], delimiter: str, where: str) -> list[str]:
             raise DataError(
                 f"the cells seem to be separated by {name}.",
                 where=where,
-                remedy="Commas belong into a .csv file, tabs into a .tsv file.",
+                remedy="Commas and semicolons belong into a .csv file, tabs into a .tsv file.",
             )
     return cells
 
