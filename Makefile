@@ -32,7 +32,7 @@ check: install  ## Format, lint, types, import directions and sizes.
 	$(BIN)/mypy
 	$(PYTEST) -q tests/unit/test_structure.py
 
-bench: install  ## Quality against peers, resumable; QUICK=1: one seed of three sets, within 40 minutes.
+bench: install  ## Quality against peers, resumable; QUICK=1: one seed of three sets, 40 minutes where peers' rows are there.
 	$(BIN)/python benchmarks/general_bases.py $(if $(QUICK),movies clinc wikigold)
 	$(if $(QUICK),,$(BIN)/python benchmarks/domains.py --seeds 0 1 2)
 	$(BIN)/python benchmarks/text.py all

@@ -16,11 +16,12 @@ import matplotlib
 import numpy as np
 from cells import CELLS, MAIN, OURS, PEERS, peer_names, plain_recipe
 from matplotlib.figure import Figure
-from rows import START, alike, code_hash, peers_hash, settings_of, today
+from rows import HERE, START, alike, code_hash, peers_hash, settings_of, today
 
 from domaintune.seeds import seed_weights
 
 PAGE = Path("docs/benchmarks.md")
+INTRODUCTION = HERE / "introduction.md"
 DRAWS = 2000
 
 Row = dict[str, Any]
@@ -393,20 +394,7 @@ def write_tables(results: Path, *, seeds: Sequence[int]) -> None:
         "",
         "Written by `python benchmarks/text.py table` from the rows in benchmarks/results/text; never edited by hand.",
         "",
-        "Primary scores (accuracy, strict entity F1) on the test parts. `s` is the strength; kept is tuned / base of the general",
-        'score; where no second labelled set fits, "kept (check)" is the agreement with the base. At the chosen strength "kept" is of rows',
-        'of the set that the strength was chosen on; "kept (check)" is of rows that nothing was chosen on. Intervals: bootstrap over seeds',
-        "and examples, 95 %; of one seed over examples alone.",
-        "",
-        "Peers from the same start: our starting head, as many epochs as our method of that kind takes, batches of 16, warm-up, bf16, the",
-        "best epoch on dev, and the best of two learning rates on dev, of three where the higher of two was the better one. Peers with",
-        "their own defaults: 3 epochs in fp32, batches of 8, no warm-up, the last epoch, from a fresh head where the base has none for the",
-        "labels, and the better of two learning rates on dev: much of what they lack is length. Ours: the defaults, the same for all",
-        "cells, which choose the precision by measuring. They were settled on dev and left-out train rows of product_reviews, banking77,",
-        "crossner_politics and reddit_goemotions, and so many epochs on those and ncbi_disease; the peers' rates were not searched further.",
-        "",
-        "Seconds are those of one training with its scoring of dev, on a shared machine; peers score dev after every epoch, ours at most ten",
-        "times. MiB is the process's peak; peers' hold both models of their two rates (for MiniLM some 180 MiB more). One CPU thread a row.",
+        *INTRODUCTION.read_text(encoding="utf-8").splitlines(),
     ]
     if any_row is not None:
         facts = json.loads(any_row.read_text(encoding="utf-8"))["provenance"]

@@ -92,8 +92,8 @@ def tune_command(
         from domaintune.pipeline import tune
         from domaintune.terminal import ProgressBar
     with ProgressBar(Console(stderr=True)) as bar:
-        tune(made, overwrite=overwrite, report=bar)
-    show(console, Path(made.output))
+        tune(made, overwrite=overwrite, report=bar, say=bar.say)
+    show(console, Path(made.output), notes=False)
 
 
 @app.command("check")
@@ -105,13 +105,15 @@ def check_command(
         int, Option("--show-tokens", help="Print so many train rows as the model sees them, supervised tokens marked.")
     ] = 0,
 ) -> None:
-    """Look for what would make training dishonest or impossible. Exit code 1 where something is."""
+    """Look for what would make training dishonest or impossible. Exit code 1 where something is. Tokens are those of --base, of texts and
+    entities by default minilm's."""
     with importing():
         from domaintune.checks.table import findings_table, plain
         from domaintune.pipeline import check
     made = check(recipe_from(given, base="minilm", output="runs/unused"), show_tokens=show_tokens)
     if as_json:
         facts = {"rows": made.rows, "labels": made.labels, "notes": made.notes, "findings": plain(made.findings)}
+        facts |= {"shown": made.shown} if made.shown else {}
         print_json(facts)
     else:
         console = Console()
@@ -279,11 +281,11 @@ def _plan_table(plan: Any) -> Table:
     return table
 
 
-def show(console: Console, path: Path) -> None:
-    """The result table of a run."""
+def show(console: Console, path: Path, *, notes: bool = True) -> None:
+    """The result table of a run; `notes`: what was done with its data and found in it, too."""
     from domaintune.finished.strength import moved
     from domaintune.report.wording import further
-    from domaintune.run import SEEDS_SUMMARY, RunFolder, findings_of, read_json
+    from domaintune.run import PAGE, SEEDS_SUMMARY, RunFolder, findings_of, read_json
     from domaintune.terminal import beside, scores_table, seeds_table, trust_lines
 
     folder = RunFolder.existing(path)
@@ -293,8 +295,9 @@ def show(console: Console, path: Path) -> None:
         console.print(f"Over seeds: {summary['verdict']['sentence']}", highlight=False, markup=False)
         console.print(f"What follows is {summary['runs'][summary['used_seed']]['folder']}.", highlight=False)
     scores = folder.read("scores.json")
-    for note in [*scores["notes"], *(found["message"] for found in findings_of(scores))]:
-        console.print(f"note: {note}", highlight=False, markup=False)
+    if notes:
+        for note in [*scores["notes"], *(found["message"] for found in findings_of(scores))]:
+            console.print(f"note: {note}", highlight=False, markup=False)
     console.print(scores_table(scores))
     more = further(scores)
     lines = [beside(scores), *trust_lines(scores), scores["verdict"]["sentence"]]
@@ -303,7 +306,7 @@ def show(console: Console, path: Path) -> None:
     for line in [*lines, *moved(path)]:
         console.print(line, highlight=False, markup=False)
     told = [f"The run is in {path}. Use it: domaintune predict {shlex.quote(str(path))} FILE"]
-    if (page := folder.path / "report.html").is_file():
+    if (page := folder.path / PAGE).is_file():
         told.append(f"All of it on one page: {page}")
     for line in told:
         console.print(line, highlight=False, markup=False, soft_wrap=True)

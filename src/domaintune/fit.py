@@ -186,7 +186,9 @@ def _settle_(
 ) -> tuple[Training, float | None]:
     """Leave the method with the averaged weights, where there are any, unless dev shows the best epoch's, which it has, to be better
     beyond chance; and what the kept ones score there."""
+    sign = 1.0 if dev.task.primary.higher_is_better else -1.0  # of scores while training more is better
     best = training.epochs[training.best_epoch].score if training.epochs else None
+    best = None if best is None else sign * best
     if training.averaged is None or training.averaged_epochs == 1:
         return replace(training, averaged_epochs=0), best
     task, state, records = dev.task, attached.state(), []

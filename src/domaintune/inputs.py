@@ -18,6 +18,15 @@ def given_paths(recipe: Recipe) -> dict[str, str | tuple[str, ...]]:
     return {name: path for name, path in paths.items() if path is not None}
 
 
+def files(recipe: Recipe) -> list[str]:
+    """Every file or folder that the recipe's parts name, globs expanded and aligned pairs taken apart.
+
+    Raises:
+        DataError: a glob that fits nothing.
+    """
+    return [s for given in given_paths(recipe).values() for entry in files_of(given) for s in entry.split(ALIGNED)]
+
+
 def checksums(recipe: Recipe) -> dict[str, str]:
     """Part -> sha256 of its data.
 

@@ -35,16 +35,31 @@ def domain_parts(
         notes.append(f"no dev part was given and train is small: {settings.folds} folds stand in for it.")
     if settings.max_train_rows is not None and len(train) > settings.max_train_rows:
         share = settings.max_train_rows / len(train)
-        train = split(task, train, fraction=share, seed=recipe.data_seed + 2)[1][: settings.max_train_rows]
+        rest, train = split(task, train, fraction=share, seed=recipe.data_seed + 2)
+        train = train[: settings.max_train_rows]
+        lost = _of_lost_labels(task, rest, train)[: settings.max_train_rows // 2]
+        train = [*train[: settings.max_train_rows - len(lost)], *lost]
         notes.append(f"train was capped at {len(train)} rows.")
     return train, dev, test
+
+
+def _of_lost_labels(task: Task, rest: Sequence[Any], train: Sequence[Any]) -> list[Any]:
+    """Of the `rest` one example for each label that `train` has none of."""
+    known = {label for example in train for label in task.keys(example).labels}
+    made = []
+    for example in rest:
+        labels = set(task.keys(example).labels)
+        if labels - known:
+            made.append(example)
+            known |= labels
+    return made
 
 
 def grown_parts(
     recipe: Recipe, task: Task, old: dict[str, list[Any]], added: list[Any], notes: list[str]
 ) -> tuple[list[Any], list[Any] | None, list[Any]]:
-    """The earlier run's parts with a share of the new rows each. What stands in one of them already is no new row; rows of a
-    group that is in one of them join that part."""
+    """The earlier run's parts with a share of the new rows each. What stands in one of them already is no new row; rows that may not be
+    parted from one of them (of its group, or almost equal to it) join its part."""
     settings = recipe.data
     never = settings.model_copy(update={"keep_leaks": False})
     for name in ("test", "dev", "train"):
@@ -52,7 +67,7 @@ def grown_parts(
             added = without_leaks(task, added, old[name], name, never, notes, of="add")
     if settings.drop_duplicates:
         added = without_duplicates(task, added, notes, of="add")
-    bound, free = _bound(old, added)
+    bound, free = _bound(task, old, added)
     train, test = _share(task, free, fraction=settings.test_fraction, seed=recipe.data_seed)
     test = [*bound["test"], *test]
     counts = [f"{len(test):,} of the {len(added):,} new rows joined the test part"]
@@ -64,7 +79,8 @@ def grown_parts(
     train = [*bound["train"], *train]
     notes.append(f"{', '.join(counts)}; train has {len(old['train']):,} old and {len(train):,} new ones.")
     if together := sum(map(len, bound.values())):
-        notes.append(counted(together, "of the new rows [is|are] of groups of old ones, and joined their part."))
+        told = "of the new rows [is|are] of the group of an old one or almost equal to one, and joined its part."
+        notes.append(counted(together, told))
     train = [*old["train"], *train]
     if dev is None and (len(train) >= settings.fold_below or not task.cross_validates):
         train, dev = split(task, train, fraction=settings.dev_fraction, seed=recipe.data_seed + 1)
@@ -72,13 +88,21 @@ def grown_parts(
     return train, dev, [*old["test"], *test]
 
 
-def _bound(old: Mapping[str, list[Any]], added: list[Any]) -> tuple[dict[str, list[Any]], list[Any]]:
-    """The new examples of groups that old ones belong to, by the part of these (test before dev before train); and the others."""
+def _bound(task: Task, old: Mapping[str, list[Any]], added: list[Any]) -> tuple[dict[str, list[Any]], list[Any]]:
+    """The new examples that may not be parted from old ones, by the part of these (test before dev before train); and the others. Its
+    group decides where an example goes, then what it is almost equal to."""
     bound: dict[str, list[Any]] = {"train": [], "dev": [], "test": []}
-    home = {e.group: name for name in bound for e in old[name] if e.group is not None}
     free: list[Any] = []
-    for example in added:
-        bound.get(home.get(example.group, ""), free).append(example)
+    if task.contiguous:
+        return bound, added
+    group = {e.group: name for name in bound for e in old[name] if e.group is not None}
+    names = [name for name in bound for _ in old[name]] + [group.get(e.group, "") for e in added]
+    numbers = inseparable(task, [*(e for name in bound for e in old[name]), *added])
+    order = ("", *bound)
+    home = {number: name for name, number in sorted(zip(names, numbers, strict=True), key=lambda e: order.index(e[0]))}
+    before = len(names) - len(added)
+    for example, name, number in zip(added, names[before:], numbers[before:], strict=True):
+        bound.get(name or home[number], free).append(example)
     return bound, free
 
 

@@ -262,6 +262,14 @@ def _without(task: Task, examples: list[Any], inputs: set[str], name: str, why: 
     return kept
 
 
+def _reads_all(task: Task, rows: Sequence[Row]) -> bool:
+    """Whether every row is one of this task, its labels among the task's."""
+    try:
+        return bool(list(task.read(rows)))
+    except DataError:
+        return False
+
+
 def _general_task(
     recipe: Recipe, base: Base, task: Task, rows: Sequence[Row], *, agreement: bool
 ) -> tuple[Task, str, bool]:
@@ -277,7 +285,12 @@ def _general_task(
         kept = task.relabelled(base.own_labels) if own and own != domain_labels else task
         return (kept, "general", False) if kept is not task and base.owns(kept.head()) else (task, "domain", False)
     settings = recipe.task.model_copy(update={"labels": None} if "labels" in type(recipe.task).model_fields else {})
-    built = TASKS[recipe.task.name].build(rows, base, settings)
+    try:
+        built = TASKS[recipe.task.name].build(rows, base, settings)
+    except DataError:  # labels that make no task of their own, such as a single one
+        if _reads_all(task, rows):
+            return task, "domain", False
+        raise
     labels = set(built.head().labels)
     if labels != domain_labels and labels <= own:
         kept = built.relabelled(base.own_labels)

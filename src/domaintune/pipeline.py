@@ -20,7 +20,7 @@ from domaintune.evaluation.records import save_records, scored_rows
 from domaintune.fit import Fitted, fit, form_of
 from domaintune.growth import PLACES, grown, growth_scores
 from domaintune.heads import General, general_base
-from domaintune.inputs import checksums
+from domaintune.inputs import checksums, files
 from domaintune.methods import method_from
 from domaintune.methods.base import Attached
 from domaintune.parts import Parts, assemble
@@ -35,19 +35,26 @@ from domaintune.tracking import require, tracked
 from domaintune.trust import trust
 
 Report = Callable[[str, Progress | None], None]
+Say = Callable[[list[str]], None]
 
 
-def tune(recipe: Recipe, *, overwrite: bool = False, report: Report = lambda stage, progress: None) -> Run:
+def tune(
+    recipe: Recipe,
+    *,
+    overwrite: bool = False,
+    report: Report = lambda stage, progress: None,
+    say: Say = lambda lines: None,
+) -> Run:
     """Train the base on the domain and leave a finished run in `recipe.output`; the same recipe resumes an unfinished one.
 
     `report` is told the stage ("data", "base", "starting head", "train", "fold-0", ..., "weights", "frontier", "confirmation",
-    "robustness") and, while training, its progress. A recipe of several seeds leaves a run for each and their summary; see `seeds`.
+    "robustness") and, while training, its progress; `say`, before training, what was done with the data and found in it. A recipe of several seeds leaves a run for each and their summary; see `seeds`.
 
     Raises:
         DomainTuneError: anything the user can mend, with file and line where there are any.
     """
     if recipe.seeds > 1:
-        made: Run = tune_seeds(recipe, tune, overwrite=overwrite, report=report)
+        made: Run = tune_seeds(recipe, tune, overwrite=overwrite, report=report, say=say)
         return made
     started = time.monotonic()
     require(recipe.track)
@@ -57,12 +64,15 @@ def tune(recipe: Recipe, *, overwrite: bool = False, report: Report = lambda sta
         data = checksums(recipe)
         as_given, recipe = recipe, grown(recipe, checksums)
         threads = recipe.threads or torch.get_num_threads()
-        folder = RunFolder.start(as_given, data=data, threads=threads, overwrite=overwrite)
+        folder = RunFolder.start(as_given, data=data, inputs=files(as_given), threads=threads, overwrite=overwrite)
+        if folder.finished:
+            return _reported(folder)
         torch.set_num_threads(folder.read("run.json").get("threads") or threads)
         with tracked(recipe, report) as told:
             told("base", None)
             base = open_base(recipe)
             parts = assemble(recipe, base, seen=seen_by(recipe.base))
+            say(said_of(parts))
             general = general_of(parts)
             base = general_base(recipe, base, general)
             fitted = fit(
@@ -81,8 +91,28 @@ def tune(recipe: Recipe, *, overwrite: bool = False, report: Report = lambda sta
             more["growth"] = growth(recipe, parts, confirmation, fitted.chosen)
             seconds = time.monotonic() - started
             write_run(folder, recipe, parts, fitted, confirmation, more, data=data, seconds=seconds)
+            run = _reported(folder)
             told.result(folder)
-    return load(recipe.output)
+            return run
+
+
+def _reported(folder: RunFolder) -> Run:
+    """A finished run, its page and card written where they are not there yet."""
+    # Imported here: `check` and `--dry-run` need no plots, which take half a second to import.
+    from domaintune.report.write import write_report
+
+    if not folder.reported:
+        write_report(folder.path)
+    return load(folder.path)
+
+
+def said_of(parts: Parts) -> list[str]:
+    """What was done with the data and what was found in it, a line each."""
+    return [*(f"note: {note}" for note in parts.notes), *told_findings(parts.findings)]
+
+
+def told_findings(findings: Sequence[Finding]) -> list[str]:
+    return [f"{finding.severity}: {finding.message} {finding.remedy}" for finding in findings]
 
 
 def untrained(recipe: Recipe, base: Base, parts: Parts) -> tuple[Attached, Dataset]:
@@ -174,7 +204,7 @@ def plan(recipe: Recipe) -> Plan:
         trainable=trained,
         parameters=sum(p.numel() for p in attached.base.model.parameters()),
         notes=parts.notes,
-        findings=[f"{finding.severity}: {finding.message} {finding.remedy}" for finding in parts.findings],
+        findings=told_findings(parts.findings),
         minutes=minutes,
         memory=measured.peak_memory,
     )
@@ -228,7 +258,7 @@ def write_run(
     data: dict[str, str],
     seconds: float,
 ) -> None:
-    """Everything that `load` and a reader need, each file whole or not at all, `run.json` last; then the report, from these."""
+    """Everything that `load` and a reader need, each file whole or not at all, `run.json` last."""
     path, base = folder.path, fitted.base
     write_folder(path / "adapter", fitted.attached.save)
     write_folder(path / "predictions", lambda inner: write_predictions(inner, confirmation, parts, fitted.chosen))
@@ -246,12 +276,13 @@ def write_run(
         {"chosen": fitted.chosen, "form": form_of(recipe, base), "domains": fitted.attached.domain_weights()},
     )
     write_json(path / "scores.json", scores_of(parts, fitted, confirmation) | more)
+    trained = sum(epoch.seconds for epoch in fitted.training.epochs)
     facts = provenance(
         base=dict(base.provenance),
         data=data,
         seed=recipe.seed,
-        seconds=round(seconds, 3),
-        training_seconds=round(sum(epoch.seconds for epoch in fitted.training.epochs), 3),
+        seconds=round(max(seconds, trained), 3),  # of a resumed run, the training before counts
+        training_seconds=round(trained, 3),
     )
     write_json(path / "provenance.json", facts)
     folder.finish(
@@ -263,10 +294,6 @@ def write_run(
             "chosen_strength": fitted.chosen,
         }
     )
-    # Imported here: `check` and `--dry-run` need no plots, which take half a second to import.
-    from domaintune.report.write import write_report
-
-    write_report(path)
 
 
 def scores_of(parts: Parts, fitted: Fitted, confirmation: Confirmation) -> dict[str, Any]:

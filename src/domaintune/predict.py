@@ -321,7 +321,7 @@ def _domain(row: Row, column: str) -> str | None:
 
 
 def load(path: str | Path, *, device: str | None = None) -> Run:
-    """A finished run from its folder, with its base. `device` as in recipes; by default where the run was made.
+    """A finished run from its folder, with its base. `device` as in recipes; by default the run's recipe's.
 
     Raises:
         RunError: no finished run there, or its base is gone or changed.

@@ -139,7 +139,7 @@ class Recipe(Settings):
 
     task: TaskSettings
     base: str
-    """Hub name, local folder, an earlier run's folder, or the built-in `minilm`."""
+    """Hub name, local folder, an earlier run's folder, or the built-in `minilm` (English, lower-case; text and token classification)."""
     train: Paths
     """Labelled rows of the domain: a file, a folder, a glob or several of them as in docs/formats.md."""
     dev: Paths | None = None

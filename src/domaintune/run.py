@@ -13,7 +13,7 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -22,9 +22,10 @@ from typing import Any, TextIO
 
 from domaintune.errors import RunError
 from domaintune.memory import FOLDER as ROWS
-from domaintune.recipe import ALIGNED, PARTS, Recipe
+from domaintune.recipe import Recipe
 
 FORMAT = 1
+PAGE = "report.html"
 SEEDS, SEEDS_SUMMARY = "seeds", "seeds.json"
 """Where a run over several seeds keeps one run for each, and what they have in common."""
 PACKAGES = ("domaintune", "torch", "transformers", "accelerate", "tokenizers", "numpy", "scikit-learn", "safetensors")
@@ -108,6 +109,19 @@ def findings_of(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{"message": found} if isinstance(found, str) else dict(found) for found in scores.get("findings", [])]
 
 
+def _bases(base: str) -> Iterator[str]:
+    """The base, and where it is a run the base that it was made from, and so on: folders and names."""
+    while True:
+        yield base
+        facts = Path(base) / "provenance.json"
+        if not is_run(Path(base)) or not facts.is_file():
+            return
+        held = read_json(facts).get("base", {})
+        base = held.get("run") or held.get("folder") or ""
+        if not base:
+            return
+
+
 def is_run(folder: Path) -> bool:
     """Whether the folder is a run, finished or not."""
     return (folder / "run.json").is_file()
@@ -150,12 +164,18 @@ class RunFolder:
 
     @classmethod
     def start(
-        cls, recipe: Recipe, *, data: Mapping[str, str], threads: int | None = None, overwrite: bool = False
+        cls,
+        recipe: Recipe,
+        *,
+        data: Mapping[str, str],
+        inputs: Sequence[str] = (),
+        threads: int | None = None,
+        overwrite: bool = False,
     ) -> RunFolder:
-        """Make the output folder, or take up an unfinished one with the same recipe and data (name of part -> checksum), or one in
-        which nothing was trained yet.
+        """Make the output folder, or take up one with the same recipe and data (name of part -> checksum) that is unfinished or lacks its
+        page, or one in which nothing was trained yet.
 
-        `threads` is remembered for whoever resumes: sums over other numbers of threads have other last bits.
+        `inputs`: the files of the data, none of which is removed. `threads` is remembered for whoever resumes: sums over other numbers of threads have other last bits.
 
         Raises:
             RunError: the folder is a finished run, something else, an unfinished run of another recipe or of other data, or
@@ -164,9 +184,11 @@ class RunFolder:
         folder = cls(Path(recipe.output))
         path = folder.path
         if overwrite and is_run(path):
-            folder._clear(recipe)
+            folder._clear([*inputs, *_bases(recipe.base)])
         if is_run(path):
             if folder.finished:
+                if not folder.reported and not folder._changed(recipe, data):
+                    return folder
                 raise RunError(
                     "holds a finished run.", where=str(path), remedy="Choose another --output, or add --overwrite."
                 )
@@ -189,11 +211,8 @@ class RunFolder:
         write_json(path / "run.json", facts)
         return folder
 
-    def _clear(self, recipe: Recipe) -> None:
+    def _clear(self, inputs: Iterable[str]) -> None:
         """Remove a run, all but the lock that this process holds; `run.json` last, so that it stays a run until it is gone."""
-        given = (getattr(recipe, part) or () for part in PARTS)
-        paths = [name for part in given for name in ((part,) if isinstance(part, str) else part)]
-        inputs = [recipe.base, *(side for path in paths for side in path.split(ALIGNED))]
         here = self.path.resolve()
         for name in inputs:
             if Path(name).resolve().is_relative_to(here) and not Path(name).resolve().is_relative_to(here / ROWS):
@@ -209,6 +228,11 @@ class RunFolder:
                 shutil.rmtree(entry)
             elif entry.name != ".lock":
                 entry.unlink()
+
+    @property
+    def reported(self) -> bool:
+        """Finished, with its page (or its summary, over seeds)."""
+        return self.finished and any((self.path / name).is_file() for name in (PAGE, SEEDS_SUMMARY))
 
     @property
     def begun(self) -> bool:

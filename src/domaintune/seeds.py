@@ -15,7 +15,7 @@ from domaintune.errors import RunError
 from domaintune.evaluation.intervals import Estimate, bootstrap_weights, kept, percentiles, retention_kind
 from domaintune.evaluation.records import ScoredRows, load_records
 from domaintune.evaluation.verdict import Confirmed
-from domaintune.inputs import checksums
+from domaintune.inputs import checksums, files
 from domaintune.predict import load, saved_tasks
 from domaintune.recipe import Recipe
 from domaintune.run import SEEDS, SEEDS_SUMMARY, RunFolder, write_json
@@ -28,6 +28,7 @@ def tune_seeds(
     *,
     overwrite: bool,
     report: Callable[[str, Any], None],
+    say: Callable[[list[str]], None],
 ) -> Any:
     """`recipe.seeds` runs of the recipe in OUTPUT/seeds/0, 1, ..., on the same parts, by `tune_one`; and their summary in OUTPUT.
 
@@ -36,13 +37,33 @@ def tune_seeds(
     """
     folder = RunFolder(Path(recipe.output))
     with folder.lock():
-        folder = RunFolder.start(recipe, data=checksums(recipe), overwrite=overwrite)
+        folder = RunFolder.start(recipe, data=checksums(recipe), inputs=files(recipe), overwrite=overwrite)
+        if folder.finished:
+            return load(recipe.output)
         made = [_recipe_of(recipe, number) for number in range(recipe.seeds)]
         for number, one in enumerate(made, start=1):
-            if not RunFolder(Path(one.output)).finished:
-                tune_one(one, report=_numbered(report, f"seed {number} of {recipe.seeds}: "))
+            if not RunFolder(Path(one.output)).reported:
+                numbered = _numbered(report, f"seed {number} of {recipe.seeds}: ")
+                tune_one(
+                    one, report=numbered, **({"say": say} if number == 1 else {})
+                )  # the others have the same parts
+            _same_base(made[0].output, one.output)
         _summarise(folder, recipe, [RunFolder.existing(one.output) for one in made])
     return load(recipe.output)
+
+
+def _same_base(first: str, other: str) -> None:
+    """
+    Raises:
+        RunError: two seeds' runs were made from other weights, such as those of a run whose strength was changed between them.
+    """
+    bases = [RunFolder.existing(path).read("provenance.json")["base"] for path in (first, other)]
+    if bases[0] != bases[1]:
+        raise RunError(
+            "was made from another base than the first seed's run: it changed in between.",
+            where=other,
+            remedy="Restore the base and remove this run, or add --overwrite to begin anew.",
+        )
 
 
 def _recipe_of(recipe: Recipe, number: int) -> Recipe:

@@ -46,6 +46,11 @@ class ProgressBar:
         if self.console.is_terminal:
             self.bar.stop()
 
+    def say(self, lines: Sequence[str]) -> None:
+        """Lines that stay above the bar."""
+        for line in lines:
+            self.console.print(line, highlight=False, markup=False)
+
     def __call__(self, stage: str, progress: TrainingProgress | None) -> None:
         if stage != self.stage:
             self.stage = stage

@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,7 +16,7 @@ from typing import Any, Protocol
 from domaintune.engine.epochs import Progress
 from domaintune.errors import RecipeError
 from domaintune.recipe import Recipe
-from domaintune.run import RunFolder, flatten, read_json, write_json
+from domaintune.run import PAGE, RunFolder, flatten, read_json, write_json
 from domaintune.tasks import TASKS
 
 IDENTITIES = "tracking.json"
@@ -59,6 +60,10 @@ class TensorBoard:
         self.writer.close()
 
 
+PARAMETER = re.compile(r"[^\w.\- ]")
+"""What no name of MLflow's may hold; labels of `data.label_map` are names too."""
+
+
 class MLflow:
     """A run of the experiment "domaintune" in `mlflow.db` of the working folder, or where MLFLOW_TRACKING_URI points."""
 
@@ -75,7 +80,7 @@ class MLflow:
             if identity is None:
                 identity = self.client.create_run(place, run_name=recipe.output).info.run_id
                 for key, value in flatten(recipe.plain()).items():
-                    self.client.log_param(identity, key, value)
+                    self.client.log_param(identity, PARAMETER.sub("_", key), value)
             else:
                 self.client.set_terminated(identity, "RUNNING")
         except MlflowException as error:
@@ -177,7 +182,7 @@ class Tracking:
         scores = folder.read("scores.json")
         self._numbers(final_numbers(scores), step=0)
         for tracker in self.trackers:
-            for name in ("scores.json", "report.html"):
+            for name in ("scores.json", PAGE):
                 if (folder.path / name).is_file():
                     tracker.file(folder.path / name)
 

@@ -7,6 +7,8 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from domaintune.errors import RecipeError
+
 
 def put_(values: dict[str, Any], path: list[str], value: Any, *, method: str | None = None) -> None:
     """Set `value` at the key path; a task or method that is a name alone becomes a mapping with that name, settings of a method that
@@ -16,6 +18,12 @@ def put_(values: dict[str, Any], path: list[str], value: Any, *, method: str | N
         values[key] = value
         return
     inner = values.get(key, {})
+    if not isinstance(inner, str | dict | None):
+        raise RecipeError(
+            f"holds {inner!r:.60}, so that '{'.'.join(rest)}' cannot be set in it.",
+            where=key,
+            remedy="Make it a mapping of keys.",
+        )
     inner = {"name": inner} if isinstance(inner, str) else dict(inner or {})
     if key == "method" and "name" not in inner and rest != ["name"]:
         inner["name"] = method or "lora"

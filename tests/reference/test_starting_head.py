@@ -8,6 +8,7 @@ import torch
 from cells import base_and_task, rows
 from sklearn.linear_model import LogisticRegression
 
+from domaintune.engine import starting_head
 from domaintune.engine.starting_head import _HeadOnly, fit_linear, gather, linear_head, probe_head, total_loss
 from domaintune.tasks.base import dataset
 
@@ -45,3 +46,18 @@ def test_the_probe_leaves_the_body_alone_and_lowers_the_loss() -> None:
     assert isinstance(fitted, torch.nn.Linear)
     with torch.no_grad():
         assert total_loss(task, _HeadOnly(fitted), batches) < 0.5 * total_loss(task, _HeadOnly(layer), batches)
+
+
+def test_of_very_large_data_a_part_is_gathered(monkeypatch: pytest.MonkeyPatch) -> None:
+    base, task = base_and_task("token-classification", "bert")
+    data = dataset(task, base, list(task.read(rows(task.name))))
+    found = linear_head(base)
+    assert found is not None
+    whole = gather(task, base, data, path=found[0], budget=32)
+    monkeypatch.setattr(starting_head, "MOST_FEATURES", whole[0][1].numel() * len(whole) // 2)
+    part = gather(task, base, data, path=found[0], budget=32)
+    assert [batch.items for batch, _ in part] == [batch.items for batch, _ in whole[::2]]
+    head = probe_head(task, base, data, None, budget=32)
+    assert float(total_loss(task, _HeadOnly(head.modules[found[0]]), whole)) < float(
+        total_loss(task, _HeadOnly(found[1]), whole)
+    )

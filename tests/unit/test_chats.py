@@ -474,3 +474,23 @@ def test_chats_are_scored_and_answered_with_pairs_in_one_batch() -> None:
     total = task.loss(base.model, batch)["cross_entropy"].item()
     assert total == pytest.approx(sum(entry["nll"] for entry in made), rel=1e-5)  # float32 sums in another order
     assert int((labels >= 0).sum()) == sum(entry["tokens"] for entry in made)
+
+
+def test_a_bare_input_is_a_chat_where_chats_were_learned() -> None:
+    base = base_with(CHATML)
+    chat = Generation.build(chats([QUESTION, ANSWER]), base, GenerationSettings())
+    assert chat.from_bare("the fox") == {"messages": [{"role": "user", "content": "the fox"}]}
+    (bare,) = chat.read([Row(chat.from_bare("the fox"), "x", 1)], labelled=False)
+    (asked,) = chat.read(chats([{"role": "user", "content": "the fox"}]), labelled=False)
+    assert bare.prompt == asked.prompt
+    assert bare.messages == asked.messages
+    pairs = Generation.build([Row({"prompt": "a", "completion": "b"}, "x", 1)], base, GenerationSettings())
+    assert pairs.from_bare("the fox") == {"prompt": "the fox"}
+
+
+def test_where_inputs_are_wanted_every_column_stays() -> None:
+    row = {"instruction": "Translate.", "input": "dog", "output": "Hund", "id": 1}
+    (made,) = chat_rows([Row(row, "x", 1)], replace(CHATS, inputs=True))
+    assert {name: value for name, value in made.values.items() if name != "messages"} == row
+    (shared,) = chat_rows([Row(SHAPES["sharegpt"], "x", 1)], replace(CHATS, inputs=True))
+    assert set(shared.values) == {"conversations", "messages"}

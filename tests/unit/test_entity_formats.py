@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from seqeval.scheme import BILOU, IOB1, IOB2, IOBES, Entities
 
+from domaintune import Recipe
+from domaintune.data.columns import wanted_of
 from domaintune.data.conll import read_conll
 from domaintune.data.docbin import read_docbin
 from domaintune.data.entity_spans import (
@@ -28,7 +30,7 @@ from domaintune.data.sources import Source
 from domaintune.data.span_shapes import Span
 from domaintune.data.tables import read_json_lines
 from domaintune.data.tag_schemes import normalised_tags, recognised_scheme, to_bio
-from domaintune.data.words import word_spans
+from domaintune.data.words import joined, word_spans
 from domaintune.errors import DataError
 from domaintune.tasks.tag_sequences import Entity, entities
 
@@ -339,7 +341,6 @@ class TestPlainSpans:
             ("London-based EU-Kommission", (0, 6)),
             ("Mu\u0308nchen fu\u0308r alle", (0, 8)),
             ("राहुल दिल्ली में है।", (6, 12)),
-            ("ผมอยู่ กรุงเทพ", (7, 14)),
             ("او می\u200cخواهد", (3, 11)),
             ("我在𠮷野家", (2, 3)),
         ],
@@ -349,6 +350,16 @@ class TestPlainSpans:
         words = [word for word, _ in tagged(text, [[*marked, "X"]])]
         assert words == [text[start:end] for start, end in word_spans(text)]
         assert text[slice(*marked)] in words
+
+    @pytest.mark.parametrize(
+        ("text", "marked"),
+        [("ฉันรักกรุงเทพมหานครมาก", (6, 19)), ("ខ្ញុំរស់នៅភ្នំពេញ", (10, 17)), ("ຂ້ອຍຢູ່ວຽງຈັນ", (8, 13))],
+    )
+    def test_scripts_without_spaces_do_not_show_what_is_marked(self, text: str, marked: tuple[int, int]) -> None:
+        made = tagged(text, [[*marked, "LOC"]])
+        assert [word for word, _ in made] == [text[start:end] for start, end in word_spans(text)]
+        assert "".join(word for word, tag in made if tag != "O") == text[slice(*marked)]
+        assert joined([word for word, _ in made]) == text
 
     def test_spans_end_words(self) -> None:
         assert tagged("well-known-ish", [[5, 10, "X"]]) == [
@@ -697,3 +708,13 @@ class TestDocBin:
             path.write_bytes(content)
             with pytest.raises(DataError, match="is no DocBin"):
                 list(read_docbin(Source(path), NER))
+
+
+def test_columns_of_text_and_spans_are_the_users(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"body": "Ada left.", "marks": [[0, 3, "PER"]], "entities": "x"}) + "\n")
+    given = {"task": {"name": "token-classification", "text_column": "body", "spans_column": "marks"}}
+    wanted = wanted_of(Recipe.make({**given, "base": "minilm", "train": str(path), "output": "x"}))
+    (row,) = read_part(str(path), wanted, targets=True).rows
+    assert (row.values["tokens"], row.values["tags"]) == (["Ada", "left", "."], ["B-PER", "O", "O"])
+    assert row.values["entities"] == "x"

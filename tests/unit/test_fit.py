@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from domaintune.methods import method_from
 from domaintune.parts import assemble
 from domaintune.predict import open_base
 from domaintune.resolve import epochs_for, has_new_labels
-from domaintune.tasks.base import dataset
+from domaintune.tasks.base import Primary, dataset
 
 
 @pytest.mark.parametrize(
@@ -87,5 +88,7 @@ def test_nothing_is_averaged_of_one_epoch(tmp_path: Path) -> None:
     base = open_base(given)
     attached = method_from(given.method).attach(base, generator=torch.Generator().manual_seed(0))
     one = Training((Epoch(0, 1.0, 0.5, 1.0),), 0, 1, 0, False, averaged=attached.state(), averaged_epochs=1)
-    made, score = _settle_(given, base, attached, one, None)  # type: ignore[arg-type]  # dev is not looked at
-    assert (made.averaged_epochs, score) == (0, 0.5)
+    for higher, expected in ((True, 0.5), (False, -0.5)):  # while training more is better
+        task = SimpleNamespace(primary=Primary("any", higher_is_better=higher))
+        made, score = _settle_(given, base, attached, one, SimpleNamespace(task=task))  # type: ignore[arg-type]  # its rows are not looked at
+        assert (made.averaged_epochs, score) == (0, expected)

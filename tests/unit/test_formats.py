@@ -65,6 +65,30 @@ def test_json_lines_keep_types_and_unicode_line_separators(tmp_path: Path) -> No
     ]
 
 
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ('Text;Kategorie\n"Teuer; aber gut";a\nNie, nie wieder;b\n', 2),
+        ('"Text";"Kategorie"\r\n"Teuer; aber gut";"a"\r\n"Nie, nie wieder";"b"\r\n', 2),
+        ('sep=;\nText;Kategorie\n"Teuer; aber gut";a\nNie, nie wieder;b\n', 3),
+        ('\ufeff\nText;Kategorie\n"Teuer; aber gut";a\nNie, nie wieder;b\n', 3),
+        ('Text,Kategorie\nTeuer; aber gut,a\n"Nie, nie wieder",b\n', 2),
+    ],
+)
+def test_tables_of_excel_in_german(tmp_path: Path, content: str, line: int) -> None:
+    made = read_rows(write(tmp_path / "a.csv", content))
+    assert [dict(row.values) for row in made] == [
+        {"Text": "Teuer; aber gut", "Kategorie": "a"},
+        {"Text": "Nie, nie wieder", "Kategorie": "b"},
+    ]
+    assert [row.line for row in made] == [line, line + 1]
+
+
+def test_a_header_of_semicolons_with_a_comma_in_it(tmp_path: Path) -> None:
+    (row,) = read_rows(write(tmp_path / "a.csv", "Betreff;Text, lang;Kategorie\nx;y;z\n"))
+    assert dict(row.values) == {"Betreff": "x", "Text, lang": "y", "Kategorie": "z"}
+
+
 def test_plain_text_has_one_row_a_line_that_is_not_blank(tmp_path: Path) -> None:
     rows = read_rows(write(tmp_path / "a.txt", "\ufeffone\r\n\r\n  \ntwo\u0085 three"))
     assert [(row.values["text"], row.line) for row in rows] == [("one", 1), ("two\u0085 three", 4)]
@@ -215,9 +239,20 @@ def test_columns_are_proposed_never_guessed(tmp_path: Path) -> None:
         read_part(path, Wanted("text-classification"), targets=True)
     wanted = Wanted("text-classification", {"text": "review", "label": "sentiment"})
     assert read_part(path, wanted, targets=True).rows[0].values["review"] == "a"
-    bare = write(tmp_path / "b.csv", "x,y z\na,b\n")
-    with pytest.raises(DataError, match="--tokens-column NAME"):
-        read_part(bare, Wanted("token-classification"))
+    bare = write(tmp_path / "b.csv", "sentence,word,tag\n1,Ada,B-PER\n")
+    with pytest.raises(DataError, match=r"a whole sentence.*One word a row goes into a \.conll file"):
+        read_part(bare, Wanted("token-classification"), targets=True)
+    for row, options in (
+        ({"sentence": "Ada left", "entities": [[0, 3, "PER"]]}, "--text-column sentence --spans-column entities"),
+        (
+            {"text": "Ada left", "marks": [{"start": 0, "end": 3, "label": "PER"}]},
+            "--text-column text --spans-column marks",
+        ),
+        ({"words": ["Ada"], "ner": ["PER"], "text": "Ada"}, "--tokens-column words --tags-column ner"),
+    ):
+        shaped = write(tmp_path / "c.jsonl", json.dumps(row) + "\n")
+        with pytest.raises(DataError, match=f"Did you mean {options}"):
+            read_part(shaped, Wanted("token-classification"), targets=True)
 
 
 def test_a_missing_file_is_answered_with_the_nearest_name(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -256,3 +257,26 @@ def test_new_rows_are_cut_with_the_seed_of_the_data(folder: Path) -> None:
         result = grow(folder, "v1", new, f"g{number}", "--set", "data.seed=3", "--set", f"seed={seed}")
         assert result.exit_code == 0, result.output
     assert read(folder / "g0/parts.json") == read(folder / "g1/parts.json")
+
+
+def test_new_rows_almost_equal_to_old_ones_join_their_part(folder: Path) -> None:
+    draw = random.Random(0)
+    text = ["text,label"]
+    for number in range(120):
+        words = ["".join(draw.choices("abcdefghij", k=6)) for _ in range(12)]
+        text.append(f"{' '.join(words)},{('negative', 'positive')[number % 2]}")
+    (folder / "words.csv").write_text("\n".join(text) + "\n")
+    first_run(folder, train=str(folder / "words.csv"))
+    before = read(folder / "v1/parts.json")
+    lines, homes = ["text,label"], []
+    for part in ("test", "dev", "train"):
+        for line, _ in before[part][str(folder / "words.csv")][:5]:
+            words, label = text[line - 1].rsplit(",", 1)
+            lines.append(f"{words} now,{label}")
+            homes.append(part)
+    (folder / "like.csv").write_text("\n".join(lines) + "\n")
+    result = grow(folder, "v1", str(folder / "like.csv"), "like")
+    assert result.exit_code == 0, result.output
+    after = read(folder / "like/parts.json")
+    found = {line: part for part in after for line, _ in after[part].get(str(folder / "like.csv"), [])}
+    assert [found[line] for line in range(2, len(lines) + 1)] == homes

@@ -97,3 +97,22 @@ def test_retention_is_a_ratio_a_difference_or_an_exponential():
         accuracy_task(binary=False, higher=False), records(tuned + 2), records(base + 2), weights
     )
     assert kept.value == pytest.approx(np.exp(0.08))
+
+
+def test_exact_bounds_count_groups() -> None:
+    """500 rows of 5 patients say as little as 5 rows."""
+    task = accuracy_task()
+    right = records([1] * 500)
+    groups = [str(n // 100) for n in range(500)]
+    weights = intervals.bootstrap_weights(500, draws=300, seed=0, groups=groups)
+    assert intervals.drawn_units(weights) == 5
+    assert intervals.drawn_units(intervals.bootstrap_weights(500, draws=300, seed=0)) == 500
+    made = intervals.score_estimates(task, right, weights)["accuracy"]
+    assert (made.low, made.how) == (pytest.approx(intervals.binomial_bounds(5, 5)[0]), "exact")
+    base = records([n >= 100 for n in range(500)])  # one patient's rows are won
+    few = records([n >= 3 for n in range(500)])
+    gain = intervals.gain_estimate(task, right, few, weights)
+    assert gain.how == "exact"
+    won, lost = (intervals.binomial_bounds(share, 5, level=0.975) for share in (0.03, 0))
+    assert gain.low == pytest.approx(won[0] - lost[1])
+    assert intervals.gain_estimate(task, right, base, weights).how == "bootstrap"

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from domaintune.checks.pictures import picture_findings
-from domaintune.data.formats import read_part
+from domaintune.data.formats import read_part, stream_part
 from domaintune.data.pictures import like_pictures, look_at
 from domaintune.data.rows import Reading, Wanted
 from domaintune.errors import DataError
@@ -205,6 +205,9 @@ def test_tables_name_pictures_or_hold_them(tmp_path: Path) -> None:
     )
     (row,) = read_part(str(tmp_path / "t.parquet"), CLASSES).rows
     assert Path(row.values["image"]).read_bytes() == data
+    pyarrow.parquet.write_table(pyarrow.table({"img": [{"bytes": data, "path": None}]}), tmp_path / "u.parquet")
+    (row,) = stream_part(str(tmp_path / "u.parquet"), Wanted("image-classification", {"image": "img"}, inputs=True))
+    assert row.values["img"] == row.values["image"]  # a path, which every output can hold
     (tmp_path / "r").mkdir()
     pictures(tmp_path / "r")
     (tmp_path / "r" / "_classes.csv").write_text("filename, cat, dog\na.png, 1, 0\nb.png, 1, 1\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,8 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 from small_runs import recipe, save_base, table
+from typer.testing import CliRunner
 
 from domaintune import Recipe, fit, load, tune
+from domaintune.cli import app
 from domaintune.errors import DataError, DomainTuneError, MethodError, RecipeError, RunError
 from domaintune.predict import Run
 from domaintune.terminal import trust_lines
@@ -373,3 +376,70 @@ def test_the_record_of_findings_says_why_and_what_to_do(folder: Path) -> None:
     assert repeats["count"] == 1
     assert repeats["rows"] == [f"{train}:42"]
     assert all(repeats[key] for key in ("severity", "message", "why", "remedy"))
+
+
+def test_nothing_that_a_run_is_made_from_is_removed(folder: Path) -> None:
+    tune(recipe(folder, output=str(folder / "runs/a"), method="full"))
+    tune(recipe(folder, base=str(folder / "runs/a"), output=str(folder / "runs/b"), method="full"))
+    inside = folder / "runs/b/more"
+    inside.mkdir()
+    shutil.copy(folder / "train.csv", inside / "train.csv")
+    for change in (
+        {"train": str(folder / "runs/*/more/*.csv"), "output": str(folder / "runs/b")},
+        {"general": [str(folder / "general.csv"), str(inside / "train.csv")], "output": str(folder / "runs/b")},
+        {"base": str(folder / "runs/b"), "output": str(folder / "runs/a")},
+    ):
+        with pytest.raises(RunError, match="is to be made from"):
+            tune(recipe(folder, **change), overwrite=True)
+    assert (inside / "train.csv").exists()
+    assert load(folder / "runs/b").predict(["a clean room"])
+
+
+def test_a_finished_run_without_its_page_gets_it(folder: Path) -> None:
+    made = recipe(folder, output=str(folder / "runs/unreported"))
+    tune(made)
+    weights = (folder / "runs/unreported/adapter").stat().st_mtime_ns
+    (folder / "runs/unreported/report.html").unlink()
+    with pytest.raises(RunError, match="finished run"):
+        tune(made.model_copy(update={"seed": 1}))
+    assert tune(made).path == folder / "runs/unreported"
+    assert (folder / "runs/unreported/report.html").exists()
+    assert (folder / "runs/unreported/adapter").stat().st_mtime_ns == weights
+    with pytest.raises(RunError, match="finished run"):
+        tune(made)
+
+
+def test_what_was_found_in_the_data_is_said_before_training(folder: Path) -> None:
+    leaked = Path(table(folder / "test.csv", 24, start=200)).read_text().splitlines()[1]
+    table(folder / "leaky.csv", 40)
+    with open(folder / "leaky.csv", "a", encoding="utf-8") as stream:
+        stream.write(leaked + "\n")
+    order: list[str] = []
+    tune(
+        recipe(folder, train=str(folder / "leaky.csv"), output=str(folder / "runs/said")),
+        report=lambda stage, progress: order.append(stage),
+        say=lambda lines: order.extend(lines),
+    )
+    told = next(
+        place for place, line in enumerate(order) if line.startswith("error: 1 row of test also stands in train")
+    )
+    assert any(line.startswith("note: 1 row of train also stands in test") for line in order)
+    assert told < order.index("train")
+
+
+def test_a_general_set_may_hold_one_label(folder: Path) -> None:
+    good = folder / "good.csv"
+    rows = Path(table(folder / "both.csv", 80, start=400)).read_text().splitlines()
+    good.write_text("\n".join([rows[0], *(row for row in rows[1:] if row.endswith("positive"))]) + "\n")
+    tune(recipe(folder, general=str(good), output=str(folder / "runs/good"), evaluation={"draws": 200}))
+    general = json.loads((folder / "runs/good/scores.json").read_text())["general"]
+    assert general["rows"] > 0
+    assert general["kind"].startswith("retention")
+
+
+def test_a_value_where_settings_belong_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_text("task: text-classification\nbase: x\ntrain: y\noutput: z\ndata: [a.csv]\n")
+    result = CliRunner().invoke(app, ["tune", str(file), "--group-column", "g"])
+    assert isinstance(result.exception, RecipeError)
+    assert "data" in str(result.exception)

@@ -132,9 +132,12 @@ def test_no_column_of_the_users_is_lost(run: Run, folder: Path) -> None:
     assert made["predicted_predicted_label"] in ("negative", "positive")
 
 
-def test_a_table_of_uneven_rows_is_refused(run: Run, folder: Path) -> None:
+def test_a_table_of_uneven_rows_is_refused(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = folder / "uneven.jsonl"
     data.write_text('{"text": "a clean room"}\n{"text": "a room", "id": 3}\n', encoding="utf-8")
+    predict_file(run, str(data), output=folder / "together.csv")
+    assert (folder / "together.csv").read_text().startswith("text,label,probability,id\n")
+    monkeypatch.setattr(predictions, "CHUNK_ROWS", 1)
     with pytest.raises(DataError, match=r"uneven.jsonl:2: the row has a column 'id'"):
         predict_file(run, str(data), output=folder / "uneven.csv")
     predict_file(run, str(data), output=folder / "even.jsonl")
@@ -313,3 +316,42 @@ def test_reading_keeps_nothing(tmp_path: Path, kind: str) -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 8_000_000 < path.stat().st_size  # a block of 1 MB as text, its lines, and little else
+
+
+def test_an_answer_has_one_name_throughout_a_file(run: Run, folder: Path) -> None:
+    """Where some rows have a column of its name, and the first has not."""
+    data = folder / "uneven.jsonl"
+    rows = [{"text": "a clean room"}, {"text": "a cold soup", "label": "mine"}, {"text": "warm bread"}]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    predict_file(run, str(data), output=folder / "uneven.out.jsonl")
+    assert [row.get("label") for row in lines(folder / "uneven.out.jsonl")] == [None, "mine", None]
+    assert all("predicted_label" in row for row in lines(folder / "uneven.out.jsonl"))
+    predict_file(run, str(data), output=folder / "uneven.out.csv")
+    with (folder / "uneven.out.csv").open(encoding="utf-8", newline="") as stream:
+        made = list(csv.DictReader(stream))
+    assert [row["label"] for row in made] == ["", "mine", ""]
+    assert all(row["predicted_label"] for row in made)
+
+
+def test_standard_input_in_another_encoding(run: Run, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("ein Café\n".encode("latin-1"))))
+    predict_file(run, "-", output=folder / "latin.out.jsonl", encoding="latin-1")
+    assert lines(folder / "latin.out.jsonl")[0]["text"] == "ein Café"
+    for encoding, message in ((None, "is not UTF-8"), ("latin-99", "no known encoding")):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("ein Café\n".encode("latin-1"))))
+        with pytest.raises(DataError, match=message):
+            predict_file(run, "-", output=folder / "latin.out.jsonl", encoding=encoding)
+
+
+def test_texts_of_any_name_are_cut_and_other_columns_pass(tagger: Run, tmp_path: Path) -> None:
+    text = TEXT[0]
+    cells = {"a.jsonl": json.dumps({"data": text}) + "\n", "b.csv": f"text,entities,label\n{text},['Paris'],\n"}
+    for name, content in cells.items():
+        (tmp_path / name).write_text(content)
+        predict_file(tagger, str(tmp_path / name), output=tmp_path / "out.jsonl")
+        (row,) = lines(tmp_path / "out.jsonl")
+        found = row["entities" if name == "a.jsonl" else "predicted_entities"]
+        assert found
+        assert all(text[e["start_character"] : e["end_character"]] == e["text"] for e in found)
+        if name == "b.csv":
+            assert (row["entities"], row["label"]) == ("['Paris']", "")

@@ -74,3 +74,14 @@ def test_files_that_are_no_recipe(tmp_path: Path, content: str) -> None:
         Recipe.read(tmp_path / "missing.yaml")
     with pytest.raises(RecipeError, match="--set"):
         Recipe.read(None, ["rank"])
+
+
+def test_numbers_are_labels_too() -> None:
+    made = Recipe.make(
+        {**LEAST, "task": {"name": "text-classification", "labels": [1, 2]}, "data": {"general_labels": [1]}}
+    )
+    assert made.task.labels == ("1", "2")
+    assert made.data.general_labels == ("1",)
+    for wrong in ({"labels": [True, False]}, {"label_separator": ""}):
+        with pytest.raises(RecipeError):
+            Recipe.make({**LEAST, "task": {"name": "text-classification", **wrong}})

@@ -502,3 +502,48 @@ def test_flips_and_confusion() -> None:
     assert many is not None
     assert many.matrix is None
     assert many.pairs
+
+
+def test_equal_file_names_in_two_folders_are_two_rows() -> None:
+    rows = [
+        {
+            "file": f"{folder}/test.jsonl",
+            "line": 3,
+            "input": folder,
+            "label": "a",
+            "probability": 0.9,
+            "target": {"label": "b"},
+        }
+        for folder in ("en", "de")
+    ]
+    first, second = answers.mistakes(rows, 2)
+    assert first.where == second.where
+    assert first.place != second.place
+
+
+def test_points_before_calibration_are_inside_the_reliability_plot() -> None:
+    bins = [
+        {
+            "low": 0.2,
+            "high": 0.5,
+            "count": 9,
+            "confidence": 0.3,
+            "accuracy": 0.3,
+            "confidence_before": 0.05,
+            "accuracy_before": 0.3,
+        },
+        {
+            "low": 0.5,
+            "high": 0.9,
+            "count": 9,
+            "confidence": 0.7,
+            "accuracy": 0.7,
+            "confidence_before": 0.1,
+            "accuracy_before": 0.7,
+        },
+    ]
+    svg = figures.reliability(bins)
+    left = float(re.search(r'<clipPath id="[^"]+">\s*<rect x="([\d.]+)"', svg)[1])
+    marks = [float(x) for x in re.findall(r'<use [^>]*x="([\d.]+)"', svg)]
+    assert len(marks) > 4
+    assert min(marks) >= left

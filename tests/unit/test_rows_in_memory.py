@@ -143,6 +143,10 @@ def test_labels_under_other_names() -> None:
     kept, dropped = only(boxes, Wanted("object-detection"), ["b"])
     assert (kept[0].values["boxes"], kept[0].values["crowd"], dropped) == ([[2]], [True], 1)
     assert [row.line for row in only(rows, classes, ["x"])[0]] == [2, 3]
+    several = [Row({"label": value}, "f", n) for n, value in enumerate(["x|y", ["x", "y"], "y", "", ["y"]])]
+    kept, dropped = only(several, classes, ["x"], separator="|")
+    assert [row.values["label"] for row in kept] == ["x", ["x"], "", "", []]
+    assert dropped == 4
 
 
 def test_near_duplicates_stay_in_one_part() -> None:

@@ -13,6 +13,7 @@ from domaintune import load, seeds, tune
 from domaintune.errors import RunError
 from domaintune.evaluation.records import load_records
 from domaintune.finished.listing import list_runs
+from domaintune.finished.strength import set_strength
 from domaintune.seeds import median_place
 
 
@@ -119,3 +120,19 @@ def test_intervals_hold_what_seeds_and_examples_add(tmp_path: Path, monkeypatch:
     expected = np.sqrt(examples.var() / count + shifts.var(ddof=1) / number)
     assert (gain.high - gain.low) / (2 * 1.96) == pytest.approx(expected, rel=0.06)
     assert expected > 1.5 * examples.std() / np.sqrt(count)  # examples alone would say far less
+
+
+def test_a_base_that_changes_between_seeds_is_noticed(tmp_path: Path) -> None:
+    save_base(tmp_path)
+    tune(recipe(tmp_path, method="full", output=str(tmp_path / "runs/a")))
+    made = recipe(tmp_path, base=str(tmp_path / "runs/a"), seeds=2, output=str(tmp_path / "runs/s"), method="full")
+
+    def stop(stage: str, progress: object) -> None:
+        if stage.startswith("seed 2"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tune(made, report=stop)
+    set_strength(tmp_path / "runs/a", 0.3)
+    with pytest.raises(RunError, match="another base than the first seed's"):
+        tune(made)

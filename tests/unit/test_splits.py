@@ -14,7 +14,8 @@ from domaintune.checks.shared import inseparable
 from domaintune.data.rows import Row
 from domaintune.data.splits import contiguous_cut, cut, folds, leaks, normal_form, together
 from domaintune.errors import DataError
-from domaintune.partition import split
+from domaintune.partition import domain_parts, split
+from domaintune.recipe import Recipe
 from domaintune.tasks.classification import target_weights
 from domaintune.tasks.image_classification import ImageClassification, ImageExample
 from domaintune.tasks.text_classification import TextClassification, TextExample
@@ -213,3 +214,33 @@ def test_rows_linked_by_input_or_group_are_together() -> None:
     assert made[0] == made[2] == made[3] == made[5]
     assert len({made[0], made[1], made[4]}) == 3
     assert len(set(together(["x", "y"], [None, "x"]))) == 2  # a group named like an input links nothing
+
+
+def test_of_several_labels_those_that_are_not_scored_count_on_neither_side() -> None:
+    task, (example,) = texts(["a"], [(0,)], names=3, multi=True)
+    answered = {"probability": np.array([0.9, 0.8, 0.1])}  # 0, which is right, and 1
+    assert task.statistics(answered, example)["correct"] == 0
+    assert task.scoring(["0", "2"]).statistics(answered, example)["correct"] == 1
+    assert task.scoring(["1"]).statistics(answered, example)["correct"] == 0
+    assert list(task.scoring(["0", "2"]).classes([task.scoring(["0", "2"]).statistics(answered, example)])) == [
+        "0",
+        "2",
+    ]
+
+
+def test_a_cap_keeps_every_label() -> None:
+    words = [f"{number} {'xyz'[number % 3] * 9}" for number in range(41)]
+    task, examples = texts(
+        words, [(number % 2,) if number < 40 else (2,) for number in range(41)], names=3, multi=False
+    )
+    values = {
+        "base": "any",
+        "train": "any",
+        "output": "any",
+        "task": "text-classification",
+        "data": {"max_train_rows": 20, "fold_below": 0},
+    }
+    parts = {"train": examples, "dev": examples[:1], "test": examples[1:2]}
+    train, _, _ = domain_parts(Recipe.make(values), task, parts, [])
+    assert len(train) <= 20
+    assert {label for example in train for label in example.labels} == {0, 1, 2}

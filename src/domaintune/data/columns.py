@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 
 from domaintune.data.rows import Row, Wanted
+from domaintune.data.span_shapes import is_span_list
 from domaintune.errors import DataError
 from domaintune.recipe import Recipe
 from domaintune.settings import ObjectDetectionSettings, TranslationSettings
@@ -40,14 +41,19 @@ USUAL: Mapping[str, Sequence[str]] = {
         "tweet",
     ),
     "label": ("label", "labels", "class", "category", "sentiment", "intent", "target", "topic", "rating", "stars", "y"),
-    "tokens": ("tokens", "words", "token", "text"),
-    "tags": ("tags", "ner_tags", "labels", "ner", "entities"),
+    "tokens": ("tokens", "words", "token"),
+    "tags": ("tags", "ner_tags", "labels", "ner"),
+    "spans": ("entities", "spans", "label", "labels", "annotations"),
     "source": ("source", "src", "en", "input", "english"),
     "target": ("target", "tgt", "translation", "output", "de", "zh"),
     "prompt": ("prompt", "instruction", "question", "input", "query"),
     "messages": ("messages", "conversations", "chat"),
     "image": ("image", "file", "path", "file_name", "filename", "picture", "img"),
 }
+SENTENCES = (
+    "A row is a whole sentence: a list of tokens and one of tags, or a text with spans of its characters. One word a row goes into a "
+    ".conll file: word and tag, a blank line between sentences."
+)
 RENAME = "The run reads the columns that it was trained with: rename yours."
 CANONICAL = (
     "text",
@@ -91,15 +97,31 @@ def require_columns(row: Row, wanted: Wanted, *, targets: bool) -> None:
     if not lacking:
         return
     columns = [str(name) for name in row.values]
-    proposed = {name: _proposal(name, columns) for name in lacking}
+    proposed = _of_entities(row, lacking) if wanted.task == "token-classification" else _proposals(lacking, columns)
     options = " ".join(f"--{name}-column {found}" for name, found in proposed.items() if found)
     remedy = f"Did you mean {options}?" if options else f"Say which it is: --{lacking[0]}-column NAME."
+    if not options and wanted.task == "token-classification":
+        remedy = SENTENCES
     names = " and ".join(f"'{wanted.column(name)}'" for name in lacking)
     raise DataError(
         f"no column {names} (columns: {', '.join(columns) or 'none'}).",
         where=row.where,
         remedy=RENAME if wanted.fixed else remedy,
     )
+
+
+def _proposals(lacking: Sequence[str], columns: Sequence[str]) -> dict[str, str | None]:
+    return {name: _proposal(name, columns) for name in lacking}
+
+
+def _of_entities(row: Row, lacking: Sequence[str]) -> dict[str, str | None]:
+    """Of a row with a text and a list of spans these two; else of its columns that hold lists."""
+    lists = {str(name): value for name, value in row.values.items() if isinstance(value, list)}
+    spans = [name for name, value in lists.items() if value and is_span_list(value)]
+    texts = [str(name) for name, value in row.values.items() if isinstance(value, str)]
+    if spans and texts:
+        return {"text": _proposal("text", texts) or texts[0], "spans": _proposal("spans", spans) or spans[0]}
+    return _proposals(lacking, [name for name in lists if name not in spans])
 
 
 def _proposal(name: str, columns: Sequence[str]) -> str | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from domaintune.data.rows import Entry, LeftOut, Note, Row, Wanted
-from domaintune.data.span_shapes import Annotated, Span, annotated, shape_of, text_of
+from domaintune.data.span_shapes import Annotated, Span, annotated, shape_of, text_column, text_of
 from domaintune.data.words import WORD, word_spans
 from domaintune.errors import DataError
 
@@ -19,6 +19,11 @@ OUTSIDE = "O"
 def has_spans(row: Row, wanted: Wanted) -> bool:
     """Whether the row's columns are a text with spans in one of the shapes that `span_rows` reads."""
     return shape_of(row, wanted) is not None
+
+
+def has_text(row: Row, wanted: Wanted) -> bool:
+    """Whether `input_rows` finds a text in the row."""
+    return shape_of(row, wanted) == "label-studio" or text_column(row, wanted) is not None
 
 
 def span_rows(rows: Iterable[Row], wanted: Wanted) -> Iterator[Entry]:

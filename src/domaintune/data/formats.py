@@ -20,7 +20,7 @@ from domaintune.data.columnar import is_saved_dataset, read_arrow, read_parquet,
 from domaintune.data.columns import require_columns
 from domaintune.data.conll import is_tag, read_conll
 from domaintune.data.docbin import read_docbin
-from domaintune.data.entity_spans import has_spans, input_rows, span_rows
+from domaintune.data.entity_spans import has_spans, has_text, input_rows, span_rows
 from domaintune.data.folders import read_class_folders
 from domaintune.data.picture_tables import table_pictures
 from domaintune.data.rows import Entry, Reading, Row, Wanted
@@ -206,7 +206,8 @@ def _shaped(entries: Iterable[Entry], wanted: Wanted, folder: Path) -> Iterator[
     """Rows of a table in the shape that the task reads, by the keys of the first one."""
     if wanted.task == "token-classification":
         spans = span_columns(wanted)
-        entries = lists_in_cells(entries, (wanted.column("tokens"), wanted.column("tags"), *spans), may_be_blank=spans)
+        marked = () if wanted.inputs else (wanted.column("tags"), *spans)
+        entries = lists_in_cells(entries, (wanted.column("tokens"), *marked), may_be_blank=spans)
     entries = iter(entries)
     before: list[Entry] = []
     first = None
@@ -219,10 +220,12 @@ def _shaped(entries: Iterable[Entry], wanted: Wanted, folder: Path) -> Iterator[
     if first is None or not wanted.task:
         return everything
     if wanted.task == "token-classification":
+        if wanted.inputs:
+            bare = not isinstance(first.values.get(wanted.column("tokens")), list) and has_text(first, wanted)
+            return _through(everything, lambda rows: input_rows(rows, wanted)) if bare else everything
         if wanted.column("tags") not in first.values and has_spans(first, wanted):
-            shape = input_rows if wanted.inputs else span_rows
-            return _through(everything, lambda rows: shape(rows, wanted))
-        return everything if wanted.inputs else normalised_tags(everything, wanted)
+            return _through(everything, lambda rows: span_rows(rows, wanted))
+        return normalised_tags(everything, wanted)
     if wanted.task == "translation" and isinstance(first.values.get("translation"), dict):
         return _through(everything, lambda rows: translation_rows(rows, wanted))
     if wanted.task == "generation" and has_chat(first, wanted):

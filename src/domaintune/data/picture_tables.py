@@ -30,6 +30,8 @@ def table_pictures(rows: Iterable[Row], wanted: Wanted, folder: Path) -> Iterato
         values = dict(row.values)
         key = image if image in values else "filename"
         path = picture_path(values.get(key), row, folder)
+        if not isinstance(values[key], str) or values[key].startswith("data:"):
+            values[key] = path
         if label in values:
             values[LABEL] = values[label]
         elif (

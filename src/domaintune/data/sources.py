@@ -101,15 +101,7 @@ class Source:
         Raises:
             DataError: bytes that are not of the encoding, or NUL characters, with the line.
         """
-        found = self._encoding(encoding)
-        try:
-            "".encode(found)
-        except LookupError:
-            raise DataError(
-                f"'{found}' is no known encoding.",
-                where="--encoding",
-                remedy="Such as utf-8, latin-1, cp1252, gb18030, utf-16.",
-            ) from None
+        found = known_encoding(self._encoding(encoding))
         with self.open() as stream:
             wide = codecs.lookup(found).name.startswith(WIDE)
             text = io.TextIOWrapper(_NulRefusing(stream, str(self), wide=wide), found, newline="")
@@ -163,6 +155,22 @@ class _NulRefusing(io.BufferedIOBase):
         return data
 
     read1 = read
+
+
+def known_encoding(name: str) -> str:
+    """
+    Raises:
+        DataError: no text encoding of this name.
+    """
+    try:
+        "".encode(name)
+    except LookupError:
+        raise DataError(
+            f"'{name}' is no known encoding.",
+            where="--encoding",
+            remedy="Such as utf-8, latin-1, cp1252, gb18030, utf-16.",
+        ) from None
+    return name
 
 
 def recognised_encoding(head: bytes) -> str:

@@ -56,13 +56,13 @@ def shape_of(row: Row, wanted: Wanted) -> Shape | None:
     tokens = values.get("tokens")
     if isinstance(tokens, list) and tokens and all(isinstance(token, dict) for token in tokens):
         return "prodigy"
-    if "answer" in values and (tokens == [] or _is_span_list(values.get("spans"))):
+    if "answer" in values and (tokens == [] or is_span_list(values.get("spans"))):
         return "prodigy"
     if isinstance(values.get(wanted.column("tokens")), list):
         return None  # words and tags already
     if values.get("answer") in tuple(ANSWERS):
         return "prodigy"  # nothing was marked
-    return "plain" if any(_is_span_list(values.get(name)) for name in span_columns(wanted)) else None
+    return "plain" if any(is_span_list(values.get(name)) for name in span_columns(wanted)) else None
 
 
 def annotated(row: Row, wanted: Wanted) -> Annotated | LeftOut:
@@ -113,12 +113,12 @@ def span_columns(wanted: Wanted) -> tuple[str, ...]:
     return (wanted.columns["spans"],) if "spans" in wanted.columns else SPAN_COLUMNS
 
 
-def _is_span_list(value: Any) -> bool:
+def is_span_list(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(entry, list | dict) for entry in value)
 
 
 def _plain(row: Row, column: str, names: tuple[str, ...]) -> Annotated:
-    found = [name for name in names if _is_span_list(row.values.get(name))]
+    found = [name for name in names if is_span_list(row.values.get(name))]
     filled = [name for name in found if row.values[name]]
     if len(filled) > 1:
         raise DataError(
@@ -142,7 +142,7 @@ def _prodigy(row: Row, wanted: Wanted) -> Annotated | LeftOut:
     assert column is not None
     text = row.text(column)
     written = row.values.get("spans") or []
-    if not _is_span_list(written):
+    if not is_span_list(written):
         raise DataError("'spans' must be a list of spans.", where=row.where, remedy=REMEDY)
     spans, passed_over = checked_spans(text, written, row.where)
     tokens = row.values.get("tokens")

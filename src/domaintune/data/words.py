@@ -8,16 +8,18 @@ from itertools import pairwise
 import regex as re
 
 CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+UNSPACED = f"{CJK}\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
+"""Chinese and Japanese; Thai and Lao, Burmese, Khmer: written without spaces between words."""
 MARKS = r"\p{M}\u200c\u200d"
-LETTER = rf"[^\W{CJK}][{MARKS}]*"
-WORD = re.compile(rf"[{CJK}]|(?:{LETTER})+(?:\.(?:{LETTER})+)*|(?<=\w)['’](?:{LETTER})+|\S[{MARKS}]*")
+LETTER = rf"[^\W{UNSPACED}][{MARKS}]*"
+WORD = re.compile(rf"[{UNSPACED}][{MARKS}]*|(?:{LETTER})+(?:\.(?:{LETTER})+)*|(?<=\w)['’](?:{LETTER})+|\S[{MARKS}]*")
 """Hyphens stand alone and endings with an apostrophe ("'s") too: names mostly end there. Dots inside stay ("3.5", "U.S"), and marks that
 are put on letters belong to them (accents, the vowels of Devanagari or Thai, joiners)."""
 
 
 def word_spans(text: str, edges: Iterable[int] = ()) -> list[tuple[int, int]]:
-    """(start, end) in characters of words and single punctuation marks, Chinese and Japanese characters one by one; a word that
-    one of the `edges` lies inside is cut there."""
+    """(start, end) in characters of words and single punctuation marks, letters of scripts without spaces one by one; a word that one
+    of the `edges` lies inside is cut there."""
     cuts = sorted(set(edges))
     spans = []
     for match in WORD.finditer(text):
@@ -27,5 +29,5 @@ def word_spans(text: str, edges: Iterable[int] = ()) -> list[tuple[int, int]]:
 
 
 def joined(tokens: Sequence[str]) -> str:
-    """The words as one text: spaces between them, but none next to a Chinese or Japanese character."""
-    return re.sub(rf"(?<=[{CJK}]) | (?=[{CJK}])", "", " ".join(tokens))
+    """The words as one text: spaces between them, but none next to a letter of a script without spaces."""
+    return re.sub(rf"(?<=[{UNSPACED}][{MARKS}]*) | (?=[{UNSPACED}])", "", " ".join(tokens))

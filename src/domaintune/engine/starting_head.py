@@ -19,6 +19,8 @@ from domaintune.tasks.base import Batch, Dataset, Task
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
 FEATURE_BUDGET = 16_384
+MOST_FEATURES = 1 << 27
+"""Numbers that are gathered at most (half a GiB): a head needs no more, and long texts have very many tokens."""
 
 
 @torch.no_grad()
@@ -54,17 +56,22 @@ class _HeadOnly(nn.Module):
 
 @torch.no_grad()
 def gather(task: Task, base: Base, data: Dataset, *, path: str, budget: int) -> list[tuple[Batch, Tensor]]:
-    """Batches of the data with what enters the layer at `path`, in float32."""
+    """Batches of the data with what enters the layer at `path`, in float32; of very large data every second one, third one, ..."""
     made: list[tuple[Batch, Tensor]] = []
     caught: list[Tensor] = []
     model = base.fork()
     handle = model.get_submodule(path).register_forward_pre_hook(lambda module, inputs: caught.append(inputs[0]))
     try:
-        for positions in scoring_plan([task.cost(item) for item in data.items], budget):
+        plan, stride = scoring_plan([task.cost(item) for item in data.items], budget), 1
+        for number, positions in enumerate(plan):
+            if number % stride:
+                continue
             batch = task.collate(base, [data.items[i] for i in positions], "score").to(base.device)
             caught.clear()
             model(**batch.inputs)
             made.append((Batch({}, batch.targets, batch.items), caught[0].float()))
+            if not number:
+                stride = max(1, -(-caught[0].numel() * len(plan) // MOST_FEATURES))
     finally:
         handle.remove()
     return made

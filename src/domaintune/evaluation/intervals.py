@@ -66,7 +66,13 @@ def percentiles(value: float, draws: np.ndarray, *, differing: int | None = None
     return Estimate(value, float(low), float(high), float(lower), differing=differing)
 
 
-def binomial_bounds(successes: int, trials: int, *, level: float = 0.95) -> tuple[float, float]:
+def drawn_units(weights: np.ndarray) -> int:
+    """How many things the draws resample: examples, or the groups whose examples have the same weights in every draw."""
+    told_apart = np.random.default_rng(0).random(len(weights)) @ weights
+    return len(np.unique(told_apart))
+
+
+def binomial_bounds(successes: float, trials: float, *, level: float = 0.95) -> tuple[float, float]:
     """Exact two-sided bounds of a proportion. Source: Clopper and Pearson 1934."""
     tail = (1 - level) / 2
     low = 0.0 if successes == 0 else float(betaincinv(successes, trials - successes + 1, tail))
@@ -82,8 +88,10 @@ def score_estimates(task: Task, records: Sequence[Record], weights: np.ndarray) 
     if task.primary.binary:
         right = int(sum(float(r["correct"]) for r in records))
         if min(right, len(records) - right) < FEW:
-            low, high = binomial_bounds(right, len(records))
-            lower = binomial_bounds(right, len(records), level=0.9)[0]
+            units = drawn_units(weights)
+            share = units / len(records)
+            low, high = binomial_bounds(share * right, units)
+            lower = binomial_bounds(share * right, units, level=0.9)[0]
             made[task.primary.name] = Estimate(right / len(records), low, high, lower, "exact")
     return made
 
@@ -109,17 +117,19 @@ def gain_estimate(task: Task, tuned: Sequence[Record], base: Sequence[Record], w
     value = sign * float(task.reduce(tuned, ones)[name][0] - task.reduce(base, ones)[name][0])
     differing = differing_records(tuned, base)
     if task.primary.binary and decided_records(tuned, base) < FEW:
-        return _exact_difference(tuned, base, differing)
+        return _exact_difference(tuned, base, differing, units=drawn_units(weights))
     draws = sign * (task.reduce(tuned, weights)[name] - task.reduce(base, weights)[name])
     return percentiles(value, draws, differing=differing)
 
 
-def _exact_difference(tuned: Sequence[Record], base: Sequence[Record], differing: int) -> Estimate:
-    """Difference of two accuracies from the counts of examples won and lost, each with exact bounds at half the error."""
+def _exact_difference(tuned: Sequence[Record], base: Sequence[Record], differing: int, *, units: int) -> Estimate:
+    """Difference of two accuracies from the counts of examples won and lost, each with exact bounds at half the error; shares of so many
+    `units` where groups of examples hang together."""
     delta = np.array([float(a["correct"]) - float(b["correct"]) for a, b in zip(tuned, base, strict=True)])
-    count, won, lost = len(delta), int((delta > 0).sum()), int((delta < 0).sum())
+    share = units / len(delta)
+    won, lost = share * int((delta > 0).sum()), share * int((delta < 0).sum())
     bounds = {
-        level: (binomial_bounds(won, count, level=level), binomial_bounds(lost, count, level=level))
+        level: (binomial_bounds(won, units, level=level), binomial_bounds(lost, units, level=level))
         for level in (0.975, 0.95)
     }
     (won_low, won_high), (lost_low, lost_high) = bounds[0.975]
@@ -138,7 +148,8 @@ def retention_estimate(
     b, t = task.reduce(base, ones)[name][0], task.reduce(tuned, ones)[name][0]
     differing, kind = differing_records(tuned, base), retention_kind(task.primary, float(b))
     if task.primary.binary and decided_records(tuned, base) < FEW:
-        gain, scale = _exact_difference(tuned, base, differing), 1.0 if kind == "difference" else float(b)
+        gain = _exact_difference(tuned, base, differing, units=drawn_units(weights))
+        scale = 1.0 if kind == "difference" else float(b)
         value, low, high, lower = (1 + x / scale for x in (gain.value, gain.low, gain.high, gain.lower))
         return Estimate(value, low, high, lower, "exact", differing), kind
     draws = kept(task.primary, task.reduce(tuned, weights)[name], task.reduce(base, weights)[name], kind)

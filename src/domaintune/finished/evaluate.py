@@ -105,7 +105,8 @@ def _labelled_rows(
         )
     notes = reading.summary()
     if general and recipe.data.general_labels is not None:
-        rows, dropped = only(rows, wanted, recipe.data.general_labels)
+        separator = label_separator(recipe)
+        rows, dropped = only(rows, wanted, recipe.data.general_labels, separator=separator)
         names = ", ".join(recipe.data.general_labels)
         if not rows:
             raise DataError(f"no row has one of the labels {names}.", where=data, remedy="Give rows that have.")

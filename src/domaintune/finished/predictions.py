@@ -7,7 +7,7 @@ import csv
 import itertools
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from io import BufferedReader
 from pathlib import Path
@@ -19,6 +19,7 @@ from domaintune.data.folders import read_class_folders
 from domaintune.data.formats import WITH_PICTURES, stream_part
 from domaintune.data.pictures import PICTURE_SUFFIXES
 from domaintune.data.rows import Entry, LeftOut, Note, Row, Wanted
+from domaintune.data.sources import known_encoding
 from domaintune.data.words import word_spans
 from domaintune.errors import DataError
 from domaintune.predict import Run, Strength
@@ -69,7 +70,7 @@ def predict_file(
     checked_output(output)
     passed = Passed({}, {})
     chunks = (
-        _input_chunks(run, cast(BufferedReader, sys.stdin.buffer))
+        _input_chunks(run, cast(BufferedReader, sys.stdin.buffer), encoding)
         if given == STANDARD_INPUT
         else _file_chunks(run, given, encoding, passed)
     )
@@ -174,17 +175,20 @@ def _with_input(run: Run, wanted: Wanted, row: Row) -> Row:
     )
 
 
-def _input_chunks(run: Run, stream: BufferedReader) -> Iterator[list[Row]]:
+def _input_chunks(run: Run, stream: BufferedReader, encoding: str | None) -> Iterator[list[Row]]:
     """Standard input: a chunk is what is there, so that a slow writer gets its answers while it writes. Blank lines are passed over."""
     name, number, rest = "standard input", 0, ""
-    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    decoder = codecs.getincrementaldecoder(known_encoding(encoding or "utf-8-sig"))()
     while True:
         block = stream.read1(READ_BYTES)
         try:
             *whole, rest = (rest + decoder.decode(block, final=not block)).split("\n")
         except UnicodeDecodeError as error:
             line = number + 1 + error.object.count(b"\n", 0, error.start)
-            raise DataError("is not UTF-8.", where=f"{name}:{line}", remedy="Convert it to UTF-8.") from None
+            what = f"is not {encoding or 'UTF-8'}."
+            raise DataError(
+                what, where=f"{name}:{line}", remedy="Convert it to UTF-8, or name its --encoding."
+            ) from None
         lines = whole if block else [*whole, rest]
         numbered = [(number + place, line.removesuffix("\r")) for place, line in enumerate(lines, start=1)]
         number += len(lines)
@@ -206,38 +210,44 @@ def _bare(run: Run, line: str) -> dict[str, Any]:
 def _answers(
     run: Run, chunks: Iterable[Sequence[Row]], strength: Strength | None, told: Told, unknown: list[int]
 ) -> Iterator[list[tuple[Row, dict[str, Any]]]]:
-    done = 0
+    done, taken = 0, set[str]()
     for rows in chunks:
         made = run.predict_rows(rows, strength=strength)
         unknown.append(run.unknown_domains(rows))
-        yield [(row, _joined(row, answer)) for row, answer in zip(rows, made, strict=True)]
+        taken.update(*(row.values for row in rows))
+        yield [(row, _joined(row, answer, taken)) for row, answer in zip(rows, made, strict=True)]
         done += len(rows)
         told(done, rows[-1].line)
 
 
-def _joined(row: Row, answer: Mapping[str, Any]) -> dict[str, Any]:
+def _joined(row: Row, answer: Mapping[str, Any], taken: Collection[str]) -> dict[str, Any]:
+    """The row with its answer, whose names are none of the columns that rows had up to here."""
     made = dict(row.values)
     for key, value in _with_characters(row.values, answer).items():
         name = key
-        while name in row.values:
+        while name in taken:
             name = f"predicted_{name}"
         made[name] = value
     return made
 
 
 def _with_characters(values: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, Any]:
-    """Entities of words that were cut from a "text" also say at which characters of it they stand, end exclusive."""
-    made, text = dict(answer), values.get("text")
-    if not isinstance(text, str):
-        return made
-    spans = word_spans(text)
-    words = [text[start:end] for start, end in spans]
-    if not any(value == words for value in values.values()):
-        return made
-    for name in ("entities", "base_entities"):
-        if name in made:
-            made[name] = [_placed(entity, text, spans) for entity in made[name]]
+    """Entities of words that were cut from a text of the row also say at which characters of it they stand, end exclusive."""
+    made, names = dict(answer), [name for name in ("entities", "base_entities") if name in answer]
+    found = _text_of_words(values) if names else None
+    if found is not None:
+        made |= {name: [_placed(entity, *found) for entity in made[name]] for name in names}
     return made
+
+
+def _text_of_words(values: Mapping[str, Any]) -> tuple[str, list[tuple[int, int]]] | None:
+    """The text that the row's words were cut from, and where they stand in it."""
+    words = [value for value in values.values() if isinstance(value, list) and value]
+    for text in (value for value in values.values() if isinstance(value, str)):
+        spans = word_spans(text)
+        if [text[start:end] for start, end in spans] in words:
+            return text, spans
+    return None
 
 
 def _placed(entity: Mapping[str, Any], text: str, spans: Sequence[tuple[int, int]]) -> dict[str, Any]:
@@ -254,7 +264,7 @@ def _write_lines(stream: TextIO, chunk: Iterable[tuple[Row, Mapping[str, Any]]])
 
 
 class _Table:
-    """Rows as lines of a CSV or TSV file, under the columns of the first; lists and objects as JSON."""
+    """Rows as lines of a CSV or TSV file, under the columns of the first chunk's; lists and objects as JSON."""
 
     def __init__(self, stream: TextIO, separator: str) -> None:
         self.writer = csv.writer(stream, delimiter=separator, lineterminator="\n")
@@ -263,14 +273,15 @@ class _Table:
         self.header: list[str] = []
 
     def write(self, chunk: Iterable[tuple[Row, Mapping[str, Any]]]) -> None:
+        chunk = list(chunk)
+        if not self.header:
+            self.header = list(dict.fromkeys(name for _, values in chunk for name in values))
+            self.writer.writerow(self.header)
         for row, values in chunk:
-            if not self.header:
-                self.header = list(values)
-                self.writer.writerow(self.header)
             unknown = [name for name in values if name not in self.header]
             if unknown:
                 raise DataError(
-                    f"the row has a column '{unknown[0]}' that the first row lacks.",
+                    f"the row has a column '{unknown[0]}' that the first rows lack.",
                     where=row.where,
                     remedy="Write JSON lines: --output NAME.jsonl.",
                 )

@@ -60,6 +60,10 @@ class Case:
     confidence: float
 
     @property
+    def place(self) -> tuple[str, int]:
+        return str(self.row["file"]), int(self.row["line"])
+
+    @property
     def where(self) -> str:
         return f"{str(self.row['file']).rpartition('/')[2]}:{self.row['line']}"
 

@@ -199,7 +199,8 @@ def reliability(bins: Sequence[Point]) -> str:
             known = [(b.get(place, b["confidence"]), b[key]) for b in filled if b.get(key) is not None]
             if known:
                 axes.plot(*zip(*known, strict=True), marker, color=colour, markersize=5, label=text)
-        axes.set(xlim=(min([b["low"] for b in filled], default=0) - 0.02, 1.02), ylim=(0, 1.04))
+        least = min([min(b["low"], b.get("confidence_before", 1.0)) for b in filled], default=0)
+        axes.set(xlim=(least - 0.02, 1.02), ylim=(0, 1.04))
         axes.set_xlabel("confidence of the answer")
         axes.set_ylabel("share that was right")
         axes.legend(loc="upper left")

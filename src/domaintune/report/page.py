@@ -45,8 +45,8 @@ def _unbroken(form: Callable[..., str]) -> Callable[..., str]:
 def facts(records: Records) -> dict[str, Any]:
     """What the template shows, by name; sections that a run has no records for are None or empty."""
     scores, suspects = records.scores, answers.suspects(records.test, MOST_CASES)
-    shown = {case.where for case in suspects}
-    mistakes = [case for case in answers.mistakes(records.test, 2 * MOST_CASES) if case.where not in shown]
+    shown = {case.place for case in suspects}
+    mistakes = [case for case in answers.mistakes(records.test, 2 * MOST_CASES) if case.place not in shown]
     return {
         "records": records,
         "scores": scores,
@@ -76,7 +76,7 @@ def plots(records: Records) -> dict[str, Markup]:
     """SVG by name, of those that the run has records for."""
     scores, primary = records.scores, records.primary
     general = scores.get("general") or {}
-    word = "agreement" if general.get("kind") == "agreement" else primary
+    word = "agreement" if general.get("kind") == "agreement" and scores.get("higher_is_better", True) else primary
     made = {
         "frontier": figures.frontier(scores["frontier"], chosen=records.chosen, primary=primary, general=word),
     }

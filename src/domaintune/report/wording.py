@@ -90,7 +90,7 @@ def spoken(key: str) -> str:
 def further(scores: Mapping[str, Any]) -> str | None:
     """What the next higher strength would gain and cost on the rows that the strength was chosen on, where it gains much more; None
     elsewhere, and where the base was chosen: then the verdict itself tells it."""
-    sign = 1 if scores["higher_is_better"] else -1
+    sign = 1 if scores.get("higher_is_better", True) else -1
     points = {point["strength"]: point for point in scores["frontier"]}
     base, chosen = points[0.0]["domain"], points[scores["chosen_strength"]]
     wanted = MUCH_MORE * sign * (chosen["domain"] - base)
@@ -98,7 +98,7 @@ def further(scores: Mapping[str, Any]) -> str | None:
     if not chosen["strength"] or not above or above[0]["retention"] is None:
         return None
     found = above[0]
-    kept = "agreement with the base" if (scores["general"] or {}).get("kind") == "agreement" else "retention"
+    kept = "agreement with the base" if (scores.get("general") or {}).get("kind") == "agreement" else "retention"
     return (
         f"More is to be had for more loss: at strength {found['strength']:g} {scores['primary']} is {found['domain']:.3f} "
         f"instead of {chosen['domain']:.3f} and {kept} {100 * found['retention']:.1f} % instead of "

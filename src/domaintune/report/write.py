@@ -7,9 +7,9 @@ from pathlib import Path
 from domaintune.report.card import render_card
 from domaintune.report.page import render_page
 from domaintune.report.records import Records
-from domaintune.run import RunFolder, write_text
+from domaintune.run import PAGE, RunFolder, write_text
 
-PAGE, CARD = "report.html", "README.md"
+CARD = "README.md"
 
 
 def write_report(run: str | Path) -> Path:
@@ -19,6 +19,6 @@ def write_report(run: str | Path) -> Path:
         RunError: no finished run there, or one that is damaged.
     """
     records = Records.read(run)
-    write_text(records.path / PAGE, render_page(records))
     write_text(records.path / CARD, render_card(records))
+    write_text(records.path / PAGE, render_page(records))  # the last: a run with its page is complete
     return RunFolder.existing(run).path / PAGE

@@ -146,7 +146,8 @@ class Generation(Task):
         return iter(blocks)
 
     def from_bare(self, value: str) -> dict[str, Any]:
-        return {self.settings.prompt_column: value}
+        chat = {self.settings.messages_column: [{"role": "user", "content": value}]}
+        return chat if self.turn_end_ids or self.chats_as_lines else {self.settings.prompt_column: value}
 
     def has_target(self, row: Row) -> bool:
         if is_chat(row, self.settings):

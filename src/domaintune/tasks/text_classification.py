@@ -82,6 +82,8 @@ class TextClassification(Task):
     label_column: str
     label_separator: str
     weights: tuple[float, ...] | None
+    scored: tuple[str, ...] | None = None
+    """Of several labels: which count, in targets and answers; None: all."""
 
     @classmethod
     def build(cls, rows: Sequence[Row], base: Base, settings: TextClassificationSettings) -> TextClassification:
@@ -142,6 +144,9 @@ class TextClassification(Task):
 
     def relabelled(self, labels: Sequence[str]) -> TextClassification:
         return self.model_copy(update={"labels": tuple(labels), "weights": None})
+
+    def scoring(self, labels: Sequence[str]) -> TextClassification:
+        return self.model_copy(update={"scored": tuple(labels)}) if self.multi_label else self
 
     def weighted(self, train: Sequence[TextExample]) -> TextClassification:
         if self.weights is None:
@@ -255,14 +260,19 @@ class TextClassification(Task):
         return {"probability": np.mean([part["probability"] for part in raw], axis=0)}
 
     def statistics(self, prediction: Prediction, example: TextExample) -> Record:
-        target = multi_hot(example.labels, len(self.labels))
-        return classification_record(np.asarray(prediction["probability"]), target, multi_label=self.multi_label)
+        target, probability = multi_hot(example.labels, len(self.labels)), np.asarray(prediction["probability"])
+        if self.scored is not None:
+            counts = np.isin(self.labels, self.scored)
+            target, probability = target[counts], probability[counts]
+        return classification_record(probability, target, multi_label=self.multi_label)
 
     def reduce(self, records: Sequence[Record], weights: np.ndarray) -> dict[str, np.ndarray]:
         return reduce_classification(records, weights, multi_label=self.multi_label)
 
     def classes(self, records: Sequence[Record]) -> dict[str, dict[str, float | None]]:
-        return label_scores(self.labels, records)
+        return label_scores(
+            self.labels if self.scored is None else [n for n in self.labels if n in self.scored], records
+        )
 
     def confidences(self, records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
         return label_confidences(records, multi_label=self.multi_label)
