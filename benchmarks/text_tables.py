@@ -138,11 +138,12 @@ def is_old(name: str, rows: Sequence[Row]) -> bool:
         return True
     if name not in OURS:
         return False
-    settings = settings_of(plain_recipe(name))
-    now = {key: settings[key] for key in ("method", "training", "learning_rate", "epochs", "balance")}
-    return not all(
-        alike({"recipe": {key: row["key"]["recipe"].get(key) for key in now}}, {"recipe": now}) for row in rows
-    )
+    for row in rows:
+        settings = settings_of(plain_recipe(name), new_labels=CELLS[row["cell"]].new_labels)
+        now = {key: settings[key] for key in ("method", "training", "learning_rate", "epochs", "balance")}
+        if not alike({"recipe": {key: row["key"]["recipe"].get(key) for key in now}}, {"recipe": now}):
+            return True
+    return False
 
 
 def _is_old_peer(row: Row, kind: str) -> bool:
