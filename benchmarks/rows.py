@@ -96,7 +96,8 @@ def _default(name: str, key: Mapping[str, Any]) -> Any:
     if not name.startswith("recipe."):
         return None
     named = {part: {"name": key[f"recipe.{part}.name"]} for part in ("task", "method") if f"recipe.{part}.name" in key}
-    plain = Recipe.make({"base": "any", "train": "any", "output": "any", **named}).plain()
+    needed = {"task": "text-classification", "base": "any", "train": "any", "output": "any"}
+    plain = Recipe.make({**needed, **named}).plain()
     return flatten({"recipe": plain}).get(name)
 
 
