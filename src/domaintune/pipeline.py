@@ -48,7 +48,8 @@ def tune(
     """Train the base on the domain and leave a finished run in `recipe.output`; the same recipe resumes an unfinished one.
 
     `report` is told the stage ("data", "base", "starting head", "train", "fold-0", ..., "weights", "frontier", "confirmation",
-    "robustness") and, while training, its progress; `say`, before training, what was done with the data and found in it. A recipe of several seeds leaves a run for each and their summary; see `seeds`.
+    "robustness") and, while training, its progress; `say`, before training, what was done with the data and found in it. A recipe of
+    several seeds leaves a run for each and their summary; see `seeds`.
 
     Raises:
         DomainTuneError: anything the user can mend, with file and line where there are any.

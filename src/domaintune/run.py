@@ -175,7 +175,8 @@ class RunFolder:
         """Make the output folder, or take up one with the same recipe and data (name of part -> checksum) that is unfinished or lacks its
         page, or one in which nothing was trained yet.
 
-        `inputs`: the files of the data, none of which is removed. `threads` is remembered for whoever resumes: sums over other numbers of threads have other last bits.
+        `inputs`: the files of the data, none of which is removed. `threads` is remembered for whoever resumes: sums over other numbers
+        of threads have other last bits.
 
         Raises:
             RunError: the folder is a finished run, something else, an unfinished run of another recipe or of other data, or

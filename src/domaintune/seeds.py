@@ -38,15 +38,11 @@ def tune_seeds(
     folder = RunFolder(Path(recipe.output))
     with folder.lock():
         folder = RunFolder.start(recipe, data=checksums(recipe), inputs=files(recipe), overwrite=overwrite)
-        if folder.finished:
-            return load(recipe.output)
         made = [_recipe_of(recipe, number) for number in range(recipe.seeds)]
         for number, one in enumerate(made, start=1):
             if not RunFolder(Path(one.output)).reported:
                 numbered = _numbered(report, f"seed {number} of {recipe.seeds}: ")
-                tune_one(
-                    one, report=numbered, **({"say": say} if number == 1 else {})
-                )  # the others have the same parts
+                tune_one(one, report=numbered, say=say if number == 1 else _silent)  # all have the same parts
             _same_base(made[0].output, one.output)
         _summarise(folder, recipe, [RunFolder.existing(one.output) for one in made])
     return load(recipe.output)
@@ -74,6 +70,10 @@ def _recipe_of(recipe: Recipe, number: int) -> Recipe:
 
 def _numbered(report: Callable[[str, Any], None], prefix: str) -> Callable[[str, Any], None]:
     return lambda stage, progress: report(prefix + stage, progress)
+
+
+def _silent(lines: Sequence[str]) -> None:
+    """Says nothing."""
 
 
 def _summarise(folder: RunFolder, recipe: Recipe, runs: Sequence[RunFolder]) -> None:
