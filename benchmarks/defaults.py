@@ -102,7 +102,7 @@ def recipe_of(cell: str, method: str, changes: Mapping[str, Any], seed: int) -> 
 
 def measured(cell: str, method: str, changes: Mapping[str, Any], seed: int) -> dict[str, Any]:
     recipe = recipe_of(cell, method, changes, seed)
-    key = {"code": code_hash(), **key_of(recipe, new_labels=CELLS[cell].new_labels)}
+    key = {"code": code_hash(), **key_of(recipe)}
 
     def measure() -> dict[str, Any]:
         sets = Sets(cell, recipe)

@@ -37,13 +37,11 @@ SETS: dict[str, dict[str, Any]] = {
     "sentiment": {
         "task": TEXT,
         "base": "movies",
-        "new_labels": False,
         "domains": {name: f"sentiment/{name}" for name in ("product_reviews", "reddit_goemotions", "pros_cons")},
     },
     "languages": {
         "task": TOKENS,
         "base": "minilm",
-        "new_labels": True,
         "domains": {"en": "ner/uner_en_ewt", "zh": "ner/uner_zh_gsdsimp"},
     },
 }
@@ -114,8 +112,8 @@ def tuned(recipe: Recipe, output: Path) -> Any:
     return load(output)
 
 
-def key_of(name: str, recipe: Recipe) -> dict[str, Any]:
-    return {"code": code_hash(), **settings_key(recipe, new_labels=SETS[name]["new_labels"])}
+def key_of(recipe: Recipe) -> dict[str, Any]:
+    return {"code": code_hash(), **settings_key(recipe)}
 
 
 def scored(run: Any, path: str) -> dict[str, list[list[int]]]:
@@ -133,7 +131,7 @@ def scored(run: Any, path: str) -> dict[str, list[list[int]]]:
 def measured(name: str, way: str, seed: int) -> dict[str, Any]:
     parts, domains = files(name), list(SETS[name]["domains"])
     recipe = recipe_of(name, parts, seed, weights=way == "weighted")
-    key = {"way": way, **key_of(name, recipe)}
+    key = {"way": way, **key_of(recipe)}
     place, test = DATA / f"{name}-{way}-{seed}-{digest(key)}", scored_file(name)
     key["scored"] = data_checksum(test)
 
@@ -163,7 +161,7 @@ def sequence(seed: int) -> dict[str, Any]:
     """One model tuned on the three sentiment domains in turn, each run the next one's base: every domain's score after every step."""
     parts = files("sentiment")
     domains = list(SETS["sentiment"]["domains"])
-    key = key_of("sentiment", recipe_of("sentiment", parts, seed, weights=False))
+    key = key_of(recipe_of("sentiment", parts, seed, weights=False))
 
     def measure() -> dict[str, Any]:
         base, steps = None, []
@@ -239,7 +237,7 @@ def table(seeds: Sequence[int]) -> list[str]:
 
 
 def _is_old(name: str, rows: Sequence[Any]) -> bool:
-    settings = settings_of(plain_recipe("lora"), new_labels=SETS[name]["new_labels"])
+    settings = settings_of(plain_recipe("lora"))
     now = {key: settings[key] for key in ("training", "learning_rate", "epochs")}
     return is_old("domains", rows) or any(
         not alike({"recipe": {key: row["key"]["recipe"].get(key) for key in now}}, {"recipe": now}) for row in rows

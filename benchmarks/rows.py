@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from domaintune.recipe import Recipe
-from domaintune.resolve import MEASURED_WIDTH, epochs_for, learning_rate_for
+from domaintune.resolve import epochs_for, learning_rate_for
 from domaintune.run import flatten, provenance, write_text
 from domaintune.tasks.base import Record
 
@@ -115,12 +115,11 @@ def is_docstring(node: Any) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
-def settings_of(recipe: Recipe, *, new_labels: bool) -> dict[str, Any]:
-    """All values of a recipe, and what its open ones come to: the learning rate on MiniLM with known or with new labels, and the epochs of
-    sets of such sizes with both."""
+def settings_of(recipe: Recipe) -> dict[str, Any]:
+    """All values of a recipe, and what its open ones come to: the learning rate, and the epochs of sets of such sizes with known and
+    with new labels."""
     epochs = {str(rows): [epochs_for(recipe, rows=rows, new_labels=new) for new in (False, True)] for rows in SIZES}
-    rate = learning_rate_for(recipe, new_labels=new_labels, width=MEASURED_WIDTH)
-    return {**recipe.plain(), "learning_rate": rate, "epochs": epochs}
+    return {**recipe.plain(), "learning_rate": learning_rate_for(recipe), "epochs": epochs}
 
 
 def digest(key: Mapping[str, Any]) -> str:

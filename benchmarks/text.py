@@ -46,11 +46,11 @@ RESULTS = Path("benchmarks/results/text")
 UNUSED = RUNS / "unused"
 
 
-def key_of(recipe: Recipe, *, new_labels: bool) -> dict[str, Any]:
+def key_of(recipe: Recipe) -> dict[str, Any]:
     """What decides a row's numbers: the recipe without places on this machine, and the data."""
     plain = {
         k: v
-        for k, v in settings_of(recipe, new_labels=new_labels).items()
+        for k, v in settings_of(recipe).items()
         if k not in ("output", "train", "dev", "test", "general", "general_check")
     }
     return {"recipe": plain | {"base": Path(recipe.base).name}, "data": checksums(recipe)}
@@ -124,7 +124,7 @@ class Sets:
 
 def ours(cell: str, method: str, seed: int) -> dict[str, Any]:
     recipe = CELLS[cell].recipe(OURS[method], seed=seed, output=UNUSED)
-    key = {"code": code_hash(), **key_of(recipe, new_labels=CELLS[cell].new_labels)}
+    key = {"code": code_hash(), **key_of(recipe)}
     output = RUNS / f"{cell}-{method}-{seed}-{digest(key)}"
     recipe = recipe.model_copy(update={"output": str(output)})
 
@@ -221,7 +221,7 @@ def peer_key(cell: str, kind: str, start: str, recipe: Recipe, versions: dict[st
         "kind": kind,
         "settings": PEERS[kind].plain(),
         "start": start,
-        **key_of(recipe, new_labels=CELLS[cell].new_labels),
+        **key_of(recipe),
     }
     key["recipe"] = {k: v for k, v in key["recipe"].items() if k in ("task", "base", "seed", "data")}
     if start != "own":
@@ -265,12 +265,7 @@ def simple(cell: str, seed: int) -> dict[str, Any]:
             "majority": pairs(task, records_of(task, test, [m for m in majority if m is not None])),
         }
 
-    return row(
-        RESULTS,
-        f"{cell}.simple.{seed}",
-        {"code": code_hash(), **key_of(recipe, new_labels=CELLS[cell].new_labels)},
-        measure,
-    )
+    return row(RESULTS, f"{cell}.simple.{seed}", {"code": code_hash(), **key_of(recipe)}, measure)
 
 
 def jobs(part: str, cells: Sequence[str], methods: Sequence[str] | None, seeds: Sequence[int]) -> list[list[str]]:

@@ -139,7 +139,7 @@ def is_old(name: str, rows: Sequence[Row]) -> bool:
     if name not in OURS:
         return False
     for row in rows:
-        settings = settings_of(plain_recipe(name), new_labels=CELLS[row["cell"]].new_labels)
+        settings = settings_of(plain_recipe(name))
         now = {key: settings[key] for key in ("method", "training", "learning_rate", "epochs", "balance")}
         if not alike({"recipe": {key: row["key"]["recipe"].get(key) for key in now}}, {"recipe": now}):
             return True

@@ -30,8 +30,7 @@ method: {name: lora, rank: 16}
 output: runs/reviews
 ```
 
-Default learning rates: %s; for labels of texts or words that the base has no head for twice that on bases of width 384
-(MiniLM) and narrower, less than twice on wider ones, the same from width 768 on.
+Default learning rates: %s.
 """
 
 

@@ -10,14 +10,11 @@ from domaintune.bases.base import Base
 from domaintune.evaluation.score import default_budget
 from domaintune.predict import torch_device
 from domaintune.recipe import DEFAULT_LEARNING_RATES, Recipe, TrainingSettings
-from domaintune.tasks import TASKS
 from domaintune.tasks.base import Task
 
 FEWEST_EPOCHS, MOST_EPOCHS, WANTED_STEPS = 5, 30, 400
 NEW_LABELS = 2
 """So many times the steps where the base brings no head for the labels."""
-MEASURED_WIDTH = 384
-"""Hidden size of the base that learning rates were settled on."""
 MORE_STEPS = {"p-tuning": 2}
 """Methods that learn slowly, and so many times the steps, and the most epochs, that they take at least."""
 
@@ -38,13 +35,9 @@ def has_new_labels(task: Task, base: Base) -> bool:
     return bool(spec.labels) and not base.owns(spec)
 
 
-def learning_rate_for(recipe: Recipe, *, new_labels: bool, width: int | None) -> float:
-    """The recipe's learning rate, else its method's: times the task's factor for labels that the base has no head for. That was measured on
-    a base of width 384; wider ones take lower rates (arXiv 2203.03466), so it falls with the width, to 1 at most."""
-    if recipe.training.learning_rate is not None:
-        return recipe.training.learning_rate
-    factor = TASKS[recipe.task.name].rate_of_new_labels if new_labels and width else 1.0
-    return DEFAULT_LEARNING_RATES[recipe.method.name] * max(1.0, factor * min(1.0, MEASURED_WIDTH / (width or 1)))
+def learning_rate_for(recipe: Recipe) -> float:
+    """The recipe's learning rate, else its method's."""
+    return recipe.training.learning_rate or DEFAULT_LEARNING_RATES[recipe.method.name]
 
 
 def training_settings(recipe: Recipe, task: Task, base: Base, examples: Sequence[Any]) -> TrainingSettings:
@@ -53,10 +46,9 @@ def training_settings(recipe: Recipe, task: Task, base: Base, examples: Sequence
     budget = settings.micro_batch_budget
     if budget is None and not settings.train_batch_norm:  # whose statistics are those of a whole step
         budget = default_budget(task, torch_device(recipe.device), training=True)
-    new, width = has_new_labels(task, base), getattr(base.model.config, "hidden_size", None)
     found = {
-        "epochs": epochs_for(recipe, rows=len(examples), new_labels=new),
+        "epochs": epochs_for(recipe, rows=len(examples), new_labels=has_new_labels(task, base)),
         "micro_batch_budget": budget,
-        "learning_rate": learning_rate_for(recipe, new_labels=new, width=width),
+        "learning_rate": learning_rate_for(recipe),
     }
     return settings.model_copy(update=found)

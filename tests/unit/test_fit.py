@@ -18,7 +18,7 @@ from domaintune.fit import _settle_
 from domaintune.methods import method_from
 from domaintune.parts import assemble
 from domaintune.predict import open_base
-from domaintune.resolve import epochs_for, has_new_labels, learning_rate_for
+from domaintune.resolve import epochs_for, has_new_labels
 from domaintune.tasks.base import Primary, dataset
 
 
@@ -92,15 +92,3 @@ def test_nothing_is_averaged_of_one_epoch(tmp_path: Path) -> None:
         task = SimpleNamespace(primary=Primary("any", higher_is_better=higher))
         made, score = _settle_(given, base, attached, one, SimpleNamespace(task=task))  # type: ignore[arg-type]  # its rows are not looked at
         assert (made.averaged_epochs, score) == (0, expected)
-
-
-@pytest.mark.parametrize(
-    ("width", "new", "factor"), [(384, True, 2), (32, True, 2), (512, True, 1.5), (768, True, 1), (4096, True, 1), (384, False, 1), (None, True, 1)]
-)  # fmt: skip
-def test_new_labels_take_a_higher_rate_on_narrow_bases(
-    tmp_path: Path, width: int | None, new: bool, factor: float
-) -> None:
-    given = recipe(tmp_path, training={})
-    assert learning_rate_for(given, new_labels=new, width=width) == pytest.approx(1e-3 * factor)
-    asked = recipe(tmp_path, training={"learning_rate": 7e-4})
-    assert learning_rate_for(asked, new_labels=new, width=width) == 7e-4

@@ -163,8 +163,6 @@ class Task(BaseModel, ABC):
     contiguous: bool = False
     # With few rows and no dev part: 5 folds. Off where decoding or detection makes that too slow.
     cross_validates: ClassVar[bool] = True
-    # Times the default learning rate for labels that the base has no head for; see `resolve.learning_rate_for`.
-    rate_of_new_labels: ClassVar[float] = 1.0
     # What `altered` hands over: running texts, the words of a tagged text, or the path of a picture (with boxes in it).
     input_kind: ClassVar[Literal["text", "words", "picture", "boxes"]] = "text"
 

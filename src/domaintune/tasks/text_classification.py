@@ -71,7 +71,7 @@ class TextClassification(Task):
     name: ClassVar[str] = "text-classification"
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
     primary: ClassVar[Primary] = Primary("accuracy", binary=True)
-    rate_of_new_labels: ClassVar[float] = 2.0
+
     scores: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1", "mcc", "log_loss")
 
     labels: tuple[str, ...]

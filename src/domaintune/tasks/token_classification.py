@@ -70,7 +70,6 @@ class TokenClassification(Task):
     name: ClassVar[str] = "token-classification"
     auto_class: ClassVar[str] = "AutoModelForTokenClassification"
     primary: ClassVar[Primary] = Primary("f1")
-    rate_of_new_labels: ClassVar[float] = 2.0
     scores: ClassVar[tuple[str, ...]] = ("f1", "precision", "recall", "macro_f1", "token_accuracy", "log_loss")
     input_kind: ClassVar[Literal["words"]] = "words"
 
