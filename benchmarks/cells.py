@@ -10,7 +10,7 @@ from typing import Any
 import general_bases
 
 from domaintune.data.formats import read_rows
-from domaintune.recipe import Recipe
+from domaintune.recipe import DEFAULT_LEARNING_RATES, Recipe
 from domaintune.resolve import epochs_for
 
 SHARED = Path(os.environ.get("DOMAINTUNE_SHARED", "../shared")) / "data"
@@ -110,6 +110,9 @@ OURS: dict[str, dict[str, Any]] = {
     "lora-dora": {"name": "lora", "dora": True},
 }
 MAIN = ("lora", "p-tuning", "freeze", "full")
+HIGH = {f"{name}-high": 2 * DEFAULT_LEARNING_RATES[name] for name in MAIN}
+"""Our methods with twice their learning rate: a second try, as peers have one."""
+OURS |= {f"{name}-high": OURS[name] for name in MAIN}
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,12 @@ def peer_names(start: str) -> list[str]:
     return [f"{kind}-{start}" for kind, peer in PEERS.items() if start != "own" or not peer.same_start_alone]
 
 
+def training_of(method: str) -> dict[str, Any]:
+    """What one of OURS sets of the training."""
+    return {"training": {"learning_rate": HIGH[method]}} if method in HIGH else {}
+
+
 def plain_recipe(method: str) -> Recipe:
     """One of OURS with today's defaults, on any data."""
     fields = {"task": "text-classification", "base": "minilm", "train": "any", "output": "any", "method": OURS[method]}
-    return Recipe.make(fields)
+    return Recipe.make({**fields, **training_of(method)})

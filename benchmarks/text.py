@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from cells import CELLS, MAIN, OURS, PEERS, RUNS, SHARED, peer_names, plain_recipe
+from cells import CELLS, MAIN, OURS, PEERS, RUNS, SHARED, peer_names, plain_recipe, training_of
 from rows import START, code_hash, digest, peers_hash, row, settings_of
 
 from domaintune.bases.base import Base
@@ -123,7 +123,7 @@ class Sets:
 
 
 def ours(cell: str, method: str, seed: int) -> dict[str, Any]:
-    recipe = CELLS[cell].recipe(OURS[method], seed=seed, output=UNUSED)
+    recipe = CELLS[cell].recipe(OURS[method], seed=seed, output=UNUSED, **training_of(method))
     key = {"code": code_hash(), **key_of(recipe)}
     output = RUNS / f"{cell}-{method}-{seed}-{digest(key)}"
     recipe = recipe.model_copy(update={"output": str(output)})
