@@ -36,23 +36,30 @@ def domain_parts(
     if settings.max_train_rows is not None and len(train) > settings.max_train_rows:
         share = settings.max_train_rows / len(train)
         rest, train = split(task, train, fraction=share, seed=recipe.data_seed + 2)
-        train = train[: settings.max_train_rows]
-        lost = _of_lost_labels(task, rest, train)[: settings.max_train_rows // 2]
-        train = [*train[: settings.max_train_rows - len(lost)], *lost]
+        train = _with_lost_labels(task, train[: settings.max_train_rows], rest, most=settings.max_train_rows)
         notes.append(f"train was capped at {len(train)} rows.")
     return train, dev, test
 
 
-def _of_lost_labels(task: Task, rest: Sequence[Any], train: Sequence[Any]) -> list[Any]:
-    """Of the `rest` one example for each label that `train` has none of."""
-    known = {label for example in train for label in task.keys(example).labels}
+def _with_lost_labels(task: Task, train: list[Any], rest: Sequence[Any], *, most: int) -> list[Any]:
+    """`train` and, of the `rest`, one example for each label that it has none of; room for them is made by examples of the commonest
+    labels, none of which is lost by it."""
+    labels = [task.keys(example).labels for example in train]
+    counts = Counter(label for names in labels for label in names)
     made = []
     for example in rest:
-        labels = set(task.keys(example).labels)
-        if labels - known:
+        if any(not counts[label] for label in task.keys(example).labels):
             made.append(example)
-            known |= labels
-    return made
+            counts.update(task.keys(example).labels)
+    kept = list(range(len(train)))
+    while made and len(kept) + len(made) > most:
+        place = max(kept, key=lambda p: (min((counts[label] for label in labels[p]), default=0), p))
+        if min((counts[label] for label in labels[place]), default=0) < 2:
+            made.pop()
+            continue
+        kept.remove(place)
+        counts.subtract(labels[place])
+    return [*(train[place] for place in kept), *made]
 
 
 def grown_parts(

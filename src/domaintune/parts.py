@@ -145,14 +145,9 @@ def _read(recipe: Recipe, notes: list[str]) -> tuple[dict[str, list[Row]], dict[
             names = recipe.data.label_map
             declared |= {key: names.get(name, name) for key, name in reading.classes.items()}
         if not domain and recipe.data.general_labels is not None:
-            rows[name], dropped = only(
-                rows[name], wanted, recipe.data.general_labels, separator=label_separator(recipe)
-            )
+            where, separator = f"--general-labels ({name})", label_separator(recipe)
+            rows[name], dropped = only(rows[name], wanted, recipe.data.general_labels, where=where, separator=separator)
             notes.append(f"{name}: {dropped} labels other than {', '.join(recipe.data.general_labels)} were left out.")
-            if not rows[name]:
-                raise DataError(
-                    "no row has one of these labels.", where=f"--general-labels ({name})", remedy="Check their names."
-                )
     return rows, declared
 
 
@@ -262,10 +257,10 @@ def _without(task: Task, examples: list[Any], inputs: set[str], name: str, why: 
     return kept
 
 
-def _reads_all(task: Task, rows: Sequence[Row]) -> bool:
-    """Whether every row is one of this task, its labels among the task's."""
+def _labels_all(task: Task, rows: Sequence[Row]) -> bool:
+    """Whether every row is one of this task, its labels among the task's, and some row has labels."""
     try:
-        return bool(list(task.read(rows)))
+        return any(task.keys(example).labels for example in list(task.read(rows)))
     except DataError:
         return False
 
@@ -288,7 +283,10 @@ def _general_task(
     try:
         built = TASKS[recipe.task.name].build(rows, base, settings)
     except DataError:  # labels that make no task of their own, such as a single one
-        if _reads_all(task, rows):
+        kept = task.relabelled(base.own_labels) if own and own != domain_labels else task
+        if kept is not task and base.owns(kept.head()) and _labels_all(kept, rows):
+            return kept, "general", False
+        if _labels_all(task, rows):
             return task, "domain", False
         raise
     labels = set(built.head().labels)

@@ -111,15 +111,12 @@ def findings_of(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _bases(base: str) -> Iterator[str]:
     """The base, and where it is a run the base that it was made from, and so on: folders and names."""
-    while True:
+    while base:
         yield base
-        facts = Path(base) / "provenance.json"
-        if not is_run(Path(base)) or not facts.is_file():
+        if not is_run(Path(base)) or not RunFolder(Path(base)).finished:
             return
-        held = read_json(facts).get("base", {})
+        held = RunFolder.existing(base).read("provenance.json").get("base", {})
         base = held.get("run") or held.get("folder") or ""
-        if not base:
-            return
 
 
 def is_run(folder: Path) -> bool:
@@ -243,7 +240,10 @@ class RunFolder:
 
     def _changed(self, recipe: Recipe, data: Mapping[str, str]) -> list[str]:
         """What is not as it was when the run began: settings by dotted key, and parts of the data."""
-        before, now = flatten(self.read("recipe.json")), flatten(recipe.plain())
+        stored = Recipe.make(
+            self.read("recipe.json"), where=str(self.path / "recipe.json")
+        )  # settings that are new have defaults
+        before, now = flatten(stored.plain()), flatten(recipe.plain())
         changed = [
             f"{k}: {before.get(k)!r} -> {now.get(k)!r}" for k in {**before, **now} if before.get(k) != now.get(k)
         ]

@@ -54,7 +54,7 @@ def _same_base(first: str, other: str) -> None:
         RunError: two seeds' runs were made from other weights, such as those of a run whose strength was changed between them.
     """
     bases = [RunFolder.existing(path).read("provenance.json")["base"] for path in (first, other)]
-    if bases[0] != bases[1]:
+    if any(bases[0].get(key) != bases[1].get(key) for key in ("weights_sha256", "revision", "strength")):
         raise RunError(
             "was made from another base than the first seed's run: it changed in between.",
             where=other,

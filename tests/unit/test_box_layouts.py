@@ -417,7 +417,7 @@ class TestRows:
     def test_other_labels_go_with_their_lines(self, tmp_path: Path) -> None:
         picture(tmp_path / "a.png")
         file = write(tmp_path / "t.csv", "image,label,x,y,w,h\na.png,cat,4,2,2,2\na.png,dog,70,2,4,4\n")
-        kept, _ = only(read(file).rows, BOXES, ["dog"])
+        kept, _ = only(read(file).rows, BOXES, ["dog"], where="x")
         with pytest.raises(DataError, match="outside the picture") as caught:
             read_example(kept[0], ("dog",), labelled=True)
         assert caught.value.where == f"{file}:3"

@@ -338,6 +338,7 @@ class TestPlainSpans:
         ("text", "marked"),
         [
             ("Google's shares", (0, 6)),
+            ("m² CO₂ 10⁹ Jo", (0, 2)),
             ("London-based EU-Kommission", (0, 6)),
             ("Mu\u0308nchen fu\u0308r alle", (0, 8)),
             ("राहुल दिल्ली में है।", (6, 12)),

@@ -84,6 +84,24 @@ def test_tables_of_excel_in_german(tmp_path: Path, content: str, line: int) -> N
     assert [row.line for row in made] == [line, line + 1]
 
 
+@pytest.mark.parametrize(
+    ("content", "row"),
+    [
+        ("text,label (0=neg;1=neu;2=pos)\na,0\n", {"text": "a", "label (0=neg;1=neu;2=pos)": "0"}),
+        ('"te;x\nt",label\na,b\n', {"te;x\nt": "a", "label": "b"}),
+        ("a;b;c\n", None),
+        ('Text;Kategorie\n"zwei\nZeilen; und mehr";a\n', {"Text": "zwei\nZeilen; und mehr", "Kategorie": "a"}),
+    ],
+)
+def test_semicolons_in_tables_of_commas(tmp_path: Path, content: str, row: dict[str, str] | None) -> None:
+    path = write(tmp_path / "a.csv", content)
+    if row is None:
+        with pytest.raises(DataError, match=r"no rows|semicolons"):
+            read_rows(path)
+    else:
+        assert [dict(made.values) for made in read_rows(path)] == [row]
+
+
 def test_a_header_of_semicolons_with_a_comma_in_it(tmp_path: Path) -> None:
     (row,) = read_rows(write(tmp_path / "a.csv", "Betreff;Text, lang;Kategorie\nx;y;z\n"))
     assert dict(row.values) == {"Betreff": "x", "Text, lang": "y", "Kategorie": "z"}

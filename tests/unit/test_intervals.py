@@ -107,6 +107,12 @@ def test_exact_bounds_count_groups() -> None:
     weights = intervals.bootstrap_weights(500, draws=300, seed=0, groups=groups)
     assert intervals.drawn_units(weights) == 5
     assert intervals.drawn_units(intervals.bootstrap_weights(500, draws=300, seed=0)) == 500
+    for count, groups_of in ((30, 3), (41, 7), (50, 5), (101, 10), (502, 5), (803, 7)):
+        names = [str(n % groups_of) for n in range(count)]
+        drawn = intervals.bootstrap_weights(count, draws=300, seed=0, groups=names)
+        assert intervals.drawn_units(drawn) == groups_of
+        whole = intervals.score_estimates(task, records([1] * count), drawn)["accuracy"]
+        assert (whole.low, whole.high) == (pytest.approx(intervals.binomial_bounds(groups_of, groups_of)[0]), 1.0)
     made = intervals.score_estimates(task, right, weights)["accuracy"]
     assert (made.low, made.how) == (pytest.approx(intervals.binomial_bounds(5, 5)[0]), "exact")
     base = records([n >= 100 for n in range(500)])  # one patient's rows are won

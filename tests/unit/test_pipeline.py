@@ -381,6 +381,7 @@ def test_the_record_of_findings_says_why_and_what_to_do(folder: Path) -> None:
 def test_nothing_that_a_run_is_made_from_is_removed(folder: Path) -> None:
     tune(recipe(folder, output=str(folder / "runs/a"), method="full"))
     tune(recipe(folder, base=str(folder / "runs/a"), output=str(folder / "runs/b"), method="full"))
+    tune(recipe(folder, base=str(folder / "runs/a"), output=str(folder / "runs/s"), method="full", seeds=2))
     inside = folder / "runs/b/more"
     inside.mkdir()
     shutil.copy(folder / "train.csv", inside / "train.csv")
@@ -388,6 +389,7 @@ def test_nothing_that_a_run_is_made_from_is_removed(folder: Path) -> None:
         {"train": str(folder / "runs/*/more/*.csv"), "output": str(folder / "runs/b")},
         {"general": [str(folder / "general.csv"), str(inside / "train.csv")], "output": str(folder / "runs/b")},
         {"base": str(folder / "runs/b"), "output": str(folder / "runs/a")},
+        {"base": str(folder / "runs/s"), "output": str(folder / "runs/a")},
     ):
         with pytest.raises(RunError, match="is to be made from"):
             tune(recipe(folder, **change), overwrite=True)
@@ -443,3 +445,43 @@ def test_a_value_where_settings_belong_is_named(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["tune", str(file), "--group-column", "g"])
     assert isinstance(result.exception, RecipeError)
     assert "data" in str(result.exception)
+
+
+def test_settings_that_are_newer_than_an_unfinished_run_have_their_defaults(folder: Path) -> None:
+    made = recipe(folder, output=str(folder / "runs/older"))
+
+    def stop(stage: str, progress: object) -> None:
+        if stage == "frontier":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tune(made, report=stop)
+    stored = json.loads((folder / "runs/older/recipe.json").read_text())
+    del stored["balance"]["keep"]
+    (folder / "runs/older/recipe.json").write_text(json.dumps(stored))
+    with pytest.raises(RunError, match=r"balance.keep: 0.98 -> 0.9"):
+        tune(made.model_copy(update={"balance": made.balance.model_copy(update={"keep": 0.9})}))
+    assert tune(made).path == folder / "runs/older"
+
+
+def test_a_general_set_of_one_label_keeps_the_bases_own_head(folder: Path) -> None:
+    tune(recipe(folder, output=str(folder / "runs/two"), method="full"))
+    three = {
+        p: table(folder / f"{p}3.csv", 40, labels=("negative", "neutral", "positive"), start=s)
+        for p, s in (("train", 0), ("dev", 500), ("test", 700))
+    }
+    rows = Path(table(folder / "both.csv", 80, start=400)).read_text().splitlines()
+    (folder / "good.csv").write_text(
+        "\n".join([rows[0], *(row for row in rows[1:] if row.endswith("positive"))]) + "\n"
+    )
+    tune(
+        recipe(
+            folder,
+            base=str(folder / "runs/two"),
+            general=str(folder / "good.csv"),
+            output=str(folder / "runs/three"),
+            **three,
+        )
+    )
+    tasks = json.loads((folder / "runs/three/tasks.json").read_text())
+    assert tasks["general"]["labels"] == ["negative", "positive"]

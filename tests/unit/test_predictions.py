@@ -9,6 +9,7 @@ import shutil
 import sys
 import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from typer.testing import CliRunner
 from domaintune import Run, load, tune
 from domaintune.cli import app
 from domaintune.data.formats import stream_part
-from domaintune.data.rows import Wanted
+from domaintune.data.rows import Row, Wanted
 from domaintune.errors import DataError, RecipeError, RunError
 from domaintune.finished import predictions
 from domaintune.finished.predictions import line_total, predict_file
@@ -337,7 +338,7 @@ def test_standard_input_in_another_encoding(run: Run, monkeypatch: pytest.Monkey
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("ein Café\n".encode("latin-1"))))
     predict_file(run, "-", output=folder / "latin.out.jsonl", encoding="latin-1")
     assert lines(folder / "latin.out.jsonl")[0]["text"] == "ein Café"
-    for encoding, message in ((None, "is not UTF-8"), ("latin-99", "no known encoding")):
+    for encoding, message in ((None, "is not UTF-8"), ("utf-16", "is not utf-16"), ("latin-99", "no known encoding")):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("ein Café\n".encode("latin-1"))))
         with pytest.raises(DataError, match=message):
             predict_file(run, "-", output=folder / "latin.out.jsonl", encoding=encoding)
@@ -345,13 +346,30 @@ def test_standard_input_in_another_encoding(run: Run, monkeypatch: pytest.Monkey
 
 def test_texts_of_any_name_are_cut_and_other_columns_pass(tagger: Run, tmp_path: Path) -> None:
     text = TEXT[0]
-    cells = {"a.jsonl": json.dumps({"data": text}) + "\n", "b.csv": f"text,entities,label\n{text},['Paris'],\n"}
+    words = [{"text": word, "start": 0, "end": len(word)} for word in text.split()[:1]]
+    cells = {
+        "a.jsonl": json.dumps({"data": text}) + "\n",
+        "c.jsonl": json.dumps({"text": text, "tokens": words, "spans": [], "answer": "accept"}) + "\n",
+        "d.jsonl": json.dumps({"text": text}) + "\n" + json.dumps({"tokens": text.split()}) + "\n",
+        "b.csv": f"text,entities,label\n{text},['Paris'],\n",
+    }
     for name, content in cells.items():
         (tmp_path / name).write_text(content)
         predict_file(tagger, str(tmp_path / name), output=tmp_path / "out.jsonl")
-        (row,) = lines(tmp_path / "out.jsonl")
-        found = row["entities" if name == "a.jsonl" else "predicted_entities"]
+        row, *others = lines(tmp_path / "out.jsonl")
+        assert len(others) == (name == "d.jsonl")
+        found = row["predicted_entities" if name == "b.csv" else "entities"]
         assert found
         assert all(text[e["start_character"] : e["end_character"]] == e["text"] for e in found)
         if name == "b.csv":
             assert (row["entities"], row["label"]) == ("['Paris']", "")
+
+
+def test_a_column_of_texts_asks_a_chat_where_chats_were_learned() -> None:
+    wanted = Wanted("generation")
+    for made, learned in (({"messages": [{"role": "user", "content": "hi"}]}, "chats"), ({"prompt": "hi"}, "pairs")):
+        run: Any = SimpleNamespace(task=SimpleNamespace(from_bare=lambda text, made=made: made))
+        row = predictions._with_input(run, wanted, Row({"text": "hi", "id": 1}, "x", 1))
+        assert row.values == {"text": "hi", "id": 1, **(made if learned == "chats" else {})}
+        asked = Row({"prompt": "a", "text": "b"}, "x", 1)
+        assert predictions._with_input(run, wanted, asked) is asked

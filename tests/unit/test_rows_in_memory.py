@@ -137,16 +137,24 @@ def test_labels_under_other_names() -> None:
     entities = Wanted("token-classification")
     assert renamed(tags, entities, {"PER": "person"})[0].values["tags"] == ["B-person", "I-person", "O", "B-LOC"]
     assert [
-        (r.values["tags"], n) for r, n in [(only(tags, entities, ["PER"])[0][0], only(tags, entities, ["PER"])[1])]
+        (r.values["tags"], n)
+        for r, n in [(only(tags, entities, ["PER"], where="x")[0][0], only(tags, entities, ["PER"], where="x")[1])]
     ] == [(["B-PER", "I-PER", "O", "O"], 1)]
     boxes = [Row({"boxes": [[1], [2]], "labels": ["a", "b"], "crowd": [False, True]}, "a", 1)]
-    kept, dropped = only(boxes, Wanted("object-detection"), ["b"])
+    kept, dropped = only(boxes, Wanted("object-detection"), ["b"], where="x")
     assert (kept[0].values["boxes"], kept[0].values["crowd"], dropped) == ([[2]], [True], 1)
-    assert [row.line for row in only(rows, classes, ["x"])[0]] == [2, 3]
+    assert [row.line for row in only(rows, classes, ["x"], where="x")[0]] == [2, 3]
     several = [Row({"label": value}, "f", n) for n, value in enumerate(["x|y", ["x", "y"], "y", "", ["y"]])]
-    kept, dropped = only(several, classes, ["x"], separator="|")
+    kept, dropped = only(several, classes, ["x"], where="x", separator="|")
     assert [row.values["label"] for row in kept] == ["x", ["x"], "", "", []]
     assert dropped == 4
+    for given, wanted, separator in (
+        (tags, entities, None),
+        (boxes, Wanted("object-detection"), None),
+        (several, classes, "|"),
+    ):
+        with pytest.raises(DataError, match="no row has one of the labels typo"):
+            only(given, wanted, ["typo"], where="x", separator=separator)
 
 
 def test_near_duplicates_stay_in_one_part() -> None:

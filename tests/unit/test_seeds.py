@@ -136,3 +136,12 @@ def test_a_base_that_changes_between_seeds_is_noticed(tmp_path: Path) -> None:
     set_strength(tmp_path / "runs/a", 0.3)
     with pytest.raises(RunError, match="another base than the first seed's"):
         tune(made)
+
+
+def test_a_base_that_moved_is_the_same_base(tmp_path: Path) -> None:
+    for number, folder in enumerate(("/old/place", "/new/place")):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "run.json").write_text(json.dumps({"finished": True, "format": 1}))
+        facts = {"base": {"folder": folder, "weights_sha256": "a", "revision": None}}
+        (tmp_path / str(number) / "provenance.json").write_text(json.dumps(facts))
+    seeds._same_base(str(tmp_path / "0"), str(tmp_path / "1"))

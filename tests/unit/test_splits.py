@@ -244,3 +244,11 @@ def test_a_cap_keeps_every_label() -> None:
     train, _, _ = domain_parts(Recipe.make(values), task, parts, [])
     assert len(train) <= 20
     assert {label for example in train for label in example.labels} == {0, 1, 2}
+    sorted_labels = [(number // 5,) for number in range(200)]  # 40 labels, those of the last rows as dear as the others
+    task, examples = texts(
+        [f"{number} {'vwxyz'[number % 5] * 9}" for number in range(200)], sorted_labels, names=40, multi=False
+    )
+    values["data"] = {"max_train_rows": 45, "fold_below": 0}
+    train, _, _ = domain_parts(Recipe.make(values), task, {**parts, "train": examples}, [])
+    assert len(train) <= 45
+    assert {label for example in train for label in example.labels} == set(range(40))

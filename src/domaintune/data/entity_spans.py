@@ -22,8 +22,15 @@ def has_spans(row: Row, wanted: Wanted) -> bool:
 
 
 def has_text(row: Row, wanted: Wanted) -> bool:
-    """Whether `input_rows` finds a text in the row."""
+    """Whether the row has no words yet, and `input_rows` finds a text in it."""
+    if _has_words(row, wanted):
+        return False
     return shape_of(row, wanted) == "label-studio" or text_column(row, wanted) is not None
+
+
+def _has_words(row: Row, wanted: Wanted) -> bool:
+    words = row.values.get(wanted.column("tokens"))
+    return isinstance(words, list) and bool(words) and all(isinstance(word, str) for word in words)
 
 
 def span_rows(rows: Iterable[Row], wanted: Wanted) -> Iterator[Entry]:
@@ -51,8 +58,11 @@ def span_rows(rows: Iterable[Row], wanted: Wanted) -> Iterator[Entry]:
 
 
 def input_rows(rows: Iterable[Row], wanted: Wanted) -> Iterator[Entry]:
-    """Rows to predict on: every column as it stands, whatever is marked in it, and the text's words."""
+    """Rows to predict on: every column as it stands, whatever is marked in it, and the text's words where the row has none."""
     for row in rows:
+        if _has_words(row, wanted):
+            yield row
+            continue
         text, others = text_of(row, wanted)
         words = [text[start:end] for start, end in word_spans(text)]
         if words:

@@ -221,8 +221,9 @@ def _shaped(entries: Iterable[Entry], wanted: Wanted, folder: Path) -> Iterator[
         return everything
     if wanted.task == "token-classification":
         if wanted.inputs:
-            bare = not isinstance(first.values.get(wanted.column("tokens")), list) and has_text(first, wanted)
-            return _through(everything, lambda rows: input_rows(rows, wanted)) if bare else everything
+            return (
+                _through(everything, lambda rows: input_rows(rows, wanted)) if has_text(first, wanted) else everything
+            )
         if wanted.column("tags") not in first.values and has_spans(first, wanted):
             return _through(everything, lambda rows: span_rows(rows, wanted))
         return normalised_tags(everything, wanted)

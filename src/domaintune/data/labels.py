@@ -7,6 +7,7 @@ from typing import Any
 
 from domaintune.data.box_pictures import with_boxes_at
 from domaintune.data.rows import Row, Wanted
+from domaintune.errors import DataError
 
 
 def renamed(
@@ -22,35 +23,45 @@ def renamed(
 
 
 def only(
-    rows: Sequence[Row], wanted: Wanted, labels: Sequence[str], *, separator: str | None = None
+    rows: Sequence[Row], wanted: Wanted, labels: Sequence[str], *, where: str, separator: str | None = None
 ) -> tuple[list[Row], int]:
     """The rows without labels other than these, and how many such labels there were: tags become O, boxes go, of rows that may have
-    several labels (`separator` between them) the others stay, and rows whose one label it was go too."""
-    kept, dropped = [], 0
+    several labels (`separator` between them) the others stay, and rows whose one label it was go too.
+
+    Raises:
+        DataError: there are labels, and none of them is one of these.
+    """
+    kept, dropped, held = [], 0, 0
     for row in rows:
-        made, count = _without_others(row, wanted, set(labels), separator)
-        dropped += count
+        made, gone, stayed = _without_others(row, wanted, set(labels), separator)
+        dropped, held = dropped + gone, held + stayed
         if made is not None:
             kept.append(made)
+    if dropped and not held:
+        raise DataError(f"no row has one of the labels {', '.join(labels)}.", where=where, remedy="Check their names.")
     return kept, dropped
 
 
-def _without_others(row: Row, wanted: Wanted, labels: set[str], separator: str | None) -> tuple[Row | None, int]:
+def _without_others(row: Row, wanted: Wanted, labels: set[str], separator: str | None) -> tuple[Row | None, int, int]:
+    """The row without other labels, how many of them went, and how many stay."""
     column = _label_column(wanted)
     value = row.values.get(column)
     if wanted.task == "token-classification" and isinstance(value, list):
         tags = [tag if not isinstance(tag, str) or tag == "O" or tag[2:] in labels else "O" for tag in value]
-        begun = sum(a != b and isinstance(a, str) and a.startswith("B-") for a, b in zip(value, tags, strict=True))
-        return Row({**row.values, column: tags}, row.file, row.line), begun
+        begun = [isinstance(tag, str) and tag.startswith("B-") for tag in value]
+        stayed = sum(a and tag != "O" for a, tag in zip(begun, tags, strict=True))
+        return Row({**row.values, column: tags}, row.file, row.line), sum(begun) - stayed, stayed
     if wanted.task == "object-detection" and isinstance(value, list):
         places = [place for place, label in enumerate(value) if label in labels]
-        return with_boxes_at(row, places, of=len(value)), len(value) - len(places)
+        return with_boxes_at(row, places, of=len(value)), len(value) - len(places), len(places)
     if separator is not None and isinstance(value, str | list):
         parts = value if isinstance(value, list) else [part for part in value.split(separator) if part.strip()]
         kept = [part for part in parts if str(part).strip() in labels]
         made: Any = kept if isinstance(value, list) else separator.join(kept)
-        return Row({**row.values, column: made}, row.file, row.line), len(parts) - len(kept)
-    return (row, 0) if value is None or str(value).strip() in labels else (None, 1)
+        return Row({**row.values, column: made}, row.file, row.line), len(parts) - len(kept), len(kept)
+    if value is None:
+        return row, 0, 0
+    return (row, 0, 1) if str(value).strip() in labels else (None, 1, 0)
 
 
 def _changed(row: Row, wanted: Wanted, name_of: Callable[[str], str], separator: str | None) -> Row:

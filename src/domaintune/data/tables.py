@@ -212,9 +212,9 @@ def _table(source: Source, delimiters: str, wanted: Wanted) -> Iterator[Row]:
     header: list[str] = []
     known: list[dict[str, str]] = []
     with source.text(wanted.encoding) as stream:
-        before, delimiter = _beginning(stream, delimiters)
-        start, empty = len(before), True
-        reader = csv.reader(itertools.chain(before[-1:], stream), delimiter=delimiter, strict=True)
+        above, ahead, delimiter = _beginning(stream, delimiters)
+        start, empty = len(above) + 1, True
+        reader = csv.reader(itertools.chain(ahead, stream), delimiter=delimiter, strict=True)
         try:
             for cells in reader:
                 where = f"{source}:{start}"
@@ -232,7 +232,7 @@ def _table(source: Source, delimiters: str, wanted: Wanted) -> Iterator[Row]:
                 else:
                     empty = False
                     yield Row(dict(zip(header, map(_shared, cells, known), strict=True)), str(source), start)
-                start = len(before) + reader.line_num
+                start = len(above) + reader.line_num + 1
         except csv.Error as error:
             raise DataError(
                 f"not a valid table ({error}).", where=f"{source}:{start}", remedy=_table_remedy(str(error))
@@ -242,19 +242,42 @@ def _table(source: Source, delimiters: str, wanted: Wanted) -> Iterator[Row]:
         raise DataError(what, where=str(source), remedy="Give a header row and at least one row.")
 
 
-def _beginning(stream: Iterable[str], delimiters: str) -> tuple[list[str], str]:
-    """The lines down to the header, and what separates its cells: of `delimiters` the one that stands most often outside of quotes, or
-    what Excel's line "sep=;" before it says."""
-    before: list[str] = []
+def _beginning(stream: Iterator[str], delimiters: str) -> tuple[list[str], list[str], str]:
+    """The lines above the header, those read ahead from the header on, and what separates the cells: the first of `delimiters`, or
+    another that stands more often in the header where the first row has as many cells; or what Excel's line "sep=;" says."""
+    above: list[str] = []
     for line in stream:
-        before.append(line)
         named = SEPARATOR.fullmatch(line.strip("\ufeff\r\n"))
         if named and named[1] in delimiters:
             delimiters = named[1]
         elif line.strip():
+            ahead = [line]
             break
-    bare = re.sub('"[^"]*"', "", before[-1]) if before else ""
-    return before or [""], max(delimiters, key=bare.count)
+        above.append(line)
+    else:
+        return above, [], delimiters[0]
+    first, others = delimiters[0], delimiters[1:]
+    bare = re.sub('"[^"]*("|$)', "", ahead[0])
+    for other in others:
+        if bare.count(other) > bare.count(first) and _is_even(ahead, stream, other):
+            return above, ahead, other
+    return above, ahead, first
+
+
+def _is_even(ahead: list[str], stream: Iterator[str], delimiter: str) -> bool:
+    """Whether the first two records have as many cells each; what is read for it joins `ahead`."""
+
+    def lines() -> Iterator[str]:
+        yield from list(ahead)
+        for line in stream:
+            ahead.append(line)
+            yield line
+
+    try:
+        records = itertools.islice(filter(None, csv.reader(lines(), delimiter=delimiter, strict=True)), 2)
+        return len({len(cells) for cells in records}) == 1
+    except csv.Error:
+        return False
 
 
 def _shared(cell: str, known: dict[str, str]) -> str:

@@ -69,14 +69,14 @@ def percentiles(value: float, draws: np.ndarray, *, differing: int | None = None
 def drawn_units(weights: np.ndarray) -> int:
     """How many things the draws resample: examples, or the groups whose examples have the same weights in every draw."""
     told_apart = np.random.default_rng(0).random(len(weights)) @ weights
-    return len(np.unique(told_apart))
+    return len(np.unique(np.round(told_apart, 6)))  # equal columns may differ in their sums' last bits
 
 
 def binomial_bounds(successes: float, trials: float, *, level: float = 0.95) -> tuple[float, float]:
     """Exact two-sided bounds of a proportion. Source: Clopper and Pearson 1934."""
     tail = (1 - level) / 2
-    low = 0.0 if successes == 0 else float(betaincinv(successes, trials - successes + 1, tail))
-    high = 1.0 if successes == trials else float(betaincinv(successes + 1, trials - successes, 1 - tail))
+    low = 0.0 if successes <= 0 else float(betaincinv(successes, trials - successes + 1, tail))
+    high = 1.0 if successes >= trials else float(betaincinv(successes + 1, trials - successes, 1 - tail))
     return low, high
 
 
@@ -89,9 +89,9 @@ def score_estimates(task: Task, records: Sequence[Record], weights: np.ndarray) 
         right = int(sum(float(r["correct"]) for r in records))
         if min(right, len(records) - right) < FEW:
             units = drawn_units(weights)
-            share = units / len(records)
-            low, high = binomial_bounds(share * right, units)
-            lower = binomial_bounds(share * right, units, level=0.9)[0]
+            rights = units * right / len(records)
+            low, high = binomial_bounds(rights, units)
+            lower = binomial_bounds(rights, units, level=0.9)[0]
             made[task.primary.name] = Estimate(right / len(records), low, high, lower, "exact")
     return made
 
@@ -126,8 +126,7 @@ def _exact_difference(tuned: Sequence[Record], base: Sequence[Record], differing
     """Difference of two accuracies from the counts of examples won and lost, each with exact bounds at half the error; shares of so many
     `units` where groups of examples hang together."""
     delta = np.array([float(a["correct"]) - float(b["correct"]) for a, b in zip(tuned, base, strict=True)])
-    share = units / len(delta)
-    won, lost = share * int((delta > 0).sum()), share * int((delta < 0).sum())
+    won, lost = (units * int(part.sum()) / len(delta) for part in (delta > 0, delta < 0))
     bounds = {
         level: (binomial_bounds(won, units, level=level), binomial_bounds(lost, units, level=level))
         for level in (0.975, 0.95)

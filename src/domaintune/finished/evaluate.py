@@ -105,10 +105,7 @@ def _labelled_rows(
         )
     notes = reading.summary()
     if general and recipe.data.general_labels is not None:
-        separator = label_separator(recipe)
-        rows, dropped = only(rows, wanted, recipe.data.general_labels, separator=separator)
-        names = ", ".join(recipe.data.general_labels)
-        if not rows:
-            raise DataError(f"no row has one of the labels {names}.", where=data, remedy="Give rows that have.")
+        separator, names = label_separator(recipe), ", ".join(recipe.data.general_labels)
+        rows, dropped = only(rows, wanted, recipe.data.general_labels, where=data, separator=separator)
         notes.append(f"{dropped} labels other than {names} were left out.")
     return rows, notes

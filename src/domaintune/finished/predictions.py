@@ -164,10 +164,13 @@ def _rows(entries: Iterable[Entry], passed: Passed) -> Iterator[Row]:
 def _with_input(run: Run, wanted: Wanted, row: Row) -> Row:
     """The row itself where it has the task's input, else the one that its "text" makes."""
     names = [wanted.column(name) for name in INPUTS[wanted.task]]
-    if any(name in row.values for name in names):
+    text = row.values.get(wanted.column("text"), row.values.get("text"))
+    bare = run.task.from_bare(text) if isinstance(text, str) else {}
+    chat = wanted.column("messages") in bare  # whose users ask plain questions
+    if any(name in row.values for name in names if not (chat and name == wanted.column("text"))):
         return row
-    if isinstance(row.values.get("text"), str):
-        return Row({**row.values, **run.task.from_bare(row.values["text"])}, row.file, row.line)
+    if bare:
+        return Row({**row.values, **bare}, row.file, row.line)
     raise DataError(
         f"no column '{names[0]}' (columns: {', '.join(map(str, row.values)) or 'none'}).",
         where=row.where,
@@ -183,8 +186,10 @@ def _input_chunks(run: Run, stream: BufferedReader, encoding: str | None) -> Ite
         block = stream.read1(READ_BYTES)
         try:
             *whole, rest = (rest + decoder.decode(block, final=not block)).split("\n")
-        except UnicodeDecodeError as error:
-            line = number + 1 + error.object.count(b"\n", 0, error.start)
+        except UnicodeError as error:
+            line = number + 1
+            if isinstance(error, UnicodeDecodeError):
+                line += error.object.count(b"\n", 0, error.start)
             what = f"is not {encoding or 'UTF-8'}."
             raise DataError(
                 what, where=f"{name}:{line}", remedy="Convert it to UTF-8, or name its --encoding."
