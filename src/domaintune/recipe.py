@@ -226,7 +226,7 @@ class Recipe(Settings):
                 raise RecipeError(f"got '{override}'.", where="--set", remedy="Write --set key=value.")
             try:
                 put_(merged, key.strip().split("."), yaml.safe_load(value), method=method)
-            except (yaml.YAMLError, TypeError, ValueError):
+            except (yaml.YAMLError, ValueError, RecipeError):
                 raise RecipeError(
                     f"got '{override}'.",
                     where="--set",

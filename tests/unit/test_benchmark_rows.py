@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,15 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 @pytest.fixture(autouse=True)
-def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+def importable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The scripts' modules by their names, some of which the tests' own modules have too."""
+    names = [path.stem for path in BENCHMARKS.glob("*.py")]
+    for name in names:
+        monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.syspath_prepend(str(BENCHMARKS))
+    yield
+    for name in names:
+        sys.modules.pop(name, None)
 
 
 def key(**recipe: Any) -> dict[str, Any]:
@@ -90,4 +98,3 @@ def test_equally_good_peers_on_dev(tmp_path: Path) -> None:
     assert tables.best(tmp_path, "product_reviews", names, [0])[0] == "peer-lora-own"
     peer("frozen", 0.95, 20)
     assert tables.best(tmp_path, "product_reviews", names, [0])[0] == "peer-frozen-own"
-    sys.modules.pop("text_tables", None)
