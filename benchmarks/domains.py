@@ -18,11 +18,11 @@ from typing import Any
 
 import general_bases
 import numpy as np
-from cells import RUNS, SHARED, plain_recipe
-from rows import alike, code_hash, digest, row, settings_of
+from cells import RUNS, SHARED
+from rows import code_hash, digest, row
 from text import key_of as settings_key
 from text import pairs
-from text_tables import DRAWS, age_of, interval, is_old, mean_draws, ratio
+from text_tables import DRAWS, age_of, has_other_settings, interval, is_old, mean_draws, ratio
 
 from domaintune.counting import counted
 from domaintune.data.formats import read_rows
@@ -195,12 +195,12 @@ def table(seeds: Sequence[int]) -> list[str]:
     for name, facts in SETS.items():
         held = {way: [_stored(f"{name}.{way}.{seed}") for seed in seeds] for way in WAYS}
         common = [i for i in range(len(seeds)) if all(held[way][i] is not None for way in WAYS)]
-        common = [i for i in common if not _is_old(name, [held[way][i] for way in WAYS])] or common
+        common = [i for i in common if not _is_old([held[way][i] for way in WAYS])] or common
         if not common:
             lines.append(f"{name}: missing")
             continue
         rows = {way: [held[way][i] for i in common] for way in WAYS}
-        mark = " (older)" if _is_old(name, [row for way in WAYS for row in rows[way]]) else ""
+        mark = " (older)" if _is_old([row for way in WAYS for row in rows[way]]) else ""
         lines += [
             f"{name}, {counted(len(common), '[seed|seeds]')}{mark}",
             "",
@@ -236,12 +236,8 @@ def table(seeds: Sequence[int]) -> list[str]:
     return lines
 
 
-def _is_old(name: str, rows: Sequence[Any]) -> bool:
-    settings = settings_of(plain_recipe("lora"))
-    now = {key: settings[key] for key in ("training", "learning_rate", "epochs")}
-    return is_old("domains", rows) or any(
-        not alike({"recipe": {key: row["key"]["recipe"].get(key) for key in now}}, {"recipe": now}) for row in rows
-    )
+def _is_old(rows: Sequence[Any]) -> bool:
+    return is_old("domains", rows) or has_other_settings(rows, "lora", ("training", "learning_rate", "epochs"))
 
 
 def _stored(name: str) -> dict[str, Any] | None:

@@ -147,6 +147,12 @@ def row(results: Path, name: str, key: Mapping[str, Any], measure: Callable[[], 
     return made
 
 
+def wants_third_rate(peer: Mapping[str, Any]) -> bool:
+    """Whether a peer's row has the higher of two rates for its better one."""
+    tried = sorted(map(float, peer.get("dev", {})))
+    return len(tried) == 2 and bool(peer["rate"] == tried[1])
+
+
 def plain_records(records: Sequence[Record]) -> list[dict[str, Any]]:
     return [{name: np.asarray(value).tolist() for name, value in record.items()} for record in records]
 

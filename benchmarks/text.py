@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from cells import CELLS, MAIN, OURS, PEERS, RUNS, SHARED, peer_names, plain_recipe, training_of
-from rows import START, code_hash, digest, peers_hash, row, settings_of
+from rows import START, code_hash, digest, peers_hash, row, settings_of, wants_third_rate
 
 from domaintune.bases.base import Base
 from domaintune.data.formats import read_rows
@@ -242,7 +242,7 @@ def precision_of_ours(cell: str, method: str, seed: int) -> str:
 def peer_high(cell: str, kind: str, seed: int) -> None:
     """The third rate, where the higher of two was the better one."""
     first = peer(cell, kind, "same", seed)
-    if "dev" in first and str(first["rate"]) == max(first["dev"], key=float):
+    if wants_third_rate(first):
         peer(cell, kind, "same-high", seed)
 
 

@@ -16,7 +16,7 @@ import matplotlib
 import numpy as np
 from cells import CELLS, HIGH, MAIN, OURS, PEERS, peer_names, plain_recipe
 from matplotlib.figure import Figure
-from rows import HERE, START, alike, code_hash, peers_hash, settings_of, today
+from rows import HERE, START, alike, code_hash, peers_hash, settings_of, today, wants_third_rate
 
 from domaintune.seeds import seed_weights
 
@@ -138,12 +138,14 @@ def is_old(name: str, rows: Sequence[Row]) -> bool:
         return True
     if name not in OURS:
         return False
-    for row in rows:
-        settings = settings_of(plain_recipe(name))
-        now = {key: settings[key] for key in ("method", "training", "learning_rate", "epochs", "balance")}
-        if not alike({"recipe": {key: row["key"]["recipe"].get(key) for key in now}}, {"recipe": now}):
-            return True
-    return False
+    return has_other_settings(rows, name, ("method", "training", "learning_rate", "epochs", "balance"))
+
+
+def has_other_settings(rows: Sequence[Row], method: str, names: Sequence[str]) -> bool:
+    """Whether one of the rows was made with other values of these settings than the method has today."""
+    settings = settings_of(plain_recipe(method))
+    now = {"recipe": {name: settings[name] for name in names}}
+    return not all(alike({"recipe": {name: row["key"]["recipe"].get(name) for name in names}}, now) for row in rows)
 
 
 def _is_old_peer(row: Row, kind: str) -> bool:
@@ -165,16 +167,10 @@ def epochs_of(cell: str, kind: str) -> int | None:
 def age_of(name: str, rows: Sequence[Row]) -> str:
     """A mark for old rows, and for peers' that lack the third rate."""
     if not is_old(name, rows):
-        lacking = name.endswith("-same") and any(_lacks_a_rate(row) for row in rows)
+        lacking = name.endswith("-same") and any(map(wants_third_rate, rows))
         return " (third rate missing)" if lacking else ""
     epochs = rows[0]["key"].get("epochs")
     return f" (older: {epochs} epochs)" if epochs is not None else " (older code)"
-
-
-def _lacks_a_rate(row: Row) -> bool:
-    """Whether a peer's row from the same start has the higher of two rates for its better one, and the third was not tried."""
-    tried = sorted(map(float, row.get("dev", {})))
-    return len(tried) == 2 and row["rate"] == tried[1]
 
 
 def line(label: str, name: str, rows: Sequence[Row], seeds: Sequence[int]) -> str:
@@ -270,8 +266,8 @@ def overall(results: Path, seeds: Sequence[int]) -> list[str]:
     lines = [
         "\n## Ours minus the best peer\n",
         "Ours is one of our four methods, the peer one of theirs, each the best on dev at strength 1 of those that are measured (the tables",
-        "of the cells say which are missing). Ours have one learning rate, the default, where nothing else is said. Ours at strength 1, fully tuned as the peers are, and at the strength that is chosen, which",
-        "gives domain score away to keep 98 % of the general one. Where there is one seed, intervals of a cell are of examples alone.",
+        "of the cells say which are missing). Ours have one learning rate, the default, where nothing else is said. Ours at",
+        "strength 1, fully tuned as the peers are, and at the strength that is chosen, which gives domain score away to keep 98 % of the general one. Where there is one seed, intervals of a cell are of examples alone.",
     ]
     for start, label in (("same", "from the same start"), ("own", "with its own defaults")):
         ways = (

@@ -24,7 +24,11 @@ def files(recipe: Recipe) -> list[str]:
     Raises:
         DataError: a glob that fits nothing.
     """
-    return [s for given in given_paths(recipe).values() for entry in files_of(given) for s in entry.split(ALIGNED)]
+    return [side for given in given_paths(recipe).values() for side in _sides(given)]
+
+
+def _sides(given: str | tuple[str, ...]) -> list[str]:
+    return [side for entry in files_of(given) for side in entry.split(ALIGNED)]
 
 
 def checksums(recipe: Recipe) -> dict[str, str]:
@@ -36,7 +40,7 @@ def checksums(recipe: Recipe) -> dict[str, str]:
     made = {}
     for name, given in given_paths(recipe).items():
         digests = []
-        for path in (side for entry in files_of(given) for side in entry.split(ALIGNED)):
+        for path in _sides(given):
             try:
                 digests.append(data_checksum(path))
             except (OSError, ValueError) as error:

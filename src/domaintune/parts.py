@@ -265,6 +265,15 @@ def _labels_all(task: Task, rows: Sequence[Row]) -> bool:
         return False
 
 
+def _of_own_head(task: Task, base: Base) -> Task | None:
+    """The task with the labels of the base's own head, where these are others and the head is one for it."""
+    own = base.own_labels
+    if not own or set(own) == set(task.head().labels):
+        return None
+    kept = task.relabelled(own)
+    return kept if base.owns(kept.head()) else None
+
+
 def _general_task(
     recipe: Recipe, base: Base, task: Task, rows: Sequence[Row], *, agreement: bool
 ) -> tuple[Task, str, bool]:
@@ -277,14 +286,14 @@ def _general_task(
     if not domain_labels:
         return task, "domain", False
     if agreement:
-        kept = task.relabelled(base.own_labels) if own and own != domain_labels else task
-        return (kept, "general", False) if kept is not task and base.owns(kept.head()) else (task, "domain", False)
+        kept = _of_own_head(task, base)
+        return (task, "domain", False) if kept is None else (kept, "general", False)
     settings = recipe.task.model_copy(update={"labels": None} if "labels" in type(recipe.task).model_fields else {})
     try:
         built = TASKS[recipe.task.name].build(rows, base, settings)
     except DataError:  # labels that make no task of their own, such as a single one
-        kept = task.relabelled(base.own_labels) if own and own != domain_labels else task
-        if kept is not task and base.owns(kept.head()) and _labels_all(kept, rows):
+        kept = _of_own_head(task, base)
+        if kept is not None and _labels_all(kept, rows):
             return kept, "general", False
         if _labels_all(task, rows):
             return task, "domain", False

@@ -240,9 +240,8 @@ class RunFolder:
 
     def _changed(self, recipe: Recipe, data: Mapping[str, str]) -> list[str]:
         """What is not as it was when the run began: settings by dotted key, and parts of the data."""
-        stored = Recipe.make(
-            self.read("recipe.json"), where=str(self.path / "recipe.json")
-        )  # settings that are new have defaults
+        # Settings that the run's own recipe is too old for have their defaults.
+        stored = Recipe.make(self.read("recipe.json"), where=str(self.path / "recipe.json"))
         before, now = flatten(stored.plain()), flatten(recipe.plain())
         changed = [
             f"{k}: {before.get(k)!r} -> {now.get(k)!r}" for k in {**before, **now} if before.get(k) != now.get(k)

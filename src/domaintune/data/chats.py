@@ -32,8 +32,7 @@ def has_chat(row: Row, wanted: Wanted) -> bool:
 
 def chat_rows(rows: Iterable[Row], wanted: Wanted) -> Iterator[Entry]:
     """Each row with its messages in the column `wanted.column("messages")`; the user's other columns stay, and where inputs alone are
-    wanted all of them. A column "system"
-    beside the messages is the first of them where none is.
+    wanted all of them. A column "system" beside the messages is the first of them where none is.
 
     Left out are chats without messages, without an answer at the end or with nothing before it, and those that call tools. Where
     no targets are wanted, the last message may be anyone's, and Alpaca's output may be missing.

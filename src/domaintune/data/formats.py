@@ -220,10 +220,10 @@ def _shaped(entries: Iterable[Entry], wanted: Wanted, folder: Path) -> Iterator[
     if first is None or not wanted.task:
         return everything
     if wanted.task == "token-classification":
+        if wanted.inputs and not has_text(first, wanted):
+            return everything
         if wanted.inputs:
-            return (
-                _through(everything, lambda rows: input_rows(rows, wanted)) if has_text(first, wanted) else everything
-            )
+            return _through(everything, lambda rows: input_rows(rows, wanted))
         if wanted.column("tags") not in first.values and has_spans(first, wanted):
             return _through(everything, lambda rows: span_rows(rows, wanted))
         return normalised_tags(everything, wanted)
