@@ -12,7 +12,8 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,8 @@ SETS: dict[str, dict[str, Any]] = {
 }
 ROWS = {"train": 500, "dev": 200, "test": 500}
 SCORED_ROWS = 2000
-"""Test rows of each domain, at most, that the ways are compared on; the runs themselves report on fewer."""
+"""Of each domain, at most so many test rows and so many train rows that no run saw: what the ways are compared on. The runs themselves
+report on fewer."""
 WAYS = ("weighted", "pooled", "apart")
 
 
@@ -56,29 +58,37 @@ def read(path: Path) -> list[dict[str, Any]]:
         return list(csv.DictReader(stream)) if path.suffix == ".csv" else [json.loads(line) for line in stream]
 
 
-def part(folder: str, name: str, count: int) -> list[dict[str, Any]]:
-    """So many rows of a part, drawn with one seed; where there is no dev file, train rows that train does not take."""
+def part(folder: str, name: str, count: int, start: int = 0) -> list[dict[str, Any]]:
+    """So many rows of a part from the `start`-th on, in an order drawn with one seed; where there is no dev file, train rows that train
+    does not take."""
     suffix = "csv" if folder.startswith("sentiment") else "jsonl"
     path = SHARED / folder / f"{name}.{suffix}"
     rows = read(path if path.exists() else path.with_name(f"train.{suffix}"))
     order = np.random.default_rng(13).permutation(len(rows))
-    start = 0 if path.exists() else ROWS["train"]
+    start += 0 if path.exists() else ROWS["train"]
     return [rows[i] for i in order[start : start + count]]
+
+
+def left_out(folder: str) -> list[dict[str, Any]]:
+    """Train rows that are neither trained on nor dev, nor equal to one that is."""
+    seen = [json.dumps(r) for name in ("train", "dev") for r in part(folder, name, ROWS[name])]
+    rows = part(folder, "train", SCORED_ROWS, start=ROWS["train"] + ROWS["dev"])
+    return [r for r in rows if json.dumps(r) not in seen]
 
 
 def files(name: str) -> dict[str, str]:
     """Part -> the file with the rows of every domain, each with its name under "domain"."""
-    return {wanted: _written(name, wanted, wanted, count) for wanted, count in ROWS.items()}
+    return {wanted: _written(name, wanted, partial(part, name=wanted, count=count)) for wanted, count in ROWS.items()}
 
 
 def scored_file(name: str) -> str:
-    return _written(name, "scored", "test", SCORED_ROWS)
+    return _written(name, "scored", lambda folder: [*part(folder, "test", SCORED_ROWS), *left_out(folder)])
 
 
-def _written(name: str, called: str, wanted: str, count: int) -> str:
+def _written(name: str, called: str, rows_of: Callable[[str], list[dict[str, Any]]]) -> str:
     path = DATA / f"{name}-{called}.jsonl"
     domains = SETS[name]["domains"].items()
-    write_lines(path, [{**r, "domain": d} for d, folder in domains for r in part(folder, wanted, count)])
+    write_lines(path, [{**r, "domain": d} for d, folder in domains for r in rows_of(folder)])
     return str(path)
 
 
@@ -189,8 +199,9 @@ def scored_at(run: Any, path: str, strength: float) -> dict[str, float]:
     return made
 
 
-def table(seeds: Sequence[int]) -> list[str]:
+def table() -> list[str]:
     """Scores by domain, and paired differences of the weighted LoRA, averaged over the seeds that every way has."""
+    seeds = sorted({int(path.stem.rpartition(".")[2]) for path in RESULTS.glob("*.json")})
     lines = ["", "## Several domains in one model", ""]
     for name, facts in SETS.items():
         held = {way: [_stored(f"{name}.{way}.{seed}") for seed in seeds] for way in WAYS}
@@ -269,7 +280,7 @@ def main() -> None:
             else:
                 for way in WAYS:
                     measured(name, way, seed)
-            print("\n".join(table([0, 1, 2])), flush=True)
+            print("\n".join(table()), flush=True)
 
 
 if __name__ == "__main__":
