@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import ndtri, stdtrit
 
 from domaintune.balance.frontier import Point
 from domaintune.confirm import judged
@@ -90,7 +91,8 @@ def _summarise(folder: RunFolder, recipe: Recipe, runs: Sequence[RunFolder]) -> 
 
     def at(strength: float, name: str) -> Confirmed:
         retention = None if general is None else general.change(name, agreement=agreement)
-        return Confirmed(strength, domain.gain(name), retention)
+        own = None if name == "tuned" or len(set(chosen)) == 1 else f"each run's own strength ({', '.join(chosen)})"
+        return Confirmed(strength, domain.gain(name), retention, own)
 
     verdict = judged(
         recipe,
@@ -160,13 +162,16 @@ class _Side:
 
     Resamples draw seeds and examples independently, as the seeds were all scored on the same examples. Source: Owen 2007, the
     pigeonhole bootstrap (arXiv 0711.0083). Where a run's own interval is exact, because its models differ on few examples, the
-    interval reaches at least as far as that of every run. `points` and `draws`: "base", "chosen" (each run at its own choice), "tuned" ->
+    interval reaches at least as far as that of every run. Few seeds tell little of how much seeds vary: intervals are widened as
+    Student's t is wider than the normal distribution, with Satterthwaite's degrees of freedom. `points` and `draws`: "base", "chosen" (each run at its own choice), "tuned" ->
     score -> the mean over seeds, once and by draw.
     """
 
     task: Task
     count: int
     points: dict[str, dict[str, float]]
+    each: dict[str, dict[str, np.ndarray]]
+    """As `points`, seed by seed."""
     draws: dict[str, dict[str, np.ndarray]]
     keys: dict[str, Sequence[str]]
     confirmed: Sequence[Mapping[str, Any]]
@@ -176,8 +181,13 @@ class _Side:
         primary = self.task.primary
         sign = 1.0 if primary.higher_is_better else -1.0
         value = sign * (self.points[name][primary.name] - self.points["base"][primary.name])
-        made = percentiles(value, sign * (self.draws[name][primary.name] - self.draws["base"][primary.name]))
-        return self._reaching(made, name, lambda side, key: side["change"][key])
+        draws, each = (
+            sign * (held[name][primary.name] - held["base"][primary.name]) for held in (self.draws, self.each)
+        )
+        return self._reaching(self._interval(value, draws, each), name, lambda side, key: side["change"][key])
+
+    def _interval(self, value: float, draws: np.ndarray, each: np.ndarray) -> Estimate:
+        return widened(percentiles(value, draws), draws, each, rows=self.count)
 
     def change(self, name: str, *, agreement: bool) -> Estimate:
         """Retention: of the means over seeds; or agreement."""
@@ -188,11 +198,14 @@ class _Side:
             return self.score(name, primary.name)
         kind = retention_kind(primary, base)
         whole = kept(primary, np.array(value), np.array(base), kind)
-        made = percentiles(float(whole), kept(primary, draws, base_draws, kind))
+        each = kept(primary, self.each[name][primary.name], self.each["base"][primary.name], kind)
+        made = self._interval(float(whole), kept(primary, draws, base_draws, kind), each)
         return self._reaching(made, name, lambda side, key: side["change"][key])
 
     def score(self, name: str, score: str) -> Estimate:
-        made = percentiles(self.points[name][score], self.draws[name][score])
+        made = self._interval(self.points[name][score], self.draws[name][score], self.each[name][score])
+        if self.task.primary.binary and score == self.task.primary.name:
+            made = replace(made, low=max(made.low, 0.0), high=min(made.high, 1.0), lower=max(made.lower, 0.0))
         return self._reaching(made, name, lambda side, key: side["scores"][key][score])
 
     def _reaching(
@@ -223,16 +236,36 @@ def _side(task: Task, runs: Sequence[RunFolder], part: str, chosen: Sequence[str
     weights = bootstrap_weights(count, draws=draws, seed=recipe.seed, groups=rows.group_names())
     over_seeds = seed_weights(len(runs), draws=draws, seed=recipe.seed)
     points: dict[str, dict[str, float]] = {}
+    each: dict[str, dict[str, np.ndarray]] = {}
     drawn: dict[str, dict[str, np.ndarray]] = {}
     strengths = {"base": ["0"] * len(runs), "chosen": chosen, "tuned": ["1"] * len(runs)}
     for name, keys in strengths.items():
         records: list[list[Record]] = [entry[1][key] for entry, key in zip(read, keys, strict=True)]
         once = [task.reduce(one, np.ones((1, count))) for one in records]
         often = [task.reduce(one, weights) for one in records]
-        points[name] = {key: float(np.mean([one[key][0] for one in once])) for key in once[0]}
+        each[name] = {key: np.array([one[key][0] for one in once]) for key in once[0]}
+        points[name] = {key: float(values.mean()) for key, values in each[name].items()}
         drawn[name] = {key: (over_seeds * np.stack([one[key] for one in often], axis=1)).sum(1) for key in once[0]}
     sides = [run.read("scores.json")["domain" if part == "test" else part] for run in runs]
-    return _Side(task, count, points, drawn, strengths, sides)
+    return _Side(task, count, points, each, drawn, strengths, sides)
+
+
+def widened(made: Estimate, draws: np.ndarray, each: np.ndarray, *, rows: int) -> Estimate:
+    """The interval of a mean over few seeds, `each` a seed's value: as much wider as Student's t is than the normal distribution, with the
+    degrees of freedom of a sum of two variances, that of seeds and that of so many `rows`.
+
+    Source: Satterthwaite 1946, An Approximate Distribution of Estimates of Variance Components.
+    """
+    of_seeds = float(each.var(ddof=1)) / len(each)
+    of_rows = max(float(draws.var()) - of_seeds, 0.0)
+    if not of_seeds + of_rows > 0:  # also where they are no numbers
+        return made
+    freedom = (of_seeds + of_rows) ** 2 / (of_seeds**2 / (len(each) - 1) + of_rows**2 / max(rows - 1, 1))
+    two, one = (float(stdtrit(freedom, level) / ndtri(level)) for level in (0.975, 0.95))
+    low, high, lower = (
+        made.value + (end - made.value) * by for end, by in ((made.low, two), (made.high, two), (made.lower, one))
+    )
+    return replace(made, low=low, high=high, lower=lower)
 
 
 def seed_weights(seeds: int, *, draws: int, seed: int) -> np.ndarray:

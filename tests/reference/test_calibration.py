@@ -74,11 +74,11 @@ def test_all_right_does_not_mean_certain() -> None:
     assert 0.7 < fit_temperature(probability[:1], np.zeros(1, dtype=int)) < 1
 
 
-@pytest.mark.parametrize("rows", [4, 15, 97])
+@pytest.mark.parametrize("rows", [4, 59, 97, 500])
 def test_the_error_is_that_of_a_naive_loop(rows: int) -> None:
     probability, truth = drawn(rows, 3, temperature=2.0)
     order = sorted(range(rows), key=lambda i: max(probability[i]))
-    bins, start = min(15, rows), 0
+    bins, start = {4: 1, 59: 1, 97: 3, 500: 15}[rows], 0
     expected = 0.0
     for number in range(bins):
         size = rows // bins + (number < rows % bins)
@@ -234,3 +234,18 @@ def test_average_precision_of_each_class_equals_pycocotools() -> None:
             alone.append({**kept, **{k: p[k][theirs] for k in ("truth_boxes", "truth_classes", "crowd")}})
         assert found[label] == pytest.approx(coco(alone, 4)["mAP"], abs=1e-10)
     assert np.isnan(found[3])
+
+
+@pytest.mark.parametrize("rows", [20, 60, 200, 2000])
+def test_what_a_perfect_model_shows_stands_beside_the_error(rows: int) -> None:
+    """Drawn from its own probabilities a model is calibrated: its error is chance, and `by_chance` says how much of that is seen."""
+    made = []
+    for seed in range(40):
+        generator = np.random.default_rng(seed)
+        probability = generator.dirichlet([1.0, 1.0, 1.0], size=rows)
+        truth = (generator.random(rows)[:, None] > probability.cumsum(1)).sum(1)
+        report = calibration_report(probability, truth, 1.0)
+        made.append((report["after"]["ece"], report["by_chance"]))
+    error, by_chance = np.mean(made, axis=0)
+    assert by_chance == pytest.approx(error, rel=0.25)
+    assert by_chance < 0.1, "bins hold at least 30 rows"

@@ -122,3 +122,43 @@ def test_exact_bounds_count_groups() -> None:
     won, lost = (intervals.binomial_bounds(share, 5, level=0.975) for share in (0.03, 0))
     assert gain.low == pytest.approx(won[0] - lost[1])
     assert intervals.gain_estimate(task, right, base, weights).how == "bootstrap"
+
+
+class F1:
+    """A score that is no mean of rights: twice the hits over both counts."""
+
+    primary = Primary("f1")
+
+    @staticmethod
+    def reduce(records, weights):
+        hits, counts = (weights @ np.array([float(r[k]) for r in records]) for k in ("hits", "counts"))
+        return {"f1": 2 * hits / np.maximum(counts, 1e-12)}
+
+
+def test_scores_that_are_no_accuracies_have_bounds_where_few_examples_differ():
+    """12 rows, none of which differs, say little of what is kept; 4 of 200 that differ show no gain."""
+    task = F1()
+    same = [{"hits": 1, "counts": 2}] * 12
+    weights = intervals.bootstrap_weights(12, draws=500, seed=0)
+    found, _ = intervals.retention_estimate(task, same, same, weights)
+    share = stats.beta.ppf(0.975, 1, 12)
+    assert (found.value, found.low, found.high) == pytest.approx((1, 1 - share, 1 + share))
+    assert found.how == "exact"
+    base = [{"hits": int(n >= 4), "counts": 2} for n in range(200)]
+    tuned = [{"hits": 1, "counts": 2}] * 200
+    weights = intervals.bootstrap_weights(200, draws=500, seed=0)
+    gain = intervals.gain_estimate(task, tuned, base, weights)
+    assert gain.low < 0 < gain.value == pytest.approx(0.02)
+    assert gain.high >= 0.02 + stats.beta.ppf(0.975, 5, 196)
+    many = [{"hits": int(n >= 20), "counts": 2} for n in range(200)]
+    assert intervals.gain_estimate(task, tuned, many, weights).how == "bootstrap"
+    large = [{"hits": 1, "counts": 2}] * 3000
+    kept, _ = intervals.retention_estimate(task, large, large, intervals.bootstrap_weights(3000, draws=50, seed=0))
+    assert kept.lower > 0.995, "none of 3,000 says much"
+
+
+def test_a_perfect_score_of_few_rows_is_not_certain():
+    task = F1()
+    perfect = [{"hits": 1, "counts": 2}] * 30
+    made = intervals.score_estimates(task, perfect, intervals.bootstrap_weights(30, draws=200, seed=0))["f1"]
+    assert (made.low, made.high) == (pytest.approx(0.025 ** (1 / 30)), 1.0)

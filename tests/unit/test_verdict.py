@@ -40,6 +40,21 @@ def test_trade_when_nothing_qualifies_but_full_gains():
     assert made.sentence.startswith("A trade: the reason; at strength 1: gain +0.100")
 
 
+def test_where_the_base_was_chosen_the_numbers_are_said_to_be_strength_1s():
+    full = at(1.0, estimate(-0.08, 0.12), estimate(0.99, 0.05))
+    made = verdict(at(0.0, estimate(0.0, 0.0), estimate(1.0, 0.0)), full)
+    assert made.sentence.startswith("Too close to call: at strength 1: gain -0.080")
+    worse = verdict(
+        at(0.0, estimate(0.0, 0.0), estimate(1.0, 0.0)), at(1.0, estimate(-0.08, 0.02), estimate(0.9, 0.05))
+    )
+    assert worse.sentence.startswith("Keep the base: at strength 1: gain")
+
+
+def test_strengths_that_differ_between_seeds_are_all_told():
+    good = Confirmed(0.25, estimate(0.1, 0.03), estimate(0.99, 0.02), "each run's own strength (0.25, 0.5)")
+    assert verdict(good, good).sentence.startswith("Deploy at each run's own strength (0.25, 0.5): gain")
+
+
 @pytest.mark.parametrize(
     ("domain", "retention", "why"),
     [

@@ -18,6 +18,9 @@ from domaintune.tasks.base import Record, Task
 from domaintune.tasks.classification import tempered
 
 BINS = 15
+BIN_ROWS = 30
+"""Decisions in a bin, at least: of fewer the share that is right says little."""
+CHANCE_DRAWS = 200
 MOST = 20.0
 """Temperatures lie between 1 / MOST and MOST."""
 
@@ -72,8 +75,9 @@ def mean_log_loss(probability: np.ndarray, truth: np.ndarray) -> float:
 
 
 def equal_mass(confidence: np.ndarray) -> list[np.ndarray]:
-    """Positions in at most 15 bins of equal size (but for one), by rising confidence."""
-    return np.array_split(np.argsort(confidence, kind="stable"), min(BINS, len(confidence)))
+    """Positions in at most 15 bins of equal size (but for one) and at least 30 each, by rising confidence; one of fewer decisions."""
+    bins = min(BINS, max(1, len(confidence) // BIN_ROWS))
+    return np.array_split(np.argsort(confidence, kind="stable"), bins)
 
 
 def calibration_error(probability: np.ndarray, truth: np.ndarray) -> float:
@@ -86,14 +90,26 @@ def calibration_error(probability: np.ndarray, truth: np.ndarray) -> float:
     return float(sum(abs(confidence[b].mean() - right[b].mean()) * len(b) for b in bins) / len(truth))
 
 
+def error_by_chance(confidence: np.ndarray) -> float:
+    """The calibration error that a perfectly calibrated model of these confidences is expected to show: bins hold few decisions, and
+    the share of right ones strays from the confidence by chance."""
+    drawn = np.random.default_rng(0).random((CHANCE_DRAWS, len(confidence))) < confidence
+    bins = equal_mass(confidence)
+    off = sum(np.abs(confidence[b].mean() - drawn[:, b].mean(1)) * len(b) for b in bins) / len(confidence)
+    return float(np.mean(off))
+
+
 def calibration_report(probability: np.ndarray, truth: np.ndarray, temperature: float) -> dict[str, Any]:
-    """The errors before and after the temperature on decisions that it was not fitted on, and the bins behind them."""
+    """The errors before and after the temperature on decisions that it was not fitted on, what a perfect model would show in the place
+    of the one after it (`by_chance`), and the bins behind them."""
     after = tempered(probability, temperature)
     states = {"before": probability, "after": after}
     errors = {
         name: {"ece": calibration_error(p, truth), "log_loss": mean_log_loss(p, truth)} for name, p in states.items()
     }
-    return {"temperature": temperature, **errors, "bins": [asdict(made) for made in _bins(probability, after, truth)]}
+    chance = error_by_chance(after.max(1))
+    bins = [asdict(made) for made in _bins(probability, after, truth)]
+    return {"temperature": temperature, **errors, "by_chance": chance, "bins": bins}
 
 
 def _bins(before: np.ndarray, after: np.ndarray, truth: np.ndarray) -> list[Bin]:

@@ -6,7 +6,7 @@ Pure functions of records and weights. Nothing here knows a task but through its
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -25,7 +25,7 @@ class Estimate:
     """A value with its two-sided 95 % interval [low, high] and one-sided 95 % lower bound.
 
     `how` is "bootstrap" or "exact"; `differing` counts the examples on which the two compared models differ (None: one model).
-    With fewer than 5 differing a bootstrap interval is too narrow, and `few` says so.
+    With fewer than 5 of them a bootstrap interval is too narrow, and "exact" bounds of their share widen it.
     """
 
     value: float
@@ -35,12 +35,8 @@ class Estimate:
     how: Literal["bootstrap", "exact"] = "bootstrap"
     differing: int | None = None
 
-    @property
-    def few(self) -> bool:
-        return self.how == "bootstrap" and self.differing is not None and self.differing < FEW
-
     def plain(self) -> dict[str, Any]:
-        return {**asdict(self), "few": self.few}
+        return asdict(self)
 
 
 def bootstrap_weights(count: int, *, draws: int, seed: int, groups: Sequence[str | None] | None = None) -> np.ndarray:
@@ -93,6 +89,13 @@ def score_estimates(task: Task, records: Sequence[Record], weights: np.ndarray) 
             low, high = binomial_bounds(rights, units)
             lower = binomial_bounds(rights, units, level=0.9)[0]
             made[task.primary.name] = Estimate(right / len(records), low, high, lower, "exact")
+    for name, estimate in made.items():
+        if (
+            estimate.low == estimate.value == 1.0
+        ):  # all right in every draw, as of so few examples no other could be drawn
+            units = drawn_units(weights)
+            low, lower = (binomial_bounds(units, units, level=level)[0] for level in (0.95, 0.9))
+            made[name] = Estimate(1.0, low, 1.0, lower, "exact")
     return made
 
 
@@ -119,7 +122,18 @@ def gain_estimate(task: Task, tuned: Sequence[Record], base: Sequence[Record], w
     if task.primary.binary and decided_records(tuned, base) < FEW:
         return _exact_difference(tuned, base, differing, units=drawn_units(weights))
     draws = sign * (task.reduce(tuned, weights)[name] - task.reduce(base, weights)[name])
-    return percentiles(value, draws, differing=differing)
+    return _at_least_few(percentiles(value, draws, differing=differing), len(base), weights)
+
+
+def _at_least_few(made: Estimate, count: int, weights: np.ndarray, *, scale: float = 1.0) -> Estimate:
+    """The estimate, where fewer than 5 of `count` examples differ with an interval that reaches as far as a score would move in which
+    as many examples as may differ by exact bounds lost or won all, in units of `scale`."""
+    if made.differing is None or made.differing >= FEW:
+        return made
+    units = drawn_units(weights)
+    two, one = (binomial_bounds(units * made.differing / count, units, level=level)[1] for level in (0.95, 0.9))
+    low, high, lower = made.value - two / scale, made.value + two / scale, made.value - one / scale
+    return replace(made, low=min(made.low, low), high=max(made.high, high), lower=min(made.lower, lower), how="exact")
 
 
 def _exact_difference(tuned: Sequence[Record], base: Sequence[Record], differing: int, *, units: int) -> Estimate:
@@ -152,7 +166,9 @@ def retention_estimate(
         value, low, high, lower = (1 + x / scale for x in (gain.value, gain.low, gain.high, gain.lower))
         return Estimate(value, low, high, lower, "exact", differing), kind
     draws = kept(task.primary, task.reduce(tuned, weights)[name], task.reduce(base, weights)[name], kind)
-    return percentiles(float(kept(task.primary, t, b, kind)), draws, differing=differing), kind
+    made = percentiles(float(kept(task.primary, t, b, kind)), draws, differing=differing)
+    scale = float(b) if task.primary.higher_is_better and kind == "ratio" else 1.0
+    return _at_least_few(made, len(base), weights, scale=scale), kind
 
 
 def retention_kind(primary: Primary, base: float) -> Kind:

@@ -15,11 +15,13 @@ MOST_ROWS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Confirmed:
-    """One strength on the parts that nothing was chosen on. `retention` is None without general data."""
+    """One strength on the parts that nothing was chosen on. `retention` is None without general data. `told`: how the strength is named,
+    where it is not the same in all runs that the estimates are of."""
 
     strength: float
     gain: Estimate
     retention: Estimate | None
+    told: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +54,12 @@ def judge(
     gain, kept = shown.gain, shown.retention
     word = "agreement with the base" if agreement else "retention"
     tail = f"{word} {_percent(kept)}" if kept is not None else "no general data, so what was lost is unknown"
-    told = f"gain {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}], {tail}"
+    at_one = "at strength 1: " if chosen.strength == 0 else ""
+    told = f"{at_one}gain {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}], {tail}"
     if chosen.strength > 0 and gain.low > 0 and (kept is None or kept.lower >= floor):
-        return Verdict("deploy", f"Deploy at strength {chosen.strength:g}: {told}.")
+        return Verdict("deploy", f"Deploy at {chosen.told or f'strength {chosen.strength:g}'}: {told}.")
     if chosen.strength == 0 and full.gain.low > 0:
-        return Verdict("trade", f"A trade: {why_the_base}; at strength 1: {told}.")
+        return Verdict("trade", f"A trade: {why_the_base}; {told}.")
     whole = floor if agreement else 1.0
     if gain.high < 0 or (gain.low <= 0 and kept is not None and kept.high < whole):
         return Verdict("keep the base", f"Keep the base: {told}.")
