@@ -128,9 +128,14 @@ def trust_lines(scores: Mapping[str, Any]) -> list[str]:
     lines = []
     if calibration := scores.get("calibration"):
         before, after = (100 * calibration[name]["ece"] for name in ("before", "after"))
+        chance = (
+            f"; a perfect model would show {100 * calibration['by_chance']:.1f} on as many rows"
+            if "by_chance" in calibration
+            else ""
+        )
         lines.append(
-            f"Stated probabilities are off by {after:.1f} points on test ({before:.1f} before calibration, "
-            f"temperature {calibration['temperature']:.2f})."
+            f"Stated probabilities are off by {after:.1f} points on test ({before:.1f} before calibration with temperature "
+            f"{calibration['temperature']:.2f}{chance})."
         )
     if robustness := scores.get("robustness"):
         clean, kinds = robustness["clean"], robustness["kinds"]

@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard
 
 from domaintune.errors import RunError
 from domaintune.report import answers, figures
-from domaintune.report.card import escaped
+from domaintune.report.card import escaped, render_card
 from domaintune.report.page import render_page
 from domaintune.report.records import Records
 from domaintune.report.usage import snippets
@@ -46,9 +46,9 @@ HOSTILE = [
 ]
 
 
-def estimate(value: float, width: float = 0.05, *, few: bool = False) -> dict[str, Any]:
+def estimate(value: float, width: float = 0.05, how: str = "bootstrap") -> dict[str, Any]:
     low, high = value - width, value + width
-    return {"value": value, "low": low, "high": high, "lower": low, "how": "bootstrap", "differing": 9, "few": few}
+    return {"value": value, "low": low, "high": high, "lower": low, "how": how, "differing": 9}
 
 
 def side(name: str, kind: str, base: float, tuned: float, strengths: tuple[str, ...] = ("0", "0.5", "1")) -> dict:
@@ -547,3 +547,41 @@ def test_points_before_calibration_are_inside_the_reliability_plot() -> None:
     marks = [float(x) for x in re.findall(r'<use [^>]*x="([\d.]+)"', svg)]
     assert len(marks) > 4
     assert min(marks) >= left
+
+
+@pytest.mark.parametrize(("strength", "told"), [(0.5, "strength 0.5"), (0.0, "strength 0 (the base)")])
+def test_whose_answers_are_shown_is_told(tmp_path: Path, strength: float, told: str) -> None:
+    page = page_of(make_run(tmp_path / "x", **{**LATER, "chosen_strength": strength}))
+    for about in (
+        f"Test rows at {told}: given label down",
+        f"Of the answers at {told}. Where the line runs",
+        f"Test rows whose given label the model at {told} finds improbable",
+        f"the model at {told} got wrong",
+    ):
+        assert about in " ".join(page.split()), about
+    card = render_card(Records.read(tmp_path / "x"))
+    assert ("At strength 0, the base, logits are divided" in card) == (strength == 0)
+
+
+def test_caveats_stand_with_the_scores(tmp_path: Path) -> None:
+    plain = page_of(make_run(tmp_path / "a"))
+    assert "Nothing was chosen on them." in plain
+    assert "Caution" not in render_card(Records.read(tmp_path / "a"))
+    caveat = "3 rows of test stand in train or dev too: the score there is too good."
+    page = page_of(make_run(tmp_path / "b", caveats=[caveat], general=None))
+    assert caveat in page
+    assert "Nothing was chosen on them." not in page
+    card = render_card(Records.read(tmp_path / "b"))
+    assert f"**Caution:** {caveat}" in card
+    assert "nothing was chosen on" not in card
+
+
+def test_bounds_of_few_rows_are_told(tmp_path: Path) -> None:
+    domain = side("test", "gain", 0.6, 0.7)
+    domain["change"]["0.5"] = estimate(0.05, how="exact")
+    page = " ".join(page_of(make_run(tmp_path / "x", domain=domain)).split())
+    assert (
+        "Fewer than 5 domain rows tell base and strength 0.5 apart: the interval of the gain rests on exact bounds"
+        in page
+    )
+    assert "Fewer than 5 general rows" not in page

@@ -52,6 +52,7 @@ def facts(records: Records) -> dict[str, Any]:
         "scores": scores,
         "verdict_class": VERDICTS.get(scores["verdict"]["kind"], "open"),
         "further": further(scores),
+        "answered": "0 (the base)" if records.chosen == 0 else f"{records.chosen:g}",
         "plots": plots(records),
         "confusion": answers.confusion(records.test, records.labels),
         "by_domain": scores["domain"].get("domains"),

@@ -49,8 +49,8 @@ def change(found: Mapping[str, Any], kind: str) -> str:
     return f"{100 * found['value']:.1f}\N{NO-BREAK SPACE}% [{100 * found['low']:.1f}, {100 * found['high']:.1f}]"
 
 
-def share(value: float | None) -> str:
-    return NONE if value is None or not math.isfinite(value) else f"{100 * value:.0f}\N{NO-BREAK SPACE}%"
+def share(value: float | None, decimals: int = 0) -> str:
+    return NONE if value is None or not math.isfinite(value) else f"{100 * value:.{decimals}f}\N{NO-BREAK SPACE}%"
 
 
 def count(value: int | None) -> str:
