@@ -24,10 +24,12 @@ def domain_parts(
         train, test = split(task, train, fraction=settings.test_fraction, seed=recipe.data_seed)
         notes.append(f"no test part was given: {counted(len(test), '[row was|rows were] cut from train.')}")
     else:
-        train = without_leaks(task, train, test, "test", settings, notes)
+        train = without_groups(without_leaks(task, train, test, "test", settings, notes), test, "test", settings, notes)
     if dev is not None:
-        train = without_leaks(task, train, dev, "dev", settings, notes)
-        dev = dev if settings.keep_leaks else without_leaks(task, dev, test, "test", settings, notes, of="dev")
+        train = without_groups(without_leaks(task, train, dev, "dev", settings, notes), dev, "dev", settings, notes)
+        if not settings.keep_leaks:
+            dev = without_leaks(task, dev, test, "test", settings, notes, of="dev")
+            dev = without_groups(dev, test, "test", settings, notes, of="dev")
     elif len(train) >= settings.fold_below or not task.cross_validates:
         train, dev = split(task, train, fraction=settings.dev_fraction, seed=recipe.data_seed + 1)
         notes.append(f"no dev part was given: {counted(len(dev), '[row was|rows were] cut from train.')}")
@@ -169,6 +171,24 @@ def without_leaks(
     kept = [example for position, example in enumerate(train) if position not in found]
     if not kept:
         raise DataError(f"every row of {of} also stands in {name}.", where=of, remedy="Give other rows.")
+    return kept
+
+
+def without_groups(
+    train: list[Any], other: Sequence[Any], name: str, settings: DataSettings, notes: list[str], *, of: str = "train"
+) -> list[Any]:
+    """`train` (the part named `of`) without the rows whose group stands in `other` (the part named `name`)."""
+    known = {example.group for example in other} - {None}
+    kept = [example for example in train if example.group not in known]
+    if len(kept) == len(train):
+        return train
+    told = counted(len(train) - len(kept), f"[row|rows] of {of} [is|are] of a group that stands in {name} too")
+    if settings.keep_leaks:
+        notes.append(f"{told}; kept, as asked: the {name} score is too good.")
+        return train
+    notes.append(f"{told}; removed from {of}.")
+    if not kept:
+        raise DataError(f"every group of {of} also stands in {name}.", where=of, remedy="Give other rows.")
     return kept
 
 

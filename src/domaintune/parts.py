@@ -15,7 +15,7 @@ from domaintune.checks.report import report_of
 from domaintune.counting import counted
 from domaintune.data.columns import wanted_of
 from domaintune.data.formats import read_part
-from domaintune.data.labels import only, renamed
+from domaintune.data.labels import alike, labels_of, only, renamed, require_labels
 from domaintune.data.rows import Row
 from domaintune.errors import DataError, RecipeError
 from domaintune.growth import as_before, extended, places_of
@@ -58,6 +58,8 @@ class Parts:
     """So many of the test rows, the first ones, were those of the earlier run that this one grows from."""
     places: Mapping[str, Mapping[str, list[tuple[int, int]]]] = field(default_factory=dict)
     """Part -> file -> (line, how many examples of the line stand before): where each example of the domain went."""
+    caveats: Sequence[str] = ()
+    """Why scores of the test part are better than they will be on new rows, where they are."""
 
     def calibrated(self, calibration: tuple[tuple[float, float], ...]) -> Parts:
         """The same with this calibration of the domain's task; a general set that shares its head shares it."""
@@ -111,23 +113,48 @@ def assemble(recipe: Recipe, base: Base, *, seen: Iterable[str] = ()) -> Parts:
         train, dev, test = grown_parts(recipe, task, old, added, notes)
     task = task.weighted(train)
     seen, reported = set(seen), _checksums(task, test)
-    if met := sum(input_checksum(task.keys(e).input) in seen for e in test):
-        notes.append(
-            counted(
-                met,
-                "[row|rows] of test [was|were] trained or chosen on by the run that is the base: both scores are too good.",
-            )
-        )
+    caveats = _caveats(task, test, seen, _checksums(task, [*train, *(dev or ())]))
+    notes += caveats
     general = None
     if "general" in rows or "general_check" in rows:
         known = seen | _checksums(task, [*train, *(dev or ())])
         general = _general_parts(recipe, base, task, rows, known, reported, notes)
+    notes += _head_left(base, task, general)
     places: dict[str, dict[str, list[tuple[int, int]]]] = {}
     for name, part in (("train", train), ("dev", dev or ()), ("test", test)):
         by_file = places.setdefault(name, {})
         for file, line, number in (numbered[id(example)] for example in part):
             by_file.setdefault(file, []).append((line, number))
-    return Parts(task, train, dev, test, general, findings, notes, standing, places)
+    return Parts(task, train, dev, test, general, findings, notes, standing, places, caveats)
+
+
+def _head_left(base: Base, task: Task, general: GeneralParts | None) -> list[str]:
+    """That the base's own head stays unused only because its labels are spelled otherwise."""
+    if base.owns(task.head()) or (general is not None and base.owns(general.task.head())):
+        return []
+    names, own = (
+        {tag[2:] if tag[1:2] == "-" else tag for tag in tags} for tags in (task.head().labels, base.own_labels)
+    )
+    others = alike(sorted(names), sorted(own))
+    if not others:
+        return []
+    told = " ".join(f"{name}={other}" for name, other in others.items())
+    return [
+        f"the base's own head knows these labels under other names and is not used; to start from it: --label-map {told}."
+    ]
+
+
+def _caveats(task: Task, test: Sequence[Any], seen: set[str], own: set[str]) -> list[str]:
+    """`seen` by the run that is the base, and by this run's `own` other parts."""
+    made = []
+    if met := sum(input_checksum(task.keys(e).input) in seen for e in test):
+        told = (
+            "[row|rows] of test [was|were] trained or chosen on by the run that is the base: both scores are too good."
+        )
+        made.append(counted(met, told))
+    if met := sum(input_checksum(task.keys(e).input) in own for e in test):
+        made.append(counted(met, "[row|rows] of test [stands|stand] in train or dev too: the score there is too good."))
+    return made
 
 
 def _read(recipe: Recipe, notes: list[str]) -> tuple[dict[str, list[Row]], dict[int | str, str]]:
@@ -135,19 +162,29 @@ def _read(recipe: Recipe, notes: list[str]) -> tuple[dict[str, list[Row]], dict[
     notes say what was left out."""
     wanted, rows = wanted_of(recipe), {}
     declared: dict[int | str, str] = {}
+    separator = label_separator(recipe)
+    as_given: list[Row] = []
+    general: list[Row] = []
+    names = set()
     for name, given in given_paths(recipe).items():
         domain = name in DOMAIN
         part = "train" if name == "add" else name if domain else "test"
         reading = read_part(given, wanted, part=part, targets=domain)
         notes += [f"{name}: {line}" for line in reading.summary()]
-        rows[name] = renamed(reading.rows, wanted, recipe.data.label_map, separator=label_separator(recipe))
+        as_given += reading.rows
+        rows[name] = renamed(reading.rows, wanted, recipe.data.label_map, separator=separator)
+        names |= set(reading.classes.values())
         if domain:
-            names = recipe.data.label_map
-            declared |= {key: names.get(name, name) for key, name in reading.classes.items()}
+            declared |= {key: recipe.data.label_map.get(name, name) for key, name in reading.classes.items()}
         if not domain and recipe.data.general_labels is not None:
-            where, separator = f"--general-labels ({name})", label_separator(recipe)
+            general += rows[name]
+            where = f"--general-labels ({name})"
             rows[name], dropped = only(rows[name], wanted, recipe.data.general_labels, where=where, separator=separator)
             notes.append(f"{name}: {dropped} labels other than {', '.join(recipe.data.general_labels)} were left out.")
+    require_labels(recipe.data.label_map, as_given, wanted, where="--label-map", separator=separator, known=names)
+    if any(labels_of(row, wanted, separator) for row in general):
+        wanted_labels = recipe.data.general_labels or ()
+        require_labels(wanted_labels, general, wanted, where="--general-labels", separator=separator, known=names)
     return rows, declared
 
 

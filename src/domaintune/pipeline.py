@@ -316,6 +316,7 @@ def scores_of(parts: Parts, fitted: Fitted, confirmation: Confirmation) -> dict[
         "dev": fitted.dev_score,
         "folds": fitted.folds,
         "notes": parts.notes,
+        "caveats": parts.caveats,
         "findings": plain(parts.findings),
         **confirmation.plain(),
     }

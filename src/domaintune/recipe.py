@@ -98,7 +98,7 @@ class DataSettings(Settings):
     fold_below: int = Field(default=500, ge=0)
     """Without a dev file: cross-validate when fewer rows than this remain outside test."""
     keep_leaks: bool = False
-    """Keep train rows that also stand in test or dev."""
+    """Keep train rows that also stand in test or dev, and those whose group does."""
     drop_duplicates: bool = False
     """Keep one of the train rows that say the same; rows that disagree on the target are dropped together."""
     label_map: dict[str, str] = Field(default_factory=dict)
@@ -106,9 +106,10 @@ class DataSettings(Settings):
     general_labels: Labels | None = None
     """Score only these labels on the general sets (in the domain's names); others are dropped on both sides and counted."""
     encoding: str | None = None
-    """Of text files, such as latin-1; by default UTF-8, UTF-16 with its mark, or GB18030 where the text shows it."""
+    """Of text files, such as cp1252; by default UTF-8, UTF-16 with its mark, or GB18030 where the text shows it."""
     group_column: str | None = None
-    """Rows with the same value (a document, patient or author) stay in one part, and intervals resample whole groups."""
+    """Rows with the same value (a document, patient or author) stay in one part, and intervals resample whole groups. Train rows of a
+    group that a given dev or test part has are removed."""
     domain_column: str | None = None
     """Names each row's domain."""
     max_train_rows: int | None = Field(default=None, ge=1)

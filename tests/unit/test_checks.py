@@ -5,7 +5,16 @@ from __future__ import annotations
 from rich.console import Console
 
 from domaintune.checks.report import report_of
-from domaintune.checks.shared import Part, label_findings, repeats, shared_findings, shared_rows, unseen_labels
+from domaintune.checks.shared import (
+    Part,
+    label_findings,
+    like_labels,
+    repeats,
+    shared_findings,
+    shared_groups,
+    shared_rows,
+    unseen_labels,
+)
 from domaintune.checks.table import findings_table, plain
 from domaintune.checks.texts import has_mojibake, text_findings
 from domaintune.tasks.base import Finding, Keys
@@ -125,3 +134,45 @@ def test_findings_fit_a_terminal_and_a_program() -> None:
         "name": "leaks", "severity": "error", "count": 3, "rows": ["a:1", "a:2", "a:3"], "message": "3 rows [of] test.",
         "why": "Because.", "remedy": "Do it.",
     }  # fmt: skip
+
+
+def test_groups_that_stand_in_two_given_parts() -> None:
+    def of(name: str, *groups: str | None) -> Part:
+        keys = [Keys(f"{name} {n}", "x", "x", group) for n, group in enumerate(groups)]
+        return Part(name, keys, [f"{name}.csv:{n}" for n in range(len(groups))])
+
+    found = list(shared_groups(of("train", "p1", "p2", None), of("test", "p2", None, "p3", "p2")))
+    assert [(f.name, f.severity, f.count, f.rows) for f in found] == [
+        ("shared-groups", "error", 2, ("test.csv:0", "test.csv:3"))
+    ]
+    assert found[0].message == "1 group of test (2 rows) also in train."
+    assert list(shared_groups(of("train", "p1"), of("add", "p1"))) == []
+
+
+def test_labels_that_look_alike() -> None:
+    rows = [
+        ("a", "Positive"),
+        ("b", "Positive"),
+        ("c", "positive"),
+        ("d", "neg"),
+        ("e", "neg\u200b"),
+        ("f", "fu\u0308r"),
+    ]
+    found = list(like_labels({"train": part("train", *rows), "test": part("test", ("g", "f\u00fcr"), ("h", "other"))}))
+    assert [(f.name, f.count) for f in found] == [("like-labels", 1)] * 3
+    assert found[0].message == "'Positive' and 'positive' are different labels."
+    assert found[0].remedy == "If they mean the same: --label-map 'positive=Positive'."
+    assert "'neg\\u200b'" in found[1].message
+
+
+def test_labels_that_look_like_several() -> None:
+    task = TextClassification(
+        labels=("a", "a, b"), multi_label=True, max_length=64, text_column="text", label_column="label", label_separator="|",
+        weights=None,
+    )  # fmt: skip
+    rows = [TextExample(file="f", line=n, text=f"text {n}", labels=(n % 2,)) for n in range(20)]
+    (finding,) = task.check(rows)
+    assert (finding.name, finding.count) == ("joined-labels", 1)
+    assert "'a, b'" in finding.message
+    assert list(task.check([*rows, TextExample(file="f", line=21, text="t", labels=(0, 1))])) == []
+    assert list(task.model_copy(update={"multi_label": False}).check(rows)) == []

@@ -719,3 +719,40 @@ def test_columns_of_text_and_spans_are_the_users(tmp_path: Path) -> None:
     (row,) = read_part(str(path), wanted, targets=True).rows
     assert (row.values["tokens"], row.values["tags"]) == (["Ada", "left", "."], ["B-PER", "O", "O"])
     assert row.values["entities"] == "x"
+
+
+def test_ends_inside_words_are_told(tmp_path: Path) -> None:
+    """Inclusive ends, the commonest mistake, cut the last letter off; a part of a word may be meant all the same."""
+    inclusive = [{"text": "Angela Merkel in Paris", "entities": [[0, 12, "PER"], [17, 21, "LOC"]]}] * 3
+    (note,) = notes(spans(*inclusive))
+    assert "6 spans that begin or end inside a word (first: a.jsonl:1)" in note
+    assert "6 of them one character short of the word's end: are their ends inclusive? (first: a.jsonl:1)" in note
+    inner = {"text": "die Deutschlandreise, Paris", "entities": [[4, 15, "LOC"], [17, 20, "X"], [22, 27, "LOC"]]}
+    (note,) = notes(spans(inner))
+    assert "2 spans that begin or end inside a word" in note
+    assert "inclusive" not in note
+    assert (
+        notes(
+            spans(
+                {"text": "我在北京大学学习。", "entities": [[2, 6, "ORG"]]},
+                {"text": "Paris.", "entities": [[0, 5, "LOC"]]},
+            )
+        )
+        == []
+    )
+
+
+def test_a_second_column_of_tags_is_told(tmp_path: Path) -> None:
+    made = conll(tmp_path, "Paris B-LOC O\nist O O\n\nBerlin B-LOC B-GPE\n")
+    assert sentences(made) == [(["Paris", "ist"], ["O", "O"]), (["Berlin"], ["B-GPE"])]
+    (note,) = notes(made)
+    assert note.endswith("column 2 holds tags too; the last column's were read.")
+    assert notes(conll(tmp_path, "Paris NNP B-LOC\nist VBZ O\n")) == []
+
+
+def test_prodigys_pattern_numbers_are_passed_over() -> None:
+    (row,) = spans(
+        {"text": "In Paris", "spans": [{"start": 3, "end": 8, "label": "LOC", "pattern": -75793}], "answer": "accept"}
+    )
+    assert isinstance(row, Row)
+    assert row.values["tags"] == ["O", "B-LOC"]

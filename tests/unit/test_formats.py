@@ -160,10 +160,65 @@ def test_encodings_are_recognised_by_mark_and_by_chinese_text(tmp_path: Path) ->
         rows = read_rows(write(tmp_path / f"{encoding}.csv", table.encode(encoding)))
         assert [row.values["label"] for row in rows] == ["正面", "x"], encoding
     german = write(tmp_path / "german.csv", "text,label\nfür Köln,b\nschön,d\n".encode("latin-1"))
-    with pytest.raises(DataError, match="--encoding latin-1") as caught:
+    with pytest.raises(DataError, match="--encoding cp1252") as caught:
         read_rows(german)
     assert caught.value.where == f"{german}:2"
     assert read_rows(german, Wanted("", encoding="latin-1"))[0].values["text"] == "für Köln"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text", "label"),
+    [
+        ("cp949", "정말 좋은 영화입니다, 다시 보고 싶어요", "긍정"),
+        ("cp949", "배송이 너무 느리고 상자가 찢어졌습니다", "부정"),
+        ("shift_jis", "この部屋はとても静かで、朝食も良かったです", "肯定"),
+        ("shift_jis", "新幹線の切符売場で長時間待たされた", "否定"),
+        ("big5", "這家飯店的服務很好,房間也很乾淨", "正面"),
+    ],
+)
+def test_no_other_script_is_taken_for_chinese(tmp_path: Path, encoding: str, text: str, label: str) -> None:
+    content = f"text\tlabel\n{text}\t{label}\n" * 5
+    path = write(tmp_path / "a.tsv", content.encode(encoding))
+    with pytest.raises(DataError, match="is not UTF-8"):
+        read_rows(path)
+    assert read_rows(path, Wanted("", encoding=encoding))[0].values == {"text": text, "label": label}
+
+
+@pytest.mark.parametrize("text", ["很好", "服务太差了", "屏幕清晰，电池耐用，性价比高", "一般般吧", "中国北京，上海。"])
+def test_short_chinese_text_is_recognised_or_asked_for(tmp_path: Path, text: str) -> None:
+    path = write(tmp_path / "a.tsv", f"text\tlabel\n{text}\t正面\n".encode("gb18030"))
+    assert read_rows(path)[0].values["text"] == text
+
+
+def test_a_file_that_is_utf_8_is_read_as_such_beside_files_of_another_encoding(tmp_path: Path) -> None:
+    asked = Wanted("", encoding="cp1252")
+    for encoding in ("utf-8", "cp1252"):
+        path = write(tmp_path / f"{encoding}.csv", "text,label\nFür schöne Gäste – „ja“ 5 €,é".encode(encoding))
+        assert read_rows(path, asked)[0].values == {"text": "Für schöne Gäste – „ja“ 5 €", "label": "é"}
+    short = write(tmp_path / "short.txt", "Ã¼ber".encode())
+    assert read_rows(short, Wanted("", encoding="gb18030"))[0].values["text"] != "Ã¼ber", (
+        "two bytes a character: as asked"
+    )
+    end = write(tmp_path / "end.txt", "caf\xc3".encode("latin-1"))
+    assert read_rows(end, asked)[0].values["text"] == "cafÃ", "half a character at the end is no UTF-8"
+
+
+def test_semicolons_alone_in_the_header_part_the_cells(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "text;label\ngut, aber teuer;neg\n")
+    assert read_rows(path)[0].values == {"text": "gut, aber teuer", "label": "neg"}
+    uneven = write(tmp_path / "b.csv", "text;label\ngut; aber teuer;neg\n")
+    with pytest.raises(DataError, match=r"b.csv:2: 3 cells, but the header has 2"):
+        read_rows(uneven)
+
+
+def test_json_lines_under_the_name_of_json(tmp_path: Path) -> None:
+    path = write(tmp_path / "yelp.json", '{"text": "a", "stars": 1}\n\n{"text": "b", "stars": 5}\n')
+    wanted = Wanted("text-classification", {"label": "stars"})
+    assert [(row.line, row.values["stars"]) for row in read_rows(path, wanted)] == [(1, 1), (3, 5)]
+    with pytest.raises(DataError, match=r"bad.json:2: not valid JSON"):
+        read_rows(write(tmp_path / "bad.json", '{"text": "a"}\n{"text": b}\n'), wanted)
+    whole = '{"rows": [{"text": "a"}],\n "more": {"b": 1}}'
+    assert read_rows(write(tmp_path / "one.json", whole), wanted)[0].values == {"text": "a"}
 
 
 def test_compressed_files_globs_and_lists_are_read_as_one_part(tmp_path: Path) -> None:

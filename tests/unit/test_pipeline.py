@@ -19,7 +19,9 @@ from typer.testing import CliRunner
 from domaintune import Recipe, fit, load, tune
 from domaintune.cli import app
 from domaintune.errors import DataError, DomainTuneError, MethodError, RecipeError, RunError
+from domaintune.pipeline import check
 from domaintune.predict import Run
+from domaintune.recipe import DataSettings
 from domaintune.terminal import trust_lines
 
 
@@ -485,3 +487,47 @@ def test_a_general_set_of_one_label_keeps_the_bases_own_head(folder: Path) -> No
     )
     tasks = json.loads((folder / "runs/three/tasks.json").read_text())
     assert tasks["general"]["labels"] == ["negative", "positive"]
+
+
+def test_a_head_that_is_unused_for_its_spelling_is_told(folder: Path) -> None:
+    upper = ("Negative", "Positive")
+    tune(recipe(folder, output=str(folder / "runs/v1"), general=None))
+    tables = {
+        "train": table(folder / "t.csv", 40, labels=upper),
+        "dev": table(folder / "d.csv", 16, labels=upper, start=100),
+        "test": table(folder / "e.csv", 24, labels=upper, start=200),
+    }
+    told = "is not used; to start from it: --label-map Negative=negative Positive=positive."
+    made = recipe(folder, base=str(folder / "runs/v1"), general=None, output=str(folder / "runs/v2"), **tables)
+    assert any(told in note for note in check(made).notes)
+    named = {"label_map": {"Negative": "negative", "Positive": "positive"}}
+    assert not any("own head" in note for note in check(made.model_copy(update={"data": DataSettings(**named)})).notes)
+
+
+def test_a_mapped_label_that_no_row_has_is_an_error(folder: Path) -> None:
+    made = recipe(folder, data={"label_map": {"negativ": "bad"}})
+    with pytest.raises(DataError, match=r"no row has the label 'negativ'. Did you mean 'negative'"):
+        tune(made)
+    made = recipe(folder, data={"general_labels": ["negative", "positve"]})
+    with pytest.raises(DataError, match=r"no row has the label 'positve'. Did you mean 'positive'"):
+        tune(made)
+
+
+def test_blank_labels_make_an_unlabelled_general_set(folder: Path) -> None:
+    table(folder / "blank.csv", 40, labels=("", ""), start=300)
+    made = tune(recipe(folder, general=str(folder / "blank.csv")))
+    assert json.loads((made.path / "scores.json").read_text())["general"]["kind"] == "agreement"
+
+
+def test_rows_of_test_that_train_has_are_a_caveat(folder: Path) -> None:
+    train = folder / "t.csv"
+    table(train, 40)
+    table(folder / "test.csv", 24, start=200)
+    train.write_text(train.read_text() + "\n".join((folder / "test.csv").read_text().splitlines()[1:4]) + "\n")
+    kept = tune(recipe(folder, train=str(train), data={"keep_leaks": True}))
+    scores = json.loads((kept.path / "scores.json").read_text())
+    assert scores["caveats"] == ["3 rows of test stand in train or dev too: the score there is too good."]
+    assert "(kept)" in (kept.path / "README.md").read_text(encoding="utf-8")
+    clean = tune(recipe(folder, train=str(train), output=str(folder / "runs/y")))
+    assert json.loads((clean.path / "scores.json").read_text())["caveats"] == []
+    assert "leaks: 3 (removed)" in (clean.path / "README.md").read_text(encoding="utf-8")

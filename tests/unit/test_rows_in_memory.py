@@ -11,12 +11,16 @@ import pytest
 from PIL import Image
 
 from domaintune.checks.shared import inseparable
+from domaintune.data import formats
+from domaintune.data.columns import wanted_of
 from domaintune.data.formats import read_rows
-from domaintune.data.labels import only, renamed
+from domaintune.data.labels import only, renamed, require_labels
 from domaintune.data.rows import Row, Wanted
+from domaintune.data.span_shapes import accepted
 from domaintune.data.splits import together
 from domaintune.errors import DataError
 from domaintune.recipe import Recipe
+from domaintune.tasks.text_classification import TextClassification
 
 
 class DataFrame:
@@ -174,3 +178,65 @@ def test_near_duplicates_stay_in_one_part() -> None:
     assert inseparable(Texts(), texts) == [0, 0, 2]  # type: ignore[arg-type]
     pattern = [f"the room with number {i} was very clean and quiet and bright" for i in range(30)]
     assert inseparable(Texts(), pattern) == list(range(30))  # type: ignore[arg-type]
+
+
+def labels_read(rows: list[dict], **settings: object) -> list[tuple[str, ...]]:
+    task_settings = {"name": "text-classification", **settings}
+    made = Recipe.make({"task": task_settings, "base": "minilm", "train": "x", "output": "y"})
+    entries = [Row(values, "a.jsonl", n) for n, values in enumerate(rows, start=1)]
+    shaped = [e for e in formats._shaped(entries, wanted_of(made), Path()) if isinstance(e, Row)]
+    task = TextClassification(
+        labels=(), multi_label=made.task.multi_label, max_length=64, text_column="text", label_column="label",
+        label_separator="|", weights=None,
+    )  # fmt: skip
+    return [tuple(task._label_names(row)) for row in shaped]
+
+
+def test_labels_as_tools_write_them() -> None:
+    """Class numbers, also as pandas writes them beside missing values, truth values, one label in a list."""
+    given = [1, 2.0, True, " a ", ["b"], [3.0]]
+    assert labels_read([{"text": "t", "label": value} for value in given]) == [
+        ("1",), ("2",), ("true",), ("a",), ("b",), ("3",)
+    ]  # fmt: skip
+    for value, told in (
+        (None, "'label' is empty. Give a label"),
+        (["a", "b"], "'label' holds 2 labels.*--set task.multi_label=true"),
+        (1.5, "must be text, got float. Write it as text"),
+        ({"a": 1}, "must be text, got dict"),
+    ):
+        with pytest.raises(DataError, match=told):
+            labels_read([{"text": "t", "label": value}])
+
+
+def test_several_labels_as_tools_write_them() -> None:
+    given = [["a ", " b", ""], '["a", "b"]', "a| b|", "[]", [], "a"]
+    expected = [("a", "b"), ("a", "b"), ("a", "b"), (), (), ("a",)]
+    assert labels_read([{"text": "t", "label": value} for value in given], multi_label=True) == expected
+    with pytest.raises(DataError, match="is no JSON"):
+        labels_read([{"text": "t", "label": "['a', 'b']"}], multi_label=True)
+
+
+def test_what_prodigy_rejected_is_no_row() -> None:
+    rows = [
+        {"text": "a", "label": "POS", "answer": "accept"},
+        {"text": "b", "label": "POS", "answer": "reject"},
+        {"text": "c", "label": "POS", "answer": "ignore"},
+        {"text": "d", "options": [{"id": "POS"}, {"id": "NEG"}], "accept": ["NEG"], "answer": "accept"},
+        {"text": "e", "label": "NEG", "answer": "42"},
+    ]
+    assert labels_read(rows) == [("POS",), ("NEG",), ("NEG",)]
+    entries = [Row(values, "a.jsonl", n) for n, values in enumerate(rows, start=1)]
+    left_out = [e.reason for e in accepted(entries, Wanted("text-classification")) if not isinstance(e, Row)]
+    assert left_out == ["rejected", "ignored"]
+    own = [Row({"text": "a", "verdict": "x", "answer": "reject"}, "a", 1)]
+    assert list(accepted(own, Wanted("text-classification", {"label": "answer"}))) == own
+
+
+def test_a_label_that_no_row_has_is_named() -> None:
+    rows = [Row({"label": "POS"}, "a", 1), Row({"label": "NEG"}, "a", 2)]
+    wanted = Wanted("text-classification")
+    require_labels(["POS", "NEG", "gone"], rows, wanted, where="--label-map", separator=None, known=["gone"])
+    with pytest.raises(DataError, match=r"no row has the label 'PSO'. Did you mean 'POS'\?"):
+        require_labels(["PSO"], rows, wanted, where="--label-map", separator=None)
+    tags = [Row({"tags": ["B-PER", "O"]}, "a", 1)]
+    require_labels(["PER"], tags, Wanted("token-classification"), where="x", separator=None)

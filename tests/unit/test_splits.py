@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -202,9 +203,12 @@ def test_rows_without_any_label_count_in_the_loss() -> None:
 
 
 def test_names_may_be_numbers_and_missing() -> None:
-    row = Row({"group": 17, "none": None, "blank": " ", "text": " a ", "real": 1.5, "truth": True}, "f", 1)
-    assert [row.name(column) for column in ("group", "none", "blank", "text")] == ["17", None, None, "a"]
-    for column in ("real", "truth", "missing"):
+    row = Row(
+        {"group": 17, "none": None, "blank": " ", "text": " a ", "real": 1.5, "whole": 2.0, "truth": True}, "f", 1
+    )
+    names = ("group", "none", "blank", "text", "whole", "truth")
+    assert [row.name(column) for column in names] == ["17", None, None, "a", "2", "true"]
+    for column in ("real", "missing"):
         with pytest.raises(DataError):
             row.name(column)
 
@@ -252,3 +256,31 @@ def test_a_cap_keeps_every_label() -> None:
     train, _, _ = domain_parts(Recipe.make(values), task, {**parts, "train": examples}, [])
     assert len(train) <= 45
     assert {label for example in train for label in example.labels} == set(range(40))
+
+
+def given(**data: object) -> Recipe:
+    return Recipe.make({"task": "text-classification", "base": "b", "train": "t", "output": "o", "data": data})
+
+
+def test_a_group_of_a_given_part_leaves_train() -> None:
+    task, (example,) = texts(["a"], [(0,)], names=2, multi=False)
+    parts = {
+        name: [replace(example, text=f"{name} {n}", group=group) for n, group in enumerate(groups)]
+        for name, groups in (("train", ["p", "q", "r", None, "s"]), ("dev", ["q", "t"]), ("test", ["p", "t", None]))
+    }
+    notes: list[str] = []
+    train, dev, test = domain_parts(given(), task, parts, notes)
+    assert [e.group for e in train] == ["r", None, "s"]
+    assert [e.group for e in dev or ()] == ["q"]
+    assert len(test) == 3
+    assert notes == [
+        "1 row of train is of a group that stands in test too; removed from train.",
+        "1 row of train is of a group that stands in dev too; removed from train.",
+        "1 row of dev is of a group that stands in test too; removed from dev.",
+    ]
+    kept: list[str] = []
+    train, dev, _ = domain_parts(given(keep_leaks=True), task, parts, kept)
+    assert (len(train), len(dev or ())) == (5, 2)
+    assert kept[0].endswith("kept, as asked: the test score is too good.")
+    with pytest.raises(DataError, match="every group of train also stands in test"):
+        domain_parts(given(), task, {**parts, "train": parts["train"][:1]}, [])

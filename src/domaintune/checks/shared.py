@@ -5,12 +5,14 @@ Works on the keys that a task gives; says, and changes nothing.
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from domaintune.counting import counted
+from domaintune.data.labels import folded
 from domaintune.data.near_duplicates import near_duplicates
 from domaintune.data.pictures import like_pictures, look_at
 from domaintune.data.splits import together
@@ -65,14 +67,17 @@ def shared_findings(parts: Mapping[str, Part], *, near: bool, one_label: bool) -
     for name, part in parts.items():
         if name != "train":
             yield from shared_rows(train, part)
+            yield from shared_groups(train, part)
     if "dev" in parts and "test" in parts:
         yield from shared_rows(parts["dev"], parts["test"])
+        yield from shared_groups(parts["dev"], parts["test"])
     if near:
         yield from near_findings(parts)
     domain = {name: part for name, part in parts.items() if name in DOMAIN}
     if one_label:
         yield from label_findings(domain)
     yield from unseen_labels(domain, severity="error" if one_label else "warning")
+    yield from like_labels(domain)
 
 
 def repeats(part: Part, *, texts: bool = True) -> Iterator[Finding]:
@@ -123,6 +128,25 @@ def shared_rows(train: Part, other: Part) -> Iterator[Finding]:
         "A score on rows that were trained on says nothing about new ones.",
         len(met),
     )
+
+
+def shared_groups(train: Part, other: Part) -> Iterator[Finding]:
+    """`shared-groups`: rows of a given part of the domain whose group stands in `train` too. New rows join the part of their group."""
+    if train.name not in DOMAIN or other.name not in DOMAIN:
+        return
+    known = {key.group for key in train.keys} - {None}
+    met = [place for place, key in enumerate(other.keys) if key.group in known]
+    if met:
+        groups = len({other.keys[place].group for place in met})
+        yield Finding(
+            "shared-groups",
+            "error",
+            f"{counted(groups, '[group|groups]')} of {other.name} ({counted(len(met), '[row|rows]')}) also in {train.name}.",
+            other.at(met),
+            f"tune removes their rows from {train.name}; --keep-leaks keeps them.",
+            "A score on documents, patients or authors that were trained on says nothing about new ones.",
+            len(met),
+        )
 
 
 def near_findings(parts: Mapping[str, Part]) -> Iterator[Finding]:
@@ -196,3 +220,24 @@ def unseen_labels(parts: Mapping[str, Part], *, severity: Literal["error", "warn
                 part.at(places), "Add rows of them to train, or join names: --label-map OLD=NEW.",
                 "What is in no training row cannot be learned.", len(unseen),
             )  # fmt: skip
+
+
+def like_labels(parts: Mapping[str, Part]) -> Iterator[Finding]:
+    """`like-labels`: labels that differ in case, in the form of a letter or in characters that nobody sees."""
+    rows = Counter(label for part in parts.values() for key in part.keys for label in key.labels)
+    spellings: dict[str, list[str]] = defaultdict(list)
+    for label, _ in rows.most_common():
+        spellings[folded(label)].append(label)
+    for names in spellings.values():
+        if len(names) > 1:
+            yield Finding(
+                "like-labels", "warning", f"{' and '.join(map(_in_quotes, names))} are different labels.", (),
+                f"If they mean the same: --label-map '{names[1]}={names[0]}'.",
+                "Rows of one meaning under two names set a limit to every score.", sum(rows[name] for name in names[1:]),
+            )  # fmt: skip
+
+
+def _in_quotes(label: str) -> str:
+    """In quotes, with characters that nobody sees told by their numbers."""
+    shown = "".join(c if unicodedata.category(c) != "Cf" else f"\\u{ord(c):04x}" for c in label)
+    return f"'{shown}'"

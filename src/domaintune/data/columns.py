@@ -9,7 +9,7 @@ from domaintune.data.rows import Row, Wanted
 from domaintune.data.span_shapes import is_span_list
 from domaintune.errors import DataError
 from domaintune.recipe import Recipe
-from domaintune.settings import ObjectDetectionSettings, TranslationSettings
+from domaintune.settings import ObjectDetectionSettings, TextClassificationSettings, TranslationSettings
 
 INPUTS: Mapping[str, Sequence[str]] = {
     "text-classification": ("text",),
@@ -81,7 +81,8 @@ def wanted_of(recipe: Recipe) -> Wanted:
         named |= {name: code for name, code in languages.items() if code is not None}
     if isinstance(settings, ObjectDetectionSettings):
         named |= {str(edge): column for edge, column in settings.box_columns.items()}
-    return Wanted(recipe.task.name, named, recipe.data.encoding)
+    several = isinstance(settings, TextClassificationSettings) and settings.multi_label
+    return Wanted(recipe.task.name, named, recipe.data.encoding, several=several)
 
 
 def require_columns(row: Row, wanted: Wanted, *, targets: bool) -> None:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from domaintune.data.rows import Entry, Row, Wanted
+from domaintune.data.rows import Entry, Note, Row, Wanted
 from domaintune.data.sources import Source
 from domaintune.data.tag_schemes import Conversion, recognised_scheme
 from domaintune.errors import DataError
@@ -44,22 +44,26 @@ def read_conll(source: Source, wanted: Wanted) -> Iterator[Entry]:
         DataError: no sentence, a line with too few, too many or other columns than the ones before, an empty word or tag, a first
             column that numbers the words.
     """
-    conversion = Conversion(recognised_scheme(_all_tags(source, wanted)))
-    for sentence in _sentences(source, wanted):
+    columns = _Columns(str(source))
+    conversion = Conversion(recognised_scheme(_all_tags(source, wanted, columns)))
+    for sentence in _sentences(source, wanted, _Columns(str(source))):
         values = {
             wanted.column("tokens"): sentence.tokens,
             wanted.column("tags"): conversion.converted_(sentence.tags),
         }
         yield Row(values, str(source), sentence.line)
     yield from conversion.notes(str(source))
+    if columns.tagged:
+        others = " and ".join(f"column {place + 1}" for place in sorted(columns.tagged))
+        yield Note(f"{source}: {others} holds tags too; the last column's were read.")
 
 
-def _all_tags(source: Source, wanted: Wanted) -> Iterator[list[str]]:
+def _all_tags(source: Source, wanted: Wanted, columns: _Columns) -> Iterator[list[str]]:
     """The tags of every sentence, the file checked on the way."""
     first = 0
     numbered = True
     longest = 0
-    for sentence in _sentences(source, wanted):
+    for sentence in _sentences(source, wanted, columns):
         first = first or sentence.line
         numbered = numbered and sentence.numbered
         longest = max(longest, len(sentence.tokens))
@@ -74,8 +78,7 @@ def _all_tags(source: Source, wanted: Wanted) -> Iterator[list[str]]:
         )
 
 
-def _sentences(source: Source, wanted: Wanted) -> Iterator[_Sentence]:
-    columns = _Columns(str(source))
+def _sentences(source: Source, wanted: Wanted, columns: _Columns) -> Iterator[_Sentence]:
     sentence: _Sentence | None = None
     with source.text(wanted.encoding) as stream:
         for number, raw in enumerate(stream, start=1):
@@ -102,6 +105,8 @@ class _Columns:
     count: int = 0
     line: int = 0
     tabs: bool = False
+    tagged: set[int] = field(default_factory=set)
+    """Columns between word and tag in which nothing but tags was met."""
 
     def is_comment(self, line: str) -> bool:
         """A "#" of its own at the beginning, and no tag where the tag must stand."""
@@ -126,6 +131,8 @@ class _Columns:
             )
         if not self.count:
             self.count, self.line = len(cells), number
+            self.tagged = set(range(1, len(cells) - 1))
+        self.tagged = {place for place in self.tagged if is_tag(cells[place].strip())}
         token, tag = cells[0], cells[-1].strip()
         if not token or not tag:
             raise DataError(f"the {'tag' if token else 'word'} is empty.", where=where, remedy="Mend or drop the line.")

@@ -85,6 +85,8 @@ def _values(row: Row, found: Annotated, wanted: Wanted, counts: _Counts) -> dict
         return {}
     if found.words is not None:
         counts.add_("words cut at a span's end", row.where, len(words) - len(found.words))
+    elif len(words) > len(whole := word_spans(found.text)):
+        counts.add_in_words_(row.where, _in_words(whole, kept))
     columns = {
         wanted.column("tokens"): [found.text[start:end] for start, end in words],
         wanted.column("tags"): span_tags(words, kept, where=row.where),
@@ -111,8 +113,26 @@ class _Counts:
             self.number[kind] += number
             self.first.setdefault(kind, where)
 
+    def add_in_words_(self, where: str, misplaced: list[int]) -> None:
+        """`misplaced`: of spans that cut a word how many characters they end before it does."""
+        self.add_("spans that begin or end inside a word", where, len(misplaced))
+        self.add_("of them one character short of the word's end: are their ends inclusive?", where, misplaced.count(1))
+
     def summary(self) -> str:
         return "; ".join(f"{number} {kind} (first: {self.first[kind]})" for kind, number in self.number.items())
+
+
+def _in_words(words: Sequence[tuple[int, int]], spans: Sequence[Span]) -> list[int]:
+    """For each span with an end inside a word, how many characters later the word ends that its own end cuts; 0 where none does."""
+    starts, ends = [start for start, _ in words], [end for _, end in words]
+    made = []
+    for span in spans:
+        first, last = bisect_right(ends, span.start), bisect_left(starts, span.end) - 1
+        begins_inside = first < len(words) and starts[first] < span.start
+        ends_inside = last >= 0 and ends[last] > span.end
+        if begins_inside or ends_inside:
+            made.append(ends[last] - span.end if ends_inside and not begins_inside else 0)
+    return made
 
 
 def trimmed(text: str, span: Span) -> Span:

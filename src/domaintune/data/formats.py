@@ -25,7 +25,7 @@ from domaintune.data.folders import read_class_folders
 from domaintune.data.picture_tables import table_pictures
 from domaintune.data.rows import Entry, Reading, Row, Wanted
 from domaintune.data.sources import COMPRESSIONS, Source
-from domaintune.data.span_shapes import span_columns
+from domaintune.data.span_shapes import accepted, span_columns
 from domaintune.data.tables import lists_in_cells, read_csv, read_json, read_json_lines, read_plain_text, read_tsv
 from domaintune.data.tag_schemes import normalised_tags
 from domaintune.errors import DataError
@@ -208,6 +208,9 @@ def _shaped(entries: Iterable[Entry], wanted: Wanted, folder: Path) -> Iterator[
         spans = span_columns(wanted)
         marked = () if wanted.inputs else (wanted.column("tags"), *spans)
         entries = lists_in_cells(entries, (wanted.column("tokens"), *marked), may_be_blank=spans)
+    if wanted.task == "text-classification" and not wanted.inputs:
+        entries = accepted(entries, wanted)
+        entries = lists_in_cells(entries, (wanted.column("label"),), may_be_blank=()) if wanted.several else entries
     entries = iter(entries)
     before: list[Entry] = []
     first = None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import difflib
+import unicodedata
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from domaintune.data.box_pictures import with_boxes_at
-from domaintune.data.rows import Row, Wanted
+from domaintune.data.rows import Row, Wanted, name_of
 from domaintune.errors import DataError
 
 
@@ -20,6 +22,54 @@ def renamed(
     if not names:
         return list(rows)
     return [_changed(row, wanted, lambda label: names.get(label, label), separator) for row in rows]
+
+
+def folded(label: str) -> str:
+    """The label without what spellings of one name differ in: case, the form of a letter, characters that nobody sees."""
+    plain = unicodedata.normalize("NFKC", label).casefold()
+    return "".join(c for c in plain if unicodedata.category(c) != "Cf")
+
+
+def alike(names: Iterable[str], others: Iterable[str]) -> dict[str, str]:
+    """Each of the names -> that of the others which is spelled alike; empty unless all have one, and where none differs."""
+    known = {folded(other): other for other in others}
+    made = {name: known.get(folded(name)) for name in names}
+    if any(other is None for other in made.values()):
+        return {}
+    return {name: other for name, other in made.items() if other is not None and other != name}
+
+
+def require_labels(
+    names: Iterable[str],
+    rows: Iterable[Row],
+    wanted: Wanted,
+    *,
+    where: str,
+    separator: str | None,
+    known: Collection[str] = (),
+) -> None:
+    """
+    Raises:
+        DataError: one of the names is the label of no row and none of `known`, with the nearest that is.
+    """
+    held = {*known, *(label for row in rows for label in labels_of(row, wanted, separator))}
+    for name in names:
+        if name not in held:
+            near = difflib.get_close_matches(name, held, n=1) or sorted(held)[:8]
+            remedy = f"Did you mean {' or '.join(map(repr, near))}?" if near else "The rows have no labels."
+            raise DataError(f"no row has the label '{name}'.", where=where, remedy=remedy)
+
+
+def labels_of(row: Row, wanted: Wanted, separator: str | None) -> list[str]:
+    """Every label of the row as it stands there, entity types without B- and I-; what is no label is left out."""
+    met: list[str] = []
+
+    def kept(label: str) -> str:
+        met.append(label)
+        return label
+
+    _changed(row, wanted, kept, separator)
+    return met
 
 
 def only(
@@ -54,42 +104,38 @@ def _without_others(row: Row, wanted: Wanted, labels: set[str], separator: str |
     if wanted.task == "object-detection" and isinstance(value, list):
         places = [place for place, label in enumerate(value) if label in labels]
         return with_boxes_at(row, places, of=len(value)), len(value) - len(places), len(places)
-    if separator is not None and isinstance(value, str | list):
+    if isinstance(value, list) or (separator is not None and isinstance(value, str)):
         parts = value if isinstance(value, list) else [part for part in value.split(separator) if part.strip()]
-        kept = [part for part in parts if str(part).strip() in labels]
-        made: Any = kept if isinstance(value, list) else separator.join(kept)
+        kept = [part for part in parts if name_of(part) in labels]
+        if separator is None and not kept:
+            return None, len(parts), 0
+        made: Any = kept if isinstance(value, list) else str(separator).join(kept)
         return Row({**row.values, column: made}, row.file, row.line), len(parts) - len(kept), len(kept)
     if value is None:
         return row, 0, 0
-    return (row, 0, 1) if str(value).strip() in labels else (None, 1, 0)
+    return (row, 0, 1) if name_of(value) in labels else (None, 1, 0)
 
 
-def _changed(row: Row, wanted: Wanted, name_of: Callable[[str], str], separator: str | None) -> Row:
+def _changed(row: Row, wanted: Wanted, renamed_to: Callable[[str], str], separator: str | None) -> Row:
     column = _label_column(wanted)
     value = row.values.get(column)
     if value is None:
         return row
     if wanted.task == "token-classification" and isinstance(value, list):
         made: Any = [
-            f"{tag[:2]}{name_of(tag[2:])}" if isinstance(tag, str) and tag[1:2] == "-" else tag for tag in value
+            f"{tag[:2]}{renamed_to(tag[2:])}" if isinstance(tag, str) and tag[1:2] == "-" else tag for tag in value
         ]
     elif isinstance(value, list):
-        made = (
-            _once(name_of(str(label)) for label in value)
-            if wanted.task == "text-classification"
-            else [name_of(str(v)) for v in value]
-        )
+        made = [entry if (name := name_of(entry)) is None else renamed_to(name) for entry in value]
+        made = list(dict.fromkeys(made)) if wanted.task == "text-classification" and all(map(name_of, value)) else made
     elif separator is not None and isinstance(value, str):
-        made = separator.join(_once(name_of(part.strip()) for part in value.split(separator) if part.strip()))
-    elif isinstance(value, str | int) and not isinstance(value, bool):
-        made = name_of(str(value).strip())
+        parts = (part.strip() for part in value.split(separator))
+        made = separator.join(dict.fromkeys(renamed_to(part) for part in parts if part))
+    elif (name := name_of(value)) is not None:
+        made = renamed_to(name)
     else:
         return row  # no label: the task says so
     return Row({**row.values, column: made}, row.file, row.line)
-
-
-def _once(labels: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(labels))
 
 
 def _label_column(wanted: Wanted) -> str:

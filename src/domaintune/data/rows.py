@@ -13,6 +13,16 @@ from domaintune.errors import DataError
 NAMES_OF_PARTS = {"train": ("train", "trainval"), "dev": ("val", "valid", "validation", "dev"), "test": ("test",)}
 
 
+def name_of(value: object) -> str | None:
+    """A value that names something as text without white space around it: whole numbers as their digits (also 1.0, which tools make of
+    integers beside missing values), truth values as JSON spells them. None of what is no name."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value).strip() if isinstance(value, str | int) else None
+
+
 def part_names(part: str) -> tuple[str, ...]:
     """What files and folders call a part, the usual name first; of every other part (general) that of test."""
     return NAMES_OF_PARTS.get(part, NAMES_OF_PARTS["test"])
@@ -45,12 +55,12 @@ class Row:
             )
         value = self.values[column]
         if not isinstance(value, str):
-            raise DataError(f"'{column}' must be text, got {type(value).__name__}.", where=self.where)
+            what = f"'{column}' must be text, got {type(value).__name__}."
+            raise DataError(what, where=self.where, remedy="Write it as text, or drop the row.")
         return value
 
     def name(self, column: str) -> str | None:
-        """What stands in a column that names something, such as the row's group, a whole number as its digits; None where it is blank
-        or null.
+        """What stands in a column that names something, such as the row's group (`name_of`); None where it is blank or null.
 
         Raises:
             DataError: the column is missing, or its value is something else.
@@ -58,9 +68,8 @@ class Row:
         value = self.values.get(column, "")
         if value is None:
             return None
-        if isinstance(value, int) and not isinstance(value, bool):
-            return str(value)
-        return self.text(column).strip() or None
+        found = name_of(value) if column in self.values else None
+        return (self.text(column) if found is None else found) or None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +112,8 @@ class Wanted:
 
     `columns` maps a canonical name (text, label, tokens, tags, source, target, prompt, completion, messages, image, xmin, ...) to
     the user's; names not in it are themselves. `encoding` is None where it is to be recognised. `targets`: rows without a target are
-    of no use. `inputs`: what rows have for targets does not matter and passes as it stands, so that tables stream.
+    of no use. `inputs`: what rows have for targets does not matter and passes as it stands, so that tables stream. `several`: a row of
+    a classification may have several labels.
     """
 
     task: str
@@ -112,6 +122,7 @@ class Wanted:
     targets: bool = False
     inputs: bool = False
     fixed: bool = False
+    several: bool = False
 
     def column(self, name: str) -> str:
         return self.columns.get(name, name)

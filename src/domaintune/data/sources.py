@@ -111,11 +111,15 @@ class Source:
                 raise self._undecodable(error, found) from None
 
     def _encoding(self, asked: str | None) -> str:
-        """What the byte order mark says, which no other encoding begins with; else what was asked for, or is recognised."""
+        """What the byte order mark says, which no other encoding begins with; UTF-8 where one byte a character was asked for and the
+        bytes plainly are UTF-8, as one file of several may be; else what was asked for, or is recognised."""
         with self.open() as stream:
-            head = stream.read(4 if asked else SNIFFED_BYTES)
+            head = stream.read(SNIFFED_BYTES)
         marked = next((encoding for mark, encoding in ENCODINGS_BY_MARK if head.startswith(mark)), None)
-        return marked or asked or recognised_encoding(head)
+        if marked or asked is None:
+            return marked or recognised_encoding(head)
+        plainly = not head.isascii() and _decodes(head, "utf-8", whole=len(head) < SNIFFED_BYTES) is not None
+        return "utf-8" if plainly and _is_one_byte(asked) else asked
 
     def _undecodable(self, error: UnicodeDecodeError, encoding: str) -> DataError:
         data = self.read()
@@ -130,7 +134,7 @@ class Source:
         return DataError(
             f"the byte {bad:#04x} is not {encoding.upper().removesuffix('-SIG')}.",
             where=f"{self}:{line}",
-            remedy="Save the file as UTF-8, or say what it is: --encoding latin-1 (or gb18030, utf-16).",
+            remedy="Save the file as UTF-8, or say what it is: --encoding cp1252 (older Excel in the West), shift_jis, cp949, big5 ...",
         )
 
 
@@ -173,32 +177,40 @@ def known_encoding(name: str) -> str:
     return name
 
 
+def _is_one_byte(encoding: str) -> bool:
+    """Whether each character is one byte in it, as in Latin-1 and its kin."""
+    sample = bytes(range(0xA1, 0xFF))
+    return len(sample.decode(known_encoding(encoding), errors="replace")) == len(sample)
+
+
 def recognised_encoding(head: bytes) -> str:
     """By the beginning of a file without a byte order mark: UTF-8; GB18030 where the beginning is not UTF-8 but Chinese text in it. Never Latin-1,
-    which fits any bytes."""
+    which fits any bytes, nor what else it may be: Korean and Japanese bytes read as GB18030 too, as characters that Chinese text is
+    not made of."""
     if _decodes(head, "utf-8") is not None:
         return "utf-8"
     chinese = _decodes(head, "gb18030")
     return "gb18030" if chinese is not None and _reads_as_chinese(chinese) else "utf-8"
 
 
-def _decodes(head: bytes, encoding: str) -> str | None:
+def _decodes(head: bytes, encoding: str, *, whole: bool = False) -> str | None:
+    """The text; None where it is not of this encoding. Unless it is `whole` its last character may be cut."""
     try:
-        return codecs.getincrementaldecoder(encoding)().decode(head)  # the last character may be cut
+        return codecs.getincrementaldecoder(encoding)().decode(head, final=whole)
     except UnicodeDecodeError:
         return None
 
 
 def _reads_as_chinese(text: str) -> bool:
-    """Western letters read as GB18030 give scattered rare characters; Chinese text gives runs of common ones."""
+    """Western letters read as GB18030 give scattered rare characters, Japanese ones rare characters too; Chinese text gives runs of
+    the 3,755 common ones of GB 2312 (by their sound, from A to Z), Korean text of the first half of these alone."""
     wide = [character for character in text if ord(character) > 127]
-    common = [
-        c
-        for c in wide
-        if ("\u4e00" <= c <= "\u9fff" and c.encode("gb18030") < b"\xd8") or c in "，。、；：？！“”‘’（）《》…—"
-    ]
+    codes = [c.encode("gb18030") for c in wide if "\u4e00" <= c <= "\u9fff"]
+    common = [code for code in codes if len(code) == 2 and b"\xb0" <= code[:1] < b"\xd8" and code[1:] >= b"\xa1"]
+    late = sum(code[:1] >= b"\xc9" for code in common)
+    fitting = len(common) + sum(c in "，。、；：？！“”‘’（）《》…—" for c in wide)
     runs = sum(ord(a) > 127 and ord(b) > 127 for a, b in pairwise(text))
-    return len(wide) >= 2 and len(common) >= 0.8 * len(wide) and runs >= 0.5 * len(wide)
+    return len(wide) >= 2 and fitting >= 0.8 * len(wide) and runs >= 0.5 * len(wide) and late >= 0.05 * len(common)
 
 
 def lines_of(stream: TextIO) -> Iterator[str]:

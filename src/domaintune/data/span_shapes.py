@@ -1,18 +1,18 @@
-"""The shapes in which annotation tools write entities as character spans of a text, brought to one. What becomes of the spans is not
-decided here."""
+"""The shapes in which annotation tools write entities as character spans of a text, and labels of whole texts, brought to one. What
+becomes of the spans is not decided here."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeGuard
 
-from domaintune.data.rows import LeftOut, Row, Wanted
+from domaintune.data.rows import Entry, LeftOut, Row, Wanted
 from domaintune.errors import DataError
 
 Shape = Literal["label-studio", "prodigy", "plain"]
 SPAN_COLUMNS = ("entities", "spans", "label", "labels")
-TOOLS_OWN_KEYS = ("id", "user", "score", "source", "rank", "token_start", "token_end", "globalOffsets")
+TOOLS_OWN_KEYS = ("id", "user", "score", "source", "rank", "token_start", "token_end", "globalOffsets", "pattern")
 SPAN_KEYS = frozenset(("start", "end", "start_offset", "end_offset", "label", "labels", "text", *TOOLS_OWN_KEYS))
 """Everything that the tools write into a span. A key that is none of these may mean anything, so it is an error."""
 ANSWERS = {"accept": None, "reject": "rejected", "ignore": "ignored"}
@@ -149,6 +149,22 @@ def _prodigy(row: Row, wanted: Wanted) -> Annotated | LeftOut:
     words = _places(text, tokens, row.where) if tokens else None
     rest = {name: value for name, value in row.values.items() if name not in ("spans", "tokens")}
     return Annotated(text, spans, words, rest, passed_over)
+
+
+def accepted(entries: Iterable[Entry], wanted: Wanted) -> Iterator[Entry]:
+    """Rows of a classification as Prodigy exports them: those that were rejected or ignored are left out, and where options were
+    chosen from, the chosen ones are the label. Other rows pass as they stand."""
+    label = wanted.column("label")
+    for entry in entries:
+        answer = entry.values.get("answer") if isinstance(entry, Row) and label != "answer" else None
+        if not isinstance(entry, Row) or answer not in tuple(ANSWERS):
+            yield entry
+        elif reason := ANSWERS[answer]:
+            yield LeftOut(reason, entry.file, entry.line)
+        elif label not in entry.values and isinstance(entry.values.get("accept"), list):
+            yield Row({**entry.values, label: entry.values["accept"]}, entry.file, entry.line)
+        else:
+            yield entry
 
 
 def _places(text: str, tokens: list[dict[str, Any]], where: str) -> tuple[tuple[int, int], ...]:

@@ -40,19 +40,32 @@ def read_json_lines(source: Source, wanted: Wanted) -> Iterator[Entry]:
     Raises:
         DataError: no rows, a line that is no JSON object, values that no text file can hold (NaN, half a surrogate pair).
     """
+    yield from _of_lines(_lines(source, wanted), str(source))
+
+
+def _of_lines(lines: Iterable[tuple[int, str]], name: str) -> Iterator[Row]:
     empty = True
-    for number, line in _lines(source, wanted):
+    for number, line in lines:
         if not line.strip():
             continue
         empty = False
-        yield Row(_object(parse_json(line, where=f"{source}:{number}"), f"{source}:{number}"), str(source), number)
+        yield Row(_object(parse_json(line, where=f"{name}:{number}"), f"{name}:{number}"), name, number)
     if empty:
-        raise DataError("the file is empty.", where=str(source), remedy="Give at least one row.")
+        raise DataError("the file is empty.", where=name, remedy="Give at least one row.")
+
+
+def _is_by_lines(text: str) -> bool:
+    """Whether the first line is an object of its own and another line follows."""
+    first, _, rest = text.partition("\n")
+    try:
+        return rest.lstrip().startswith("{") and isinstance(json.loads(first), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def read_json(source: Source, wanted: Wanted) -> Iterator[Entry]:
-    """The objects of one JSON array, also where it stands under "data", "rows", "examples" or "train"; a row's line is the one
-    that its object begins on.
+    """The objects of one JSON array, also where it stands under "data", "rows", "examples" or "train"; or JSON lines under another
+    name. A row's line is the one that its object begins on.
 
     Raises:
         DataError: no such array, or an entry that is no object.
@@ -62,6 +75,9 @@ def read_json(source: Source, wanted: Wanted) -> Iterator[Entry]:
     name = str(source)
     start = WHITE.match(text).end()  # type: ignore[union-attr]
     if not text[start:].startswith("["):
+        if _is_by_lines(text[start:]):
+            yield from _of_lines(enumerate(text.split("\n"), start=1), name)
+            return
         content = parse_json(text, where=name)
         lists = [key for key, value in content.items() if isinstance(value, list)] if isinstance(content, dict) else []
         if len(lists) != 1:
@@ -244,7 +260,8 @@ def _table(source: Source, delimiters: str, wanted: Wanted) -> Iterator[Row]:
 
 def _beginning(stream: Iterator[str], delimiters: str) -> tuple[list[str], list[str], str]:
     """The lines above the header, those read ahead from the header on, and what separates the cells: the first of `delimiters`, or
-    another that stands more often in the header where the first row has as many cells; or what Excel's line "sep=;" says."""
+    another that stands in the header without it, or more often where the first row has as many cells; or what Excel's line "sep=;"
+    says."""
     above: list[str] = []
     for line in stream:
         named = SEPARATOR.fullmatch(line.strip("\ufeff\r\n"))
@@ -259,7 +276,8 @@ def _beginning(stream: Iterator[str], delimiters: str) -> tuple[list[str], list[
     first, others = delimiters[0], delimiters[1:]
     bare = re.sub('"[^"]*("|$)', "", ahead[0])
     for other in others:
-        if bare.count(other) > bare.count(first) and _is_even(ahead, stream, other):
+        alone = other in bare and first not in bare
+        if alone or (bare.count(other) > bare.count(first) and _is_even(ahead, stream, other)):
             return above, ahead, other
     return above, ahead, first
 

@@ -106,7 +106,7 @@ class ImageClassification(Task):
         return {IMAGE: value}
 
     def has_target(self, row: Row) -> bool:
-        return LABEL in row.values
+        return row.values.get(LABEL) not in (None, "")
 
     def head(self) -> HeadSpec:
         return HeadSpec(auto_class=self.auto_class, labels=self.labels)

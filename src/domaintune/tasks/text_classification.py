@@ -105,21 +105,23 @@ class TextClassification(Task):
         return draft.model_copy(update={"labels": labels, "weights": weights})
 
     def _label_names(self, row: Row) -> list[str]:
-        value = row.values.get(self.label_column)
-        if self.multi_label and isinstance(value, list) and all(isinstance(name, str) for name in value):
-            return list(value)
-        if isinstance(value, int) and not isinstance(value, bool):
-            value = str(value)  # JSON tables often hold class numbers
-        if not isinstance(value, str):
-            row.text(self.label_column)
-        text = str(value).strip()
-        if self.multi_label:
-            return [part.strip() for part in text.split(self.label_separator) if part.strip()]
-        if not text:
+        column, value = self.label_column, row.values.get(self.label_column)
+        if isinstance(value, list) and not self.multi_label and len(value) != 1:
             raise DataError(
-                f"'{self.label_column}' is empty.", where=row.where, remedy="Give a label, or drop the row."
+                f"'{column}' holds {len(value)} labels.",
+                where=row.where,
+                remedy="Give one, or say that rows may have several: --set task.multi_label=true.",
             )
-        return [text]
+        if isinstance(value, list):  # of one label too, as doccano writes it
+            names = [replace(row, values={column: entry}).name(column) for entry in value]
+        elif self.multi_label and isinstance(value, str):
+            names = [part.strip() for part in value.split(self.label_separator)]
+        else:
+            names = [row.name(column)]
+        found = [name for name in names if name]
+        if not found and not self.multi_label:
+            raise DataError(f"'{column}' is empty.", where=row.where, remedy="Give a label, or drop the row.")
+        return found
 
     def read(self, rows: Iterable[Row], *, labelled: bool = True) -> Iterator[TextExample]:
         for row in rows:
@@ -136,7 +138,8 @@ class TextClassification(Task):
         return {self.text_column: value}
 
     def has_target(self, row: Row) -> bool:
-        return self.label_column in row.values
+        value = row.values.get(self.label_column)
+        return value is not None and (self.multi_label or not isinstance(value, str) or bool(value.strip()))
 
     def head(self) -> HeadSpec:
         kind = "multi_label_classification" if self.multi_label else None
@@ -166,6 +169,17 @@ class TextClassification(Task):
                 "Label more rows of these classes, or join them with others: --label-map OLD=NEW.",
                 "What so few rows teach and test is chance.",
                 len(rare),
+            )
+        joined = [name for name in self.labels if any(mark in name for mark in ",;|#/")]
+        if self.multi_label and joined and all(len(example.labels) < 2 for example in examples):
+            yield Finding(
+                "joined-labels",
+                "warning",
+                f"no row has two labels, but labels look like several in one: {', '.join(map(repr, joined[:5]))}.",
+                (),
+                "Say what separates the labels of a cell: --set \"task.label_separator=','\".",
+                "Each combination is learned as a label of its own.",
+                len(joined),
             )
 
     def keys(self, example: TextExample) -> Keys:
