@@ -90,8 +90,8 @@ def network(
     return model.to(dtype).eval()
 
 
-def rows(count: int, *, seed: int = 0, dtype: type = np.float64) -> Dataset:
-    """Two items an example, of uneven lengths and weights; a third of the items carry the extra target."""
+def rows(count: int, *, seed: int = 0, dtype: type = np.float64, items_a_row: int = 1) -> Dataset:
+    """`count` items of uneven lengths and weights, so many of them an example; a third of them carry the extra target."""
     generator = np.random.default_rng(seed)
     items = []
     for _ in range(count):
@@ -99,8 +99,8 @@ def rows(count: int, *, seed: int = 0, dtype: type = np.float64) -> Dataset:
         extra = float(x[0]) if generator.random() < 0.33 else math.nan
         target = {"y": float(np.sin(x).sum()), "weight": float(generator.uniform(0.5, 2)), "extra": extra}
         items.append(Item({"x": x, "length": int(generator.integers(3, 40))}, target))
-    examples = [Example(file="rows.csv", line=2 + number) for number in range(-(-count // 2))]
-    return Dataset(examples, items, [range(2 * n, min(2 * n + 2, count)) for n in range(len(examples))])
+    spans = [range(start, min(start + items_a_row, count)) for start in range(0, count, items_a_row)]
+    return Dataset([Example(file="rows.csv", line=2 + number) for number in range(len(spans))], items, spans)
 
 
 def settings(**more: Any) -> TrainingSettings:

@@ -30,7 +30,7 @@ class TrainingSettings(Settings):
     """Passes over train; by default 5, and more on small sets: so many that there are 400 optimiser steps, at most 30. Where the base
     brings no head for the labels 800 steps; with P-tuning 800, and at most 60 passes."""
     batch_size: int = Field(default=16, ge=1)
-    """Items per optimiser step."""
+    """Rows per optimiser step, with all windows of each."""
     learning_rate: float | None = Field(default=None, gt=0)
     """By default the method's own, listed above."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"

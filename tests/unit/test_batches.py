@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -75,6 +77,61 @@ def test_like_lengths_meet_within_a_window_and_windows_change() -> None:
 def test_a_plan_never_changes() -> None:
     """An unfinished run must find the same plan under a later version."""
     assert plan([5, 9, 2, 7, 7, 1], batch_size=4, budget=18, seed=0, epoch=0) == [[[1, 4], [3, 0]], [[2, 5]]]
+
+
+LENGTHS = [41, 48, 4, 49, 29, 32, 38, 19, 58, 6, 18, 24, 35, 26, 10, 5, 3, 5, 11, 59, 13, 40, 45]
+PLAN = [
+    [[12, 5], [4, 13]], [[22, 0], [21, 6]], [[11, 7, 10], [20]], [[18, 14, 9, 15]], [[17, 2, 16]],
+    [[19], [8], [3], [1]],
+]  # fmt: skip
+BY_PARITY = [
+    [[12, 4], [5, 13]], [[22, 0], [6], [21]], [[11, 7], [10, 20]], [[18, 14], [9, 15]], [[17], [2, 16]],
+    [[19], [3], [1], [8]],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("rows", [None, [range(i, i + 1) for i in range(len(LENGTHS))]])
+@pytest.mark.parametrize(("groups", "expected"), [(None, PLAN), ([i % 2 for i in range(len(LENGTHS))], BY_PARITY)])
+def test_rows_of_one_item_are_planned_as_their_items(rows: Any, groups: Any, expected: Any) -> None:
+    made = plan(LENGTHS, batch_size=4, budget=90, seed=11, epoch=3, groups=groups, rows=rows)
+    assert made == expected
+
+
+def several(count: int, *, seed: int = 0) -> tuple[list[int], list[range]]:
+    """Costs of items and rows of 1 to 12 of them."""
+    generator = np.random.default_rng(seed)
+    ends = np.cumsum(generator.integers(1, 13, count)).tolist()
+    return costs(ends[-1], seed=seed), [range(*pair) for pair in zip([0, *ends], ends, strict=False)]
+
+
+@pytest.mark.parametrize("budget", [None, 50, 300])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_a_step_holds_all_items_of_its_rows(budget: int | None, grouped: bool) -> None:
+    cost, rows = several(83)
+    groups = [number % 3 for number, row in enumerate(rows) for _ in row] if grouped else None
+    steps = plan(cost, batch_size=8, budget=budget, seed=1, epoch=2, groups=groups, rows=rows)
+    assert len(steps) == steps_in_epoch(len(rows), batch_size=8)
+    owner = {item: number for number, row in enumerate(rows) for item in row}
+    seen = []
+    for step in steps:
+        items = [i for part in step for i in part]
+        owners = {owner[i] for i in items}
+        assert sorted(items) == sorted(i for number in owners for i in rows[number])
+        seen.append(len(owners))
+        for part in step:
+            dearest = max(cost[i] for i in part)
+            assert budget is None or dearest * len(part) <= budget or len(part) == 1
+            assert groups is None or len({groups[i] for i in part}) == 1
+    assert sorted(seen) == [3, *[8] * 10]
+
+
+def test_rows_of_many_full_items_meet_others_in_each_epoch() -> None:
+    """Their number of items does not bind them to each other: the windows of long texts are all of one length."""
+    rows = [range(sum(range(2, n)), sum(range(2, n + 1))) for n in range(2, 42)]
+    cost = [64] * rows[-1].stop
+    first, second = (plan(cost, batch_size=8, budget=256, seed=0, epoch=epoch, rows=rows) for epoch in (0, 1))
+    steps = [{frozenset(i for part in step for i in part) for step in steps} for steps in (first, second)]
+    assert steps[0].isdisjoint(steps[1])
 
 
 @pytest.mark.parametrize("budget", [1, 119, 1000])

@@ -328,6 +328,7 @@ def test_checkpoints_follow_the_clock_and_the_epochs(tmp_path: Path, monkeypatch
         ({"stop_after": 2}, "epochs: 5 -> 2"),
         ({"data": rows(25)}, "items: 24 -> 25"),
         ({"data": rows(24, seed=1)}, "costs: "),
+        ({"data": rows(24, items_a_row=2)}, "rows: None -> "),
         ({"fingerprint": "other"}, "caller: '' -> 'other'"),
     ],
 )

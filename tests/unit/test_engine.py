@@ -155,10 +155,10 @@ def test_schedules_are_those_of_transformers(kind: str) -> None:
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
-@pytest.mark.parametrize("budget", [None, 70])
-def test_training_is_the_loop_written_out(schedule: str, budget: int | None) -> None:
+@pytest.mark.parametrize(("budget", "items_a_row"), [(None, 1), (70, 1), (70, 3)])
+def test_training_is_the_loop_written_out(schedule: str, budget: int | None, items_a_row: int) -> None:
     """AdamW on whole batches, decay and rate by group, clipping by the global norm: float64 rounding apart."""
-    data = rows(45)
+    data = rows(45 * items_a_row, items_a_row=items_a_row)
     made = settings(schedule=schedule, micro_batch_budget=budget, max_gradient_norm=0.4, weight_decay=0.1, epochs=3)
     model, reference = network(), network()
     done = run(model, data, made)
@@ -169,7 +169,9 @@ def test_training_is_the_loop_written_out(schedule: str, budget: int | None) -> 
     steps = [
         [i for part in step for i in part]
         for epoch in range(3)
-        for step in plan([i.inputs["length"] for i in data.items], batch_size=8, budget=None, seed=7, epoch=epoch)
+        for step in plan(
+            [i.inputs["length"] for i in data.items], batch_size=8, budget=None, seed=7, epoch=epoch, rows=data.rows()
+        )
     ]
     losses = []
     for number, positions in enumerate(steps):
@@ -407,13 +409,14 @@ def test_a_loss_that_is_not_finite_rolls_back_to_the_epochs_start(factor: float)
 
 
 def test_three_rollbacks_are_the_last() -> None:
-    spoiled = rows(24).items[5].targets["y"]
+    data = rows(24, items_a_row=2)
+    spoiled = data.items[5].targets["y"]
 
     def spoil(batch: Batch) -> float:
         return math.nan if any(item.targets["y"] == spoiled for item in batch.items) else 1.0
 
     with pytest.raises(TrainingError, match="3 rollbacks") as error:
-        run(network(), rows(24), settings(micro_batch_budget=1), Regression(spoil))
+        run(network(), data, settings(micro_batch_budget=1), Regression(spoil))
     assert error.value.where == "rows.csv:4"  # item 5 is the second of the third example, alone in its micro-batch
     assert "learning_rate" in error.value.remedy
 

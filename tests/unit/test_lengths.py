@@ -6,11 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tiny import TEXT, tiny_base
 
 from domaintune import Recipe
 from domaintune.checks.lengths import ends_within_a_sentence, length_findings
+from domaintune.data.batches import plan as plan_batches
 from domaintune.data.rows import Row
 from domaintune.pipeline import check, plan
 from domaintune.settings import GenerationSettings, TextClassificationSettings, TokenClassificationSettings
@@ -85,6 +87,22 @@ def test_one_item_a_row_except_in_windows_and_short_texts_are_read_alike() -> No
     assert counts["head"] == counts["tail"] == [1, 1, 1, 1]
     assert counts["windows"][1] == 1
     assert min(counts["windows"][0], counts["windows"][3]) > 1
+
+
+def test_a_long_text_weighs_as_much_in_an_epoch_as_a_short_one() -> None:
+    base = tiny_base("bert", "text-classification")
+    task = built(base, "windows")
+    data = dataset(task, base, list(task.read(rows(*["the dog jumps", " ".join([LONG] * 3)] * 40))))
+    assert max(map(len, data.spans)) >= 10
+    costs = [task.cost(item) for item in data.items]
+    owner = {item: number for number, span in enumerate(data.spans) for item in span}
+    weight = np.zeros(len(data.examples))
+    steps = plan_batches(costs, batch_size=8, budget=64, seed=0, epoch=0, rows=data.rows())
+    for step in steps:
+        scales = {i: data.items[i].targets["scale"] for part in step for i in part}
+        for item, scale in scales.items():
+            weight[owner[item]] += scale / sum(scales.values())
+    assert weight == pytest.approx(np.full(len(weight), len(steps) / len(weight)))
 
 
 def test_a_task_saved_without_the_setting_reads_windows() -> None:

@@ -22,29 +22,38 @@ def plan(
     seed: int,
     epoch: int,
     groups: Sequence[Hashable] | None = None,
+    rows: Sequence[range] | None = None,
 ) -> list[list[list[int]]]:
-    """The steps of one epoch: every item exactly once, `batch_size` items a step (the remainder in one smaller step).
+    """The steps of one epoch: every row once, with all its items, `batch_size` rows a step (the remainder in one smaller step).
 
-    Items are shuffled, sorted by cost within windows of 50 batches, cut into steps, and the steps shuffled. Each step is split
-    into micro-batches of at most `budget` (largest cost x count, which is what padding makes of it); an item above the budget
+    `rows` are the positions of each row's items, at least one a row; by default each item is a row. A row whose items stood in
+    several steps would count once in each of them, since a step is divided by its own units. Rows are shuffled, sorted by their
+    dearest item within windows of 50 batches, cut into steps, and the steps shuffled. Each step's items, dearest first, are split into micro-batches of at most `budget` (largest cost x count, which is what padding makes of it); an item above the budget
     stands alone; without a budget a step is one micro-batch. Costs are tokens or pixels. With `groups`, one an item, a
     micro-batch holds items of one group.
     """
     generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch])))
     cost = np.asarray(costs, dtype=np.int64)
-    shuffled = generator.permutation(len(cost))
+    whole = cost if rows is None else np.array([cost[row.start : row.stop].max() for row in rows], dtype=np.int64)
+    shuffled = generator.permutation(len(whole))
     window = WINDOW_BATCHES * batch_size
     steps = []
-    for start in range(0, len(cost), window):
+    for start in range(0, len(whole), window):
         inside = shuffled[start : start + window]
-        # Dearest first, as `within_budget` needs; stable, so that equal costs stay in shuffled order.
-        inside = inside[np.argsort(-cost[inside], kind="stable")]
-        steps += [inside[first : first + batch_size].tolist() for first in range(0, len(inside), batch_size)]
+        inside = _dearest_first(inside, whole)
+        steps += [inside[first : first + batch_size] for first in range(0, len(inside), batch_size)]
     chosen = [steps[number] for number in generator.permutation(len(steps))]
+    if rows is not None:
+        chosen = [_dearest_first(np.concatenate([rows[row] for row in step]), cost) for step in chosen]
     return [
-        [part for same in _by_group(step, groups) for part in within_budget(same, cost, budget=budget)]
+        [part for same in _by_group(step.tolist(), groups) for part in within_budget(same, cost, budget=budget)]
         for step in chosen
     ]
+
+
+def _dearest_first(positions: np.ndarray, costs: np.ndarray) -> np.ndarray:
+    """As `within_budget` needs them; stable, so that equal costs stay in shuffled order."""
+    return positions[np.argsort(-costs[positions], kind="stable")]
 
 
 def _by_group(items: Sequence[int], groups: Sequence[Hashable] | None) -> list[list[int]]:
@@ -57,7 +66,7 @@ def _by_group(items: Sequence[int], groups: Sequence[Hashable] | None) -> list[l
 
 
 def steps_in_epoch(count: int, *, batch_size: int) -> int:
-    """How many steps `plan` makes of `count` items."""
+    """How many steps `plan` makes of `count` rows."""
     return -(-count // batch_size)
 
 

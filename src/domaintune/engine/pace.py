@@ -46,7 +46,7 @@ def pace(attached: Attached, task: Task, base: Base, data: Dataset, settings: Tr
     """
     budget, batch_size = settings.micro_batch_budget, settings.batch_size
     steps, costs = _chosen(task, data, batch_size=batch_size, budget=budget, seed=seed)
-    in_epoch = steps_in_epoch(len(costs), batch_size=batch_size)
+    in_epoch = steps_in_epoch(len(data.rows()), batch_size=batch_size)
     asked = narrowed(settings.precision, base.device, steps=(settings.epochs or 0) * in_epoch, in_epoch=in_epoch)
     gradient = StepGradient(task, base, attached, data, seed=seed, pulls=(), accelerator=accelerator())
     kinds: tuple[Precision, ...] = ("fp32", "bf16") if asked == "auto" else (asked,)
@@ -61,7 +61,7 @@ def _chosen(
 ) -> tuple[list[list[list[int]]], list[int]]:
     """The dearest step of the first epoch and a few others, and what every item costs."""
     costs = [task.cost(item) for item in data.items]
-    steps = plan(costs, batch_size=batch_size, budget=budget, seed=seed, epoch=0)
+    steps = plan(costs, batch_size=batch_size, budget=budget, seed=seed, epoch=0, rows=data.rows())
     steps.sort(key=lambda step: -sum(costs[i] for part in step for i in part))
     return [steps[0], *(steps[(2 * n + 1) * len(steps) // (2 * STEPS)] for n in range(STEPS))], costs
 

@@ -133,8 +133,10 @@ def probe_head(
     if dev is not None and dev.items:
         fit_on, judge_on = batches, gather(task, base, dev, path=path, budget=budget)
     else:
-        rest = [item for position, item in enumerate(train.items) if position % 5]
-        parts = [Dataset(train.examples, rest), Dataset(train.examples, train.items[::5])]
+        places = [(n, item) for n, row in enumerate(train.rows()) for item in train.items[row.start : row.stop]]
+        parts = [
+            Dataset(train.examples, [item for n, item in places if (n % 5 == 0) is fifth]) for fifth in (False, True)
+        ]
         fit_on, judge_on = (gather(task, base, part, path=path, budget=budget) for part in parts)
     losses = []
     for penalty in PENALTIES:

@@ -78,6 +78,7 @@ def train(
             data=data,
             settings=settings,
             costs=[task.cost(item) for item in data.items],
+            rows=data.rows(),
             seed=seed,
             planned_epochs=planned,
             epochs=planned if stop_after is None else min(stop_after, planned),
@@ -131,6 +132,7 @@ class _Loop:
     data: Dataset
     settings: TrainingSettings
     costs: list[int]
+    rows: list[range]
     seed: int
     planned_epochs: int
     """Of the schedule; training ends after `epochs`."""
@@ -146,7 +148,7 @@ class _Loop:
     device: torch.device
 
     def __post_init__(self) -> None:
-        self.steps_in_epoch = steps_in_epoch(len(self.costs), batch_size=self.settings.batch_size)
+        self.steps_in_epoch = steps_in_epoch(len(self.rows), batch_size=self.settings.batch_size)
         self.state = _State()
         self.total_steps = self.planned_epochs * self.steps_in_epoch
         self.asked = narrowed(
@@ -188,7 +190,7 @@ class _Loop:
         """The rest of the epoch under way; returns early, at its start, after a rollback or where a trial has decided for bf16."""
         steps = plan(
             self.costs, batch_size=self.settings.batch_size, budget=self.settings.micro_batch_budget, seed=self.seed,
-            epoch=self.state.epoch, groups=self.gradient.domains,
+            epoch=self.state.epoch, groups=self.gradient.domains, rows=self.rows,
         )  # fmt: skip
         self.attached.train_(train_batch_norm=self.settings.train_batch_norm)
         while self.state.position < len(steps):
@@ -346,6 +348,8 @@ class _Loop:
             "validation": self.validate is not None,
             "items": len(self.costs),
             "costs": hashlib.sha256(repr(self.costs).encode()).hexdigest(),
+            # None where every row is one item.
+            "rows": None if len(self.rows) == len(self.costs) else hashlib.sha256(repr(self.rows).encode()).hexdigest(),
             "domains": hashlib.sha256(repr(self.gradient.domains).encode()).hexdigest(),
             "parameters": self.optimizer.layout(),
             "caller": self.caller,

@@ -136,6 +136,12 @@ class Dataset:
     items: Sequence[Item]
     spans: Sequence[range] = field(default=())
 
+    def rows(self) -> list[range]:
+        """The items of each example that has any; where no example is known, each item for itself."""
+        if not self.spans:
+            return [range(position, position + 1) for position in range(len(self.items))]
+        return [span for span in self.spans if span]
+
     def where(self, positions: Sequence[int]) -> str:
         """Where the examples of these items stand, the first few of them; the items' positions where no example is known."""
         wanted = set(positions)
