@@ -13,7 +13,7 @@ import tiny
 import torch
 from torch import Tensor, nn
 
-from domaintune.bases.attention import IMPLEMENTATION, SLOT
+from domaintune.bases.attention import IMPLEMENTATION, SLOT, Prefix
 from domaintune.bases.base import Base, HeadSpec
 from domaintune.errors import MethodError
 from domaintune.methods.base import train_mode_
@@ -421,6 +421,74 @@ def test_generation_by_the_trained_model_itself_uses_its_present_prompt() -> Non
             mine = model.get_encoder()(**encoder_inputs).last_hidden_state
             view: Any = attached.view(1.0)
             assert torch.equal(mine, view.get_encoder()(**encoder_inputs).last_hidden_state)
+
+
+def _counted(attached: PTuned, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How often the model's stream has run, as a list that grows."""
+    runs: list[int] = []
+    run_ = PromptStream.run_
+
+    def counting(self: PromptStream) -> None:
+        if self.owner[0] is attached.model:
+            runs.append(1)
+        run_(self)
+
+    monkeypatch.setattr(PromptStream, "run_", counting)
+    return runs
+
+
+@pytest.mark.parametrize(("family", "task"), [("qwen3", GENERATION), ("marian", TRANSLATION)])
+def test_decoding_runs_the_stream_once(family: str, task: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = _base(family, task)
+    attached = _moved(base, task, version=1)
+    runs = _counted(attached, monkeypatch)
+    model: Any = attached.model.eval()
+    inputs = {name: tensor for name, tensor in _inputs(base, task).items() if name != "decoder_input_ids"}
+    made = [m.generate(**inputs, max_new_tokens=9, min_new_tokens=9) for m in (model, attached.view(1.0), model)]
+    assert torch.equal(made[0], made[1])
+    assert torch.equal(made[0], made[2])
+    assert len(runs) == 1
+
+
+@pytest.mark.parametrize("change", ["encoder", "beside", "load", "storage", "autocast", "gradients", "strength"])
+def test_the_stream_follows_every_change(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the model itself gives after a change is what its stream run anew gives."""
+    base = _base("bert", TEXT)
+    attached = _moved(base, TEXT, version=1, beside=["layer-norm"])
+    other = {name: 1.5 * tensor for name, tensor in attached.state().items()}
+    inputs = _inputs(base, TEXT)
+    model = attached.model.eval()
+    stream = model.get_submodule(STREAM)
+    assert isinstance(stream, PromptStream)
+    runs = _counted(attached, monkeypatch)
+    before = _logits(model, inputs)
+    assert torch.equal(_logits(model, inputs), before)
+    assert len(runs) == 1
+    norm = next(p for name, p in model.named_parameters() if p.requires_grad and name.endswith("LayerNorm.weight"))
+    cast = torch.autocast("cpu", torch.bfloat16, enabled=change == "autocast")
+    with torch.no_grad(), cast:
+        if change == "encoder":
+            stream.encoders[0].table.add_(0.5)
+        elif change == "beside":
+            norm.mul_(1.5)
+        elif change == "load":
+            attached.load_(other)
+        elif change == "storage":
+            model.double()
+            model.float()
+        elif change == "gradients":
+            with torch.enable_grad():
+                _loss(model, inputs).backward()
+        elif change == "strength":
+            for module in model.modules():
+                if isinstance(module, Prefix):
+                    module.strength = 0.5
+        count = len(runs)
+        after = _logits(model, inputs)
+        assert len(runs) - count == (change != "strength")
+        stream.run_()
+        assert torch.equal(_logits(model, inputs), after)
+        assert torch.equal(after, before) == (change in ("storage", "gradients"))
 
 
 def test_no_configuration_carries_the_implementation_out(tmp_path: Path) -> None:

@@ -96,11 +96,36 @@ class _Entry:
         self.hidden: Tensor | None = None
 
 
+class _Seen:
+    """What the keys and values of a stream depend on, as it was: every tensor of the model (kept, so that no new one can take its
+    place in memory), and how torch computed."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.tensors = (*model.parameters(), *model.buffers())
+        # `Module.to` gives a parameter other storage without counting that as a change.
+        self.states = [(tensor._version, tensor.data_ptr()) for tensor in self.tensors]
+        kinds = sorted({tensor.device.type for tensor in self.tensors})
+        casts = [torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) for kind in kinds]
+        self.computing = (torch.is_grad_enabled(), casts)
+
+    def same(self, other: _Seen | None) -> bool:
+        return (
+            other is not None
+            and (self.states, self.computing) == (other.states, other.computing)
+            and all(mine is theirs for mine, theirs in zip(self.tensors, other.tensors, strict=True))
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> None:
+        """Nothing is known of a copied model."""
+
+
 class PromptStream(nn.Module):
     """The prompt encoders (one a chain) and the stream of one model.
 
-    With gradients it is run before every forward of the model. Without, before every forward too, and before a first block that
-    is entered in another way (the encoder in `generate`) whenever a prompt encoder has changed.
+    With gradients it is run before every forward of the model, whose backward uses its graph up. Without, before a forward, or a
+    first block that is entered in another way (the encoder in `generate`), only where a tensor of the model has changed since: also
+    one of the body, which may be trained beside. Strengths and gates act on what it leaves. It cannot see what is changed through
+    `tensor.data`.
     """
 
     def __init__(
@@ -114,7 +139,7 @@ class PromptStream(nn.Module):
             self.register_buffer(f"input_{name}", tensor.clone(), persistent=False)
         self.owner = (model,)  # in a tuple, so that it does not become a submodule of its own submodule
         self.running = False
-        self.seen: tuple[object, ...] | None = None
+        self.seen: _Seen | None = None
 
     def inputs(self) -> dict[str, Tensor]:
         """The probe that it runs on."""
@@ -131,9 +156,10 @@ class PromptStream(nn.Module):
             vars(block)[ENTRY] = _Entry(self)
             block.register_forward_pre_hook(_before_entry, with_kwargs=True)
 
-    def state_now(self) -> tuple[object, ...]:
-        versions = tuple(parameter._version for parameter in self.parameters())
-        return (versions, torch.is_grad_enabled())
+    def follow_(self) -> None:
+        """Run the stream where its keys and values are not those of the model as it is now."""
+        if not _Seen(self.owner[0]).same(self.seen):
+            self.run_()
 
     def run_(self) -> None:
         """Run the stream; every `StreamedPrefix` of the model then holds its keys and values.
@@ -145,7 +171,7 @@ class PromptStream(nn.Module):
         places: list[_Entry] = [vars(model.get_submodule(path))[ENTRY] for path in self.entries]
         virtual = [encoder()[None] for encoder in self.encoders]
         training = [module for module in model.modules() if module.training]
-        self.running = True
+        self.running, self.seen = True, None
         try:
             for module in training:  # one flag at a time: some of them may be frozen in eval mode
                 module.training = False
@@ -162,21 +188,25 @@ class PromptStream(nn.Module):
                 prefix.recording = False
             for place in places:
                 place.hidden = None
-        self.seen = self.state_now()
+        self.seen = _Seen(model)
 
 
 def _before_model(module: nn.Module, args: Any) -> None:
     stream = module._modules[STREAM]
     assert isinstance(stream, PromptStream)
-    if not stream.running:
+    if stream.running:
+        return
+    if torch.is_grad_enabled():
         stream.run_()
+    else:
+        stream.follow_()
 
 
 def _before_entry(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
     entry: _Entry = vars(module)[ENTRY]
     if entry.hidden is None:
-        if entry.stream.seen != entry.stream.state_now():
-            entry.stream.run_()
+        if not entry.stream.running:
+            entry.stream.follow_()
         return None
     if args:
         return (entry.hidden.to(args[0].dtype), *args[1:]), kwargs
