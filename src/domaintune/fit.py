@@ -290,7 +290,7 @@ def _fit_over_folds(job: _Job, rows: Sequence[Any]) -> Fitted:
     other: Records = {s: [] for s in recipe.balance.strengths}
     general_side = None
     for started, attached, training, dev in kept:
-        weights = training.averaged if average else training.states[best] if training.states else None
+        weights = training.averaged if average else training.states[best]() if training.states else None
         if weights is not None:
             attached.load_(weights)
         side = Side(task, dev)

@@ -97,7 +97,7 @@ class Ready:
             validate=lambda: primary_score(self.task, self.base, attached.model, self.dev)[0],
             folder=folder / "checkpoint", on_progress=lambda progress: tell(), keep_epochs=True,
         )  # fmt: skip
-        states = [*training.states, training.averaged or {}]
+        states = [*(state() for state in training.states.values()), training.averaged or {}]
         told = {**asdict(training), "states": len(training.states), "averaged": training.averaged is not None}
         told["epochs"] = [{**epoch, "seconds": None} for epoch in told["epochs"]]
         parts = [json.dumps(told).encode(), save(attached.state()), *(save(dict(state)) for state in states)]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +33,10 @@ def run(model: nn.Module, data: Dataset, made: TrainingSettings, task: Any = Non
 
 def weights(model: nn.Module) -> torch.Tensor:
     return torch.cat([p.detach().double().flatten() for p in model.state_dict().values()])
+
+
+def flat(state: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    return torch.cat([tensor.flatten() for tensor in state.values()])
 
 
 def gradient_of(model: nn.Module, data: Dataset, parts: list[list[int]], **more: Any) -> tuple[torch.Tensor, float]:
@@ -267,8 +273,32 @@ def test_states_of_every_epoch_on_request() -> None:
     model, seen = network(), []
     done = run(model, rows(24), settings(), keep_epochs=True, validate=lambda: seen.append(weights(model)) or 1.0)  # type: ignore[func-returns-value]
     assert done.best_epoch == len(seen) - 1
-    for state, expected in zip(done.states, seen, strict=True):
-        assert torch.equal(torch.cat([t.double().flatten() for t in state.values()]), expected)
+    assert list(done.states) == [0, 1, 2]
+    for state, expected in zip(done.states.values(), seen, strict=True):
+        assert torch.equal(flat(state()).double(), expected)
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_of_many_epochs_those_that_can_be_chosen_are_kept(
+    stored: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At most ten, on the disk too; and those that lie there are not held in memory as well."""
+    monkeypatch.setattr("os.fsync", lambda handle: None)
+    model, seen = network(), []
+    made = settings(epochs=25, weights="best", checkpoint_every_seconds=1e9)
+    folder = tmp_path if stored else None
+    done = run(
+        model, rows(16), made, keep_epochs=True, folder=folder, validate=lambda: seen.append(Trained(model).state()) or 1.0  # type: ignore[func-returns-value]
+    )  # fmt: skip
+    judged = [epoch.index for epoch in done.epochs if epoch.score is not None]
+    assert list(done.states) == judged == list(range(0, 25, 3))
+    for epoch, expected in zip(judged, seen, strict=True):
+        state = done.states[epoch]()
+        assert state.keys() == expected.keys()
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in state.items())
+    assert len(list(tmp_path.glob("weights-*"))) == (len(judged) if stored else 0)
+    held = [state for state in done.states.values() if any(isinstance(a, dict) for a in state.args)]  # type: ignore[attr-defined]
+    assert len(held) == (0 if stored else len(judged))
 
 
 @pytest.mark.parametrize(("epochs", "stop", "first"), [(5, None, 2), (4, None, 2), (4, 3, 2), (4, 2, 4), (1, None, 0)])
@@ -276,10 +306,10 @@ def test_late_epochs_are_averaged(epochs: int, stop: int | None, first: int) -> 
     """Those of the schedule's second half; the model itself holds the best epoch's weights."""
     model = network()
     done = run(model, rows(24), settings(epochs=epochs), keep_epochs=True, stop_after=stop)
-    late = done.states[first:]
+    late = [state() for epoch, state in done.states.items() if epoch >= first]
     assert done.averaged_epochs == len(late)
     assert (done.averaged is None) == (not late)
-    assert torch.equal(weights(model), torch.cat([t.flatten() for t in done.states[-1].values()]))
+    assert torch.equal(weights(model), flat(done.states[len(done.epochs) - 1]()))
     for name, tensor in (done.averaged or {}).items():
         torch.testing.assert_close(tensor, torch.stack([state[name] for state in late]).mean(0), rtol=1e-6, atol=1e-7)
     best = run(network(), rows(24), settings(epochs=epochs, weights="best"))
@@ -290,7 +320,7 @@ def test_stop_after_keeps_the_schedule_of_all_epochs() -> None:
     whole, part, rates = network(), network(), []
     done = run(whole, rows(24), settings(epochs=4), keep_epochs=True)
     short = run(part, rows(24), settings(epochs=4), stop_after=2, on_progress=lambda p: rates.append(p))
-    assert torch.equal(weights(part), torch.cat([t.flatten() for t in done.states[1].values()]))
+    assert torch.equal(weights(part), flat(done.states[1]()))
     assert len(short.epochs) == 2
     assert not short.stopped_early
     assert [p.step for p in rates] == list(range(1, 7))

@@ -1,10 +1,11 @@
-"""What is known of a training: of a step under way, of an epoch, and of the whole; which epoch is the best, and the mean of several."""
+"""What is known of a training: after a step, after an epoch and at its end, with what a checkpoint holds; which epoch is the best, and
+the mean of several."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -42,11 +43,38 @@ class Progress:
     score: float | None = None
 
 
+@dataclass(kw_only=True)
+class State:
+    """Every number that a checkpoint holds. `position` steps of `epoch` are done."""
+
+    epoch: int = 0
+    position: int = 0
+    loss_sum: float = 0.0
+    seconds: float = 0.0
+    rollbacks: int = 0
+    best_epoch: int = -1
+    averaged_epochs: int = 0
+    stopped_early: bool = False
+    finished: bool = False
+    trial: list[tuple[float, float]] = field(default_factory=list)
+    """Seconds of a first step in fp32 and in bf16, while precisions are on trial."""
+    history: list[Epoch] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Weights and moments between two steps. The name stands for them: no two different ones of a training share it."""
+
+    name: str
+    weights: Mapping[str, Tensor]
+    moments: Mapping[str, Tensor]
+
+
 @dataclass(frozen=True, slots=True)
 class Training:
     """What `train` did. `best_epoch` is the one whose weights the model holds, -1 where none was trained; `steps` are those that
-    count, without what was rolled back. `states` are the weights after every epoch, as `Attached.state` gives them, where
-    asked for; `averaged` is the mean of those of the last `averaged_epochs`, which the model does not hold, where the settings ask for
+    count, without what was rolled back. `states` give the weights after each epoch that was judged, as `Attached.state` does, where
+    asked for: read from the checkpoint folder, which must still be there, where there is one; `averaged` is the mean of those of the last `averaged_epochs`, which the model does not hold, where the settings ask for
     it and training came past the first half of its schedule. `precision` is that of every step.
     Source of averaging late epochs: stochastic weight averaging, arXiv 1803.05407. Differs: the schedule is the usual one."""
 
@@ -55,7 +83,7 @@ class Training:
     steps: int
     rollbacks: int
     stopped_early: bool
-    states: tuple[Mapping[str, Tensor], ...] = ()
+    states: Mapping[int, Callable[[], Mapping[str, Tensor]]] = field(default_factory=dict)
     averaged: Mapping[str, Tensor] | None = None
     averaged_epochs: int = 0
     precision: Precision = "fp32"

@@ -9,7 +9,8 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch import Tensor
 from domaintune.bases.base import Base
 from domaintune.data.batches import plan, steps_in_epoch
 from domaintune.engine.checkpoint import CheckpointFolder
-from domaintune.engine.epochs import Epoch, Progress, Training, averaged, better
+from domaintune.engine.epochs import Epoch, Progress, Snapshot, State, Training, averaged, better
 from domaintune.engine.gradient import Pull, StepGradient, accelerator
 from domaintune.engine.interrupts import Interrupts
 from domaintune.engine.layer_decay import decayed_groups
@@ -100,33 +101,6 @@ def train(
 
 
 @dataclass(kw_only=True)
-class _State:
-    """Every number that a checkpoint holds. `position` steps of `epoch` are done."""
-
-    epoch: int = 0
-    position: int = 0
-    loss_sum: float = 0.0
-    seconds: float = 0.0
-    rollbacks: int = 0
-    best_epoch: int = -1
-    averaged_epochs: int = 0
-    stopped_early: bool = False
-    finished: bool = False
-    trial: list[tuple[float, float]] = field(default_factory=list)
-    """Seconds of a first step in fp32 and in bf16, while precisions are on trial."""
-    history: list[Epoch] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class _Snapshot:
-    """Weights and moments between two steps. The name stands for them: no two different ones of a training share it."""
-
-    name: str
-    weights: Mapping[str, Tensor]
-    moments: Mapping[str, Tensor]
-
-
-@dataclass(kw_only=True)
 class _Loop:
     attached: Attached
     data: Dataset
@@ -149,12 +123,12 @@ class _Loop:
 
     def __post_init__(self) -> None:
         self.steps_in_epoch = steps_in_epoch(len(self.rows), batch_size=self.settings.batch_size)
-        self.state = _State()
+        self.state = State()
         self.total_steps = self.planned_epochs * self.steps_in_epoch
         self.asked = narrowed(
             self.settings.precision, self.device, steps=self.total_steps, in_epoch=self.steps_in_epoch
         )
-        # Weights by epoch, with the name of their snapshot: the best epoch's, or all where they are kept.
+        # Weights by epoch, with the name of their snapshot: the best epoch's, or all judged ones' where they are kept.
         self.kept: dict[int, tuple[str, Mapping[str, Tensor]]] = {}
         self.mean: tuple[str, Mapping[str, Tensor]] | None = None
         self.began = self.saved = time.monotonic()
@@ -280,7 +254,7 @@ class _Loop:
             if not self.keep_epochs:
                 self.kept.clear()
             state.best_epoch = state.epoch
-        if self.keep_epochs or state.best_epoch == state.epoch:
+        if judged and (self.keep_epochs or state.best_epoch == state.epoch):
             self.kept[state.epoch] = (self.start.name, self.start.weights)
         if self.settings.weights == "averaged" and state.epoch >= self.planned_epochs // 2:
             state.averaged_epochs += 1
@@ -327,15 +301,21 @@ class _Loop:
             steps=self.step,
             rollbacks=state.rollbacks,
             stopped_early=state.stopped_early,
-            states=tuple(self.kept[epoch.index][1] for epoch in state.history) if self.keep_epochs else (),
+            states=self._states() if self.keep_epochs else {},
             averaged=None if self.mean is None else self.mean[1],
             averaged_epochs=state.averaged_epochs,
             precision=self.precision,
         )
 
-    def _snapshot(self) -> _Snapshot:
+    def _states(self) -> dict[int, Callable[[], Mapping[str, Tensor]]]:
+        """From the finished checkpoint, so that memory need not hold them."""
+        if self.folder is None:
+            return {epoch: partial(dict, weights) for epoch, (_, weights) in self.kept.items()}
+        return {epoch: partial(self.folder.read_tensors, f"weights-{name}") for epoch, (name, _) in self.kept.items()}
+
+    def _snapshot(self) -> Snapshot:
         name = f"{self.state.rollbacks}-{self.step:08d}"
-        return _Snapshot(name, self.attached.state(), self.optimizer.state())
+        return Snapshot(name, self.attached.state(), self.optimizer.state())
 
     def fingerprint(self) -> dict[str, Any]:
         """What must be the same for a checkpoint to be resumed."""
@@ -378,7 +358,7 @@ class _Loop:
     def _restore_(self, folder: CheckpointFolder) -> None:
         scalars = folder.read(fingerprint=self.fingerprint())
         history = [Epoch(**epoch) for epoch in scalars["state"].pop("history")]
-        self.state = _State(**scalars["state"], history=history)
+        self.state = State(**scalars["state"], history=history)
         kept = scalars["snapshots"]["kept"]
         self.kept = {int(epoch): (name, folder.read_tensors(f"weights-{name}")) for epoch, name in kept.items()}
         mean = scalars["snapshots"]["mean"]
@@ -387,7 +367,7 @@ class _Loop:
             return
         names = (scalars["start"], scalars["present"])
         self.start, present = (
-            _Snapshot(name, folder.read_tensors(f"weights-{name}"), folder.read_tensors(f"moments-{name}"))
+            Snapshot(name, folder.read_tensors(f"weights-{name}"), folder.read_tensors(f"moments-{name}"))
             for name in names
         )
         self.attached.load_(present.weights)
