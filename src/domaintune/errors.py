@@ -36,5 +36,9 @@ class RunError(DomainTuneError):
     """A run folder that is missing, unfinished, finished already, or of another recipe."""
 
 
+class DeviceMemoryError(DomainTuneError):
+    """More in one forward than the device's memory holds; `where` is the recipe's key to lower."""
+
+
 class TrainingError(DomainTuneError):
     """Training that cannot go on, such as a loss that stays non-finite after every rollback."""

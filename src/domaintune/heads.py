@@ -72,9 +72,10 @@ def domain_probe_score(recipe: Recipe, base: Base, task: Task, data: Dataset, de
 
 def _probe(recipe: Recipe, base: Base, task: Task, data: Dataset, dev: Dataset | None) -> Base:
     if linear_head(base) is not None:
-        return base.with_given_head(
-            "domain", probe_head(task, base, data, dev, budget=default_budget(task, base.device))
-        )
+        # On a CPU, whose memory is not what limits a forward, the head's last bits stay those of the default.
+        given = None if base.device.type == "cpu" else recipe.evaluation.batch_budget
+        budget = given or default_budget(task, base.device)
+        return base.with_given_head("domain", probe_head(task, base, data, dev, budget=budget))
     alone = FreezeSettings(train=("head",))
     attached = method_from(alone).attach(base, generator=torch.Generator().manual_seed(recipe.seed))
     of_head = recipe.model_copy(update={"method": alone})  # as many epochs whatever the method

@@ -120,7 +120,8 @@ class EvaluationSettings(Settings):
     draws: int = Field(default=1000, ge=100)
     """Bootstrap draws."""
     batch_budget: int | None = Field(default=None, ge=1)
-    """Tokens or pixels in one scoring forward; by default 2,048 or 400,000 on a CPU, 16,384 or 8,000,000 on a GPU."""
+    """Tokens or pixels in one scoring forward, on a GPU with new tokens and beams where text is decoded; by default 2,048 or 400,000
+    on a CPU, 16,384 or 8,000,000 on a GPU. May change on a run that is resumed."""
     robustness: bool | None = None
     """Score test rows with typos, without punctuation, blurred, ...; by default on for classification and entities, off for tasks
     that decode and for detection."""

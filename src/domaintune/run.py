@@ -28,6 +28,8 @@ FORMAT = 1
 PAGE = "report.html"
 SEEDS, SEEDS_SUMMARY = "seeds", "seeds.json"
 """Where a run over several seeds keeps one run for each, and what they have in common."""
+FREE = {"evaluation.batch_budget"}
+"""Settings that may change while a run is unfinished: scores do not depend on them beyond rounding."""
 PACKAGES = ("domaintune", "torch", "transformers", "accelerate", "tokenizers", "numpy", "scikit-learn", "safetensors")
 
 
@@ -244,7 +246,9 @@ class RunFolder:
         stored = Recipe.make(self.read("recipe.json"), where=str(self.path / "recipe.json"))
         before, now = flatten(stored.plain()), flatten(recipe.plain())
         changed = [
-            f"{k}: {before.get(k)!r} -> {now.get(k)!r}" for k in {**before, **now} if before.get(k) != now.get(k)
+            f"{k}: {before.get(k)!r} -> {now.get(k)!r}"
+            for k in {**before, **now}
+            if before.get(k) != now.get(k) and k not in FREE
         ]
         old_data = self.read("run.json")["data"]
         return changed + [f"data of '{k}'" for k in {**old_data, **data} if old_data.get(k) != data.get(k)]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from domaintune.bases.base import Base
+from domaintune.bases.device_memory import within_memory
 from domaintune.data.batches import plan, steps_in_epoch
 from domaintune.engine.gradient import StepGradient, accelerator
 from domaintune.engine.precision import WARM_UP, faster, narrowed
@@ -50,7 +51,8 @@ def pace(attached: Attached, task: Task, base: Base, data: Dataset, settings: Tr
     asked = narrowed(settings.precision, base.device, steps=(settings.epochs or 0) * in_epoch, in_epoch=in_epoch)
     gradient = StepGradient(task, base, attached, data, seed=seed, pulls=(), accelerator=accelerator())
     kinds: tuple[Precision, ...] = ("fp32", "bf16") if asked == "auto" else (asked,)
-    seconds = {kind: [_timed(gradient, attached, step, costs, kind) for step in steps] for kind in kinds}
+    with within_memory("training.micro_batch_budget", budget):
+        seconds = {kind: [_timed(gradient, attached, step, costs, kind) for step in steps] for kind in kinds}
     attached.model.eval()
     kind = faster(seconds["fp32"], seconds["bf16"]) if asked == "auto" else asked
     return Pace(statistics.median(seconds[kind][WARM_UP:]), peak_of_training())

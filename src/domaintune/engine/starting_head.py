@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from domaintune.bases.base import Base, Head, fork
+from domaintune.bases.device_memory import within_memory
 from domaintune.bases.probe import probe_inputs
 from domaintune.data.batches import scoring_plan
 from domaintune.tasks.base import Batch, Dataset, Task
@@ -68,7 +69,8 @@ def gather(task: Task, base: Base, data: Dataset, *, path: str, budget: int) -> 
                 continue
             batch = task.collate(base, [data.items[i] for i in positions], "score").to(base.device)
             caught.clear()
-            model(**batch.inputs)
+            with within_memory("evaluation.batch_budget", budget):
+                model(**batch.inputs)
             made.append((Batch({}, batch.targets, batch.items), caught[0].float()))
             if not number:
                 stride = max(1, -(-caught[0].numel() * len(plan) // MOST_FEATURES))

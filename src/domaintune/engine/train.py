@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from domaintune.bases.base import Base
+from domaintune.bases.device_memory import within_memory
 from domaintune.data.batches import plan, steps_in_epoch
 from domaintune.engine.checkpoint import CheckpointFolder
 from domaintune.engine.epochs import Epoch, Progress, Snapshot, State, Training, averaged, better
@@ -64,6 +65,7 @@ def train(
     Raises:
         TrainingError: no items, or a loss or gradient that is still not finite after three rollbacks to the epoch's start,
             each of which halves the learning rate.
+        DeviceMemoryError: the device's memory does not hold a micro-batch.
         RunError: the checkpoint in `folder` belongs to another training, or is damaged.
         KeyboardInterrupt: once the step under way is done and a checkpoint saved.
     """
@@ -97,7 +99,8 @@ def train(
             interrupts=interrupts,
             device=device,
         )
-        return loop.run()
+        with within_memory("training.micro_batch_budget", settings.micro_batch_budget):
+            return loop.run()
 
 
 @dataclass(kw_only=True)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from domaintune.bases.base import Base
+from domaintune.bases.device_memory import within_memory
 from domaintune.data.batches import scoring_plan
 from domaintune.tasks.base import Dataset, Item, Mode, Prediction, RawPrediction, Record, Task
 
@@ -23,6 +24,15 @@ def default_budget(task: Task, device: torch.device, *, training: bool = False) 
     """Cost units (tokens, or pixels for picture tasks) in one forward."""
     tokens, pixels = ON_CPU if device.type == "cpu" else TRAINING if training else SCORING
     return pixels if "Image" in task.auto_class or "ObjectDetection" in task.auto_class else tokens
+
+
+def scoring_costs(task: Task, items: Sequence[Item], device: torch.device, wanted: frozenset[str]) -> list[int]:
+    """What each item takes of a budget. Where text is decoded a GPU, whose memory its large budget could exceed, also counts the new
+    tokens and the beams."""
+    costs = [task.cost(item) for item in items]
+    if device.type == "cpu":
+        return costs
+    return [max(cost, task.decoded_tokens(item, wanted)) for cost, item in zip(costs, items, strict=True)]
 
 
 @torch.no_grad()
@@ -41,15 +51,19 @@ def predict(
 
     `base` gives the processor and the device's configuration; `mode` "predict" is for rows without targets.
     `on_progress` gets (items done, items in all).
+
+    Raises:
+        DeviceMemoryError: the device's memory does not hold a batch.
     """
     raw: list[RawPrediction | None] = [None] * len(data.items)
     device = next(model.parameters()).device
     done = 0
-    for positions in scoring_plan(
-        [task.cost(item) for item in data.items], budget or default_budget(task, base.device)
-    ):
-        batch = task.collate(base, [data.items[i] for i in positions], mode).to(device)
-        for position, made in zip(positions, task.predict(base, model, batch, wanted), strict=True):
+    budget = budget or default_budget(task, base.device)
+    for positions in scoring_plan(scoring_costs(task, data.items, device, wanted), budget):
+        with within_memory("evaluation.batch_budget", budget):
+            batch = task.collate(base, [data.items[i] for i in positions], mode).to(device)
+            predictions = task.predict(base, model, batch, wanted)
+        for position, made in zip(positions, predictions, strict=True):
             raw[position] = made
         done += len(positions)
         if on_progress is not None:
@@ -137,10 +151,10 @@ def divergence(
     """KL(base || tuned) of the outputs in nats, summed over units (examples, tokens or queries), and the number of units."""
     total, units = 0.0, 0.0
     device = next(tuned.parameters()).device
-    for positions in scoring_plan(
-        [task.cost(item) for item in data.items], budget or default_budget(task, base.device)
-    ):
-        batch = task.collate(base, [data.items[i] for i in positions], "score").to(device)
-        part, count = task.divergence(tuned, base_model, batch)
+    budget = budget or default_budget(task, base.device)
+    for positions in scoring_plan([task.cost(item) for item in data.items], budget):
+        with within_memory("evaluation.batch_budget", budget):
+            batch = task.collate(base, [data.items[i] for i in positions], "score").to(device)
+            part, count = task.divergence(tuned, base_model, batch)
         total, units = total + float(part), units + count
     return total, units

@@ -288,6 +288,10 @@ class Task(BaseModel, ABC):
     def cost(self, item: Item) -> int:
         """Tokens or pixels: what a micro-batch budget counts."""
 
+    def decoded_tokens(self, item: Item, wanted: frozenset[str]) -> int:
+        """Tokens that decoding the item holds at most, prompt and new ones in every beam; 0 where nothing wanted needs text."""
+        return 0
+
     @abstractmethod
     def collate(self, base: Base, items: Sequence[Item], mode: Mode) -> Batch:
         """Tensors on the CPU. "score" and "predict" never augment; "predict" has no targets and pads causal models left."""

@@ -31,6 +31,10 @@ class Decoding:
     seed: int = 0
     use_cache: bool = True
 
+    def most_tokens(self, prompt: int) -> int:
+        """Tokens that a row holds at most, whose prompt has so many: beams each hold their own."""
+        return (prompt + self.max_new_tokens) * self.num_beams
+
 
 @torch.no_grad()
 def decode(model: nn.Module, tokenizer: Any, inputs: Mapping[str, Tensor], decoding: Decoding) -> list[str]:

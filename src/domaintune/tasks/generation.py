@@ -206,7 +206,7 @@ class Generation(Task):
             windows = [ids[start : start + self.max_length] for start in starts]
             return tuple(
                 Item(
-                    _inputs(window[:1], window[-self.prompt_limit :], plain=True),
+                    {"prompt_ids": window[:1], "decode_ids": window[-self.prompt_limit :], "plain": True},
                     {"completion_ids": window[1:]},
                     part,
                 )
@@ -217,13 +217,13 @@ class Generation(Task):
         to_decode = front + begun[max(0, len(begun) - (self.prompt_limit - len(front))) :]
         if example.completion is None:
             cut = len(to_decode) < len(front) + len(begun)
-            return (Item(_inputs(to_decode, to_decode, plain=False), {}, cut=cut),)
+            return (Item({"prompt_ids": to_decode, "decode_ids": to_decode, "plain": False}, {}, cut=cut),)
         # The prompt gives way first; of a completion that is too long by itself the end is cut, and one prompt token stays.
         kept = completion[: self.max_length - len(front) - min(len(prompt), 1)]
         room = self.max_length - len(front) - len(kept)
-        inputs = _inputs(front + prompt[max(0, len(prompt) - room) :], to_decode, plain=False)
-        lost = len(completion) - len(kept)
-        return (Item({**inputs, "lost": lost}, {"completion_ids": kept}, cut=lost > 0 or len(prompt) > room),)
+        shortened, lost = front + prompt[max(0, len(prompt) - room) :], len(completion) - len(kept)
+        inputs = {"prompt_ids": shortened, "decode_ids": to_decode, "plain": False, "lost": lost}
+        return (Item(inputs, {"completion_ids": kept}, cut=lost > 0 or len(prompt) > room),)
 
     def _tokens(self, base: Base, example: PromptExample) -> tuple[list[int], list[int], list[int], list[int]]:
         """What stands before the prompt and is never cut, the prompt, the completion with its end, and what a chat template puts
@@ -274,6 +274,11 @@ class Generation(Task):
         """All tokens."""
         return len(item.inputs["prompt_ids"]) + len(item.targets.get("completion_ids", ()))
 
+    def decoded_tokens(self, item: Item, wanted: frozenset[str]) -> int:
+        if "output" in wanted or ("exact_match" in wanted and not item.inputs["plain"]):
+            return self.decoding().most_tokens(len(item.inputs["decode_ids"]))
+        return 0
+
     def collate(self, base: Base, items: Sequence[Item], mode: Mode) -> Batch:
         pad = base.processor.pad_token_id
         pad = self.end_id if pad is None else pad  # under the mask, any token will do
@@ -310,12 +315,11 @@ class Generation(Task):
                 sums = row_sums(causal_losses(model, batch.inputs, following), mask)
             for entry, nll, tokens in zip(raw, sums, mask.sum(1).tolist(), strict=True):
                 entry.update(nll=nll, tokens=tokens)
-        matched = "exact_match" in wanted
-        chosen = [i for i, x in enumerate(batch.items) if "output" in wanted or (matched and not x.inputs["plain"])]
+        chosen = [index for index, item in enumerate(batch.items) if self.decoded_tokens(item, wanted)]
         if chosen:
             prompts = self.collate(base, [batch.items[index] for index in chosen], "predict")
-            prompts = prompts.to(batch.inputs["input_ids"].device)
-            texts = decode(model, base.processor, prompts.inputs, self.decoding())
+            inputs = prompts.to(batch.inputs["input_ids"].device).inputs
+            texts = decode(model, base.processor, inputs, self.decoding())
             for index, text in zip(chosen, texts, strict=True):
                 raw[index]["text"] = text
         return list(raw)
@@ -371,20 +375,16 @@ class Generation(Task):
         return divergences.sum(), float(len(divergences))
 
 
-def _inputs(prompt: list[int], to_decode: list[int], *, plain: bool) -> dict[str, Any]:
-    return {"prompt_ids": prompt, "decode_ids": to_decode, "plain": plain}
-
-
 def _characters_per_token(base: Base, rows: Sequence[Row], settings: GenerationSettings) -> float:
     """Measured on the first rows, some 200,000 characters of them."""
     characters, tokens = 0, 0
     for row in rows:
-        pair = (settings.prompt_column, settings.completion_column)
-        columns = (settings.text_column,) if is_plain(row, settings) else pair
         if is_chat(row, settings):
             example = chat_example(row, settings, labelled=True)
             text = f"{example.prompt}\n{example.completion}\n"
         else:
+            pair = (settings.prompt_column, settings.completion_column)
+            columns = (settings.text_column,) if is_plain(row, settings) else pair
             text = "\n".join(row.text(column) for column in columns) + "\n"
         characters += len(text)
         tokens += len(plain_ids(base, text))

@@ -143,6 +143,9 @@ class Translation(Task):
         """Source and target tokens."""
         return len(item.inputs["input_ids"]) + len(item.targets.get("labels", ()))
 
+    def decoded_tokens(self, item: Item, wanted: frozenset[str]) -> int:
+        return self.decoding().most_tokens(len(item.inputs["input_ids"])) if wanted & DECODED else 0
+
     def collate(self, base: Base, items: Sequence[Item], mode: Mode) -> Batch:
         rows = [item.inputs["input_ids"] for item in items]
         inputs = {

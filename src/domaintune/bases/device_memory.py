@@ -1,0 +1,34 @@
+"""A device whose memory is full, told as an error that names what to lower. Nothing is measured here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from domaintune.errors import DeviceMemoryError
+
+
+@contextmanager
+def within_memory(key: str, budget: int | None) -> Iterator[None]:
+    """What the block computes is cut by the recipe's `key`, which comes to `budget` tokens or pixels in one forward; None: a whole
+    step.
+
+    Raises:
+        DeviceMemoryError: torch found no memory in the block.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        told = str(error)
+        # Of a CPU's allocator torch makes no error of its own kind.
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in told:
+            raise
+        amount = "a whole step" if budget is None else f"{budget:,} tokens or pixels"
+        raise DeviceMemoryError(
+            f"the memory does not hold {amount} in one forward ({told.strip().splitlines()[0].split('. GPU')[0]}).",
+            where=key,
+            remedy=f"Lower it: --set {key}={max(1, (budget or 4096) // 2)}. Where one row alone is too large, shorten the rows, take "
+            "a smaller base, or use --device cpu.",
+        ) from error
