@@ -14,7 +14,7 @@ import torch
 from domaintune.bases.base import Base
 from domaintune.checks.table import plain
 from domaintune.confirm import Confirmation, SideScores, confirm
-from domaintune.engine.epochs import Progress
+from domaintune.engine.epochs import Progress, judged
 from domaintune.engine.pace import pace
 from domaintune.evaluation.records import save_records, scored_rows
 from domaintune.fit import Fitted, fit, form_of
@@ -25,7 +25,7 @@ from domaintune.methods import method_from
 from domaintune.methods.base import Attached
 from domaintune.parts import Parts, assemble
 from domaintune.predict import HEADS, Run, load, open_base, save_heads
-from domaintune.recipe import Recipe
+from domaintune.recipe import Recipe, TrainingSettings
 from domaintune.resolve import training_settings
 from domaintune.run import RunFolder, is_run, provenance, write_folder, write_json, write_lines
 from domaintune.seeds import tune_seeds
@@ -184,6 +184,17 @@ def opened(recipe: Recipe) -> tuple[Recipe, Base, Parts]:
     return recipe, base, assemble(recipe, base, seen=seen_by(recipe.base))
 
 
+def training_cost(recipe: Recipe, settings: TrainingSettings, *, train: int, dev: int | None) -> float:
+    """Tokens or pixels that go through forward and backward in all trainings of the recipe, from those of its train and dev rows; without
+    dev, folds stand in for it. `settings` has its epochs written out."""
+    epochs, folds = settings.epochs or 0, recipe.data.folds
+    patience = settings.patience if dev is not None else None
+    # Without dev each fold trains on the others' rows and scores its own; the last training takes all rows.
+    trained, scored = (train, dev) if dev is not None else (train * (folds - 1) + train, train)
+    # A forward alone takes about a third of forward and backward.
+    return recipe.seeds * (epochs * trained + len(judged(epochs, patience=patience)) * scored / 3)
+
+
 def plan(recipe: Recipe) -> Plan:
     """What `tune` would do with this recipe, without training or writing anything."""
     recipe, base, parts = opened(recipe)
@@ -196,9 +207,8 @@ def plan(recipe: Recipe) -> Plan:
         named |= {"general (learn)": parts.general.learn} if parts.general.learn else {}
     settings = training_settings(recipe, task, base, parts.train)
     measured = pace(attached, task, attached.base, data, settings, seed=recipe.seed)
-    costs = sum(map(task.cost, data.items)), sum(map(task.cost, dataset(task, attached.base, parts.dev or ()).items))
-    # A forward alone takes about a third of forward and backward.
-    minutes = measured.seconds_per_cost * (settings.epochs or 0) * (costs[0] + costs[1] / 3) / 60
+    train, dev = (sum(map(task.cost, made.items)) for made in (data, dataset(task, attached.base, parts.dev or ())))
+    cost = training_cost(recipe, settings, train=train, dev=None if parts.dev is None else dev)
     return Plan(
         rows={name: len(rows) for name, rows in named.items()},
         labels=task.head().labels,
@@ -206,7 +216,7 @@ def plan(recipe: Recipe) -> Plan:
         parameters=sum(p.numel() for p in attached.base.model.parameters()),
         notes=parts.notes,
         findings=told_findings(parts.findings),
-        minutes=minutes,
+        minutes=measured.seconds_per_cost * cost / 60,
         memory=measured.peak_memory,
     )
 

@@ -17,7 +17,7 @@ from small_runs import save_base
 from domaintune import Recipe, tune
 from domaintune.engine.epochs import Progress
 from domaintune.engine.gradient import StepGradient
-from domaintune.engine.pace import pace
+from domaintune.engine.pace import Pace, pace
 from domaintune.engine.precision import FEWEST_STEPS, TRIAL, faster, narrowed
 from domaintune.engine.train import train
 from domaintune.fit import validator
@@ -234,3 +234,41 @@ def test_a_plan_tells_time_and_memory(recipe: Recipe) -> None:
     assert 0 < made.minutes < 5
     assert made.memory > 2**20
     assert not Path(recipe.output).exists()
+
+
+def test_a_plan_counts_what_a_run_takes(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a second a token: what goes through the trainings of the run itself, forwards apart (dev) a third of it."""
+    monkeypatch.setattr("domaintune.pipeline.pace", lambda *arguments, **more: Pace(1.0, 1))
+    accumulate_, taken = StepGradient.accumulate_, {"trained": 0, "scored": 0}
+
+    def counted(self: StepGradient, micro_batches: Any, **more: Any) -> list[torch.Tensor]:
+        taken["trained"] += sum(self.task.cost(self.data.items[i]) for part in micro_batches for i in part)
+        return accumulate_(self, micro_batches, **more)
+
+    def validator_of(task: Any, base: Any, attached: Any, dev: Any, budget: int) -> Any:
+        def validate() -> float:
+            taken["scored"] += sum(map(task.cost, dev.items))
+            return 0.5
+
+        return validate
+
+    monkeypatch.setattr(StepGradient, "accumulate_", counted)
+    monkeypatch.setattr("domaintune.fit.validator", validator_of)
+    given, minutes = recipe.plain(), {}
+    training = {"epochs": 12, "batch_size": 32}
+    ways: dict[str, dict[str, Any]] = {
+        "dev": {},
+        "folds": {"data": {"fold_below": 10_000, "folds": 4}},
+        "seeds": {"seeds": 2},
+        "patience": {"training": {**training, "patience": 100}},
+    }
+    for name, more in ways.items():
+        made = Recipe.make({**given, "training": training, **more, "output": f"{recipe.output}-{name}"})
+        minutes[name] = plan(made).minutes
+        taken.update(trained=0, scored=0)
+        tune(made)
+        assert taken["scored"] > 0
+        assert minutes[name] * 60 == pytest.approx(taken["trained"] + taken["scored"] / 3, rel=0.02)
+    assert minutes["seeds"] == pytest.approx(2 * minutes["dev"])
+    assert 4 < minutes["folds"] / minutes["dev"] < 5
+    assert 1 < minutes["patience"] / minutes["dev"] < 1.2

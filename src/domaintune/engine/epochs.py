@@ -13,6 +13,9 @@ from torch import Tensor
 
 from domaintune.settings import Precision
 
+VALIDATIONS = 10
+"""At most so many a training without a patience, evenly spread and one after the last epoch: small sets take many short epochs."""
+
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
@@ -87,6 +90,13 @@ class Training:
     averaged: Mapping[str, Tensor] | None = None
     averaged_epochs: int = 0
     precision: Precision = "fp32"
+
+
+def judged(epochs: int, *, patience: int | None) -> list[int]:
+    """The epochs, of so many, that may be the best one, where there is a dev part to score after them: all with a patience, else at most
+    `VALIDATIONS`."""
+    every = 1 if patience is not None else math.ceil(epochs / VALIDATIONS)
+    return [epoch for epoch in range(epochs) if (epochs - 1 - epoch) % every == 0]
 
 
 def better(score: float | None, best: float | None) -> bool:

@@ -21,7 +21,7 @@ from domaintune.bases.base import Base
 from domaintune.bases.device_memory import within_memory
 from domaintune.data.batches import plan, steps_in_epoch
 from domaintune.engine.checkpoint import CheckpointFolder
-from domaintune.engine.epochs import Epoch, Progress, Snapshot, State, Training, averaged, better
+from domaintune.engine.epochs import Epoch, Progress, Snapshot, State, Training, averaged, better, judged
 from domaintune.engine.gradient import Pull, StepGradient, accelerator
 from domaintune.engine.interrupts import Interrupts
 from domaintune.engine.layer_decay import decayed_groups
@@ -34,8 +34,6 @@ from domaintune.settings import Precision
 from domaintune.tasks.base import Dataset, Task
 
 MAX_ROLLBACKS = 3
-VALIDATIONS = 10
-"""At most so many a training without a patience, evenly spread and one after the last epoch: small sets take many short epochs."""
 
 
 def train(
@@ -58,7 +56,7 @@ def train(
     """Train in place. Afterwards the model is in eval mode and holds the weights of the epoch that `validate` liked best.
 
     `settings` has its epochs written out; without a micro-batch budget a step is one forward. `validate` scores the model in eval
-    mode after at most `VALIDATIONS` epochs (with a patience after each): higher is better, ties take the later epoch; without it
+    mode after the epochs that `judged` names: higher is better, ties take the later epoch; without it
     the last counts. `stop_after` ends training after so many epochs of the schedule. `folder` takes checkpoints: one that is there
     is resumed, or taken as it is where finished. `fingerprint`: what else must be the same. The global random state is kept.
 
@@ -76,21 +74,17 @@ def train(
     device = next(attached.model.parameters()).device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), Interrupts() as interrupts:
         gradient = StepGradient(task, base, attached, data, seed=seed, pulls=tuple(pulls), accelerator=accelerator())
+        groups = decayed_groups(attached, settings.layer_decay)
         loop = _Loop(
             attached=attached,
             data=data,
             settings=settings,
             costs=[task.cost(item) for item in data.items],
-            rows=data.rows(),
             seed=seed,
             planned_epochs=planned,
             epochs=planned if stop_after is None else min(stop_after, planned),
             gradient=gradient,
-            optimizer=Optimizer(
-                decayed_groups(attached, settings.layer_decay),
-                learning_rate=learning_rate,
-                weight_decay=settings.weight_decay,
-            ),
+            optimizer=Optimizer(groups, learning_rate=learning_rate, weight_decay=settings.weight_decay),
             validate=validate,
             folder=None if folder is None else CheckpointFolder(folder),
             on_progress=on_progress,
@@ -109,7 +103,6 @@ class _Loop:
     data: Dataset
     settings: TrainingSettings
     costs: list[int]
-    rows: list[range]
     seed: int
     planned_epochs: int
     """Of the schedule; training ends after `epochs`."""
@@ -125,6 +118,7 @@ class _Loop:
     device: torch.device
 
     def __post_init__(self) -> None:
+        self.rows = self.data.rows()
         self.steps_in_epoch = steps_in_epoch(len(self.rows), batch_size=self.settings.batch_size)
         self.state = State()
         self.total_steps = self.planned_epochs * self.steps_in_epoch
@@ -225,9 +219,7 @@ class _Loop:
     @property
     def is_judged(self) -> bool:
         """Whether the epoch under way may be the best one: dev is scored after it, where there is any."""
-        if self.validate is None or self.settings.patience is not None:
-            return True
-        return (self.epochs - 1 - self.state.epoch) % math.ceil(self.epochs / VALIDATIONS) == 0
+        return self.validate is None or self.state.epoch in judged(self.epochs, patience=self.settings.patience)
 
     def _after_step(self, loss: float, learning_rate: float) -> None:
         self.steps_here += 1
@@ -245,19 +237,19 @@ class _Loop:
         self.attached.model.eval()
         began = time.monotonic()
         score = None
-        judged = self.is_judged
-        if self.validate is not None and judged:
+        is_judged = self.is_judged
+        if self.validate is not None and is_judged:
             sixteen_bits = self.precision == "bf16"
             with self.interrupts.allowed(), torch.autocast(self.device.type, torch.bfloat16, enabled=sixteen_bits):
                 score = float(self.validate())
         seconds = state.seconds + time.monotonic() - began
         state.history.append(Epoch(state.epoch, state.loss_sum / self.steps_in_epoch, score, seconds))
         self.start = self._snapshot()
-        if judged and (state.best_epoch < 0 or better(score, state.history[state.best_epoch].score)):
+        if is_judged and (state.best_epoch < 0 or better(score, state.history[state.best_epoch].score)):
             if not self.keep_epochs:
                 self.kept.clear()
             state.best_epoch = state.epoch
-        if judged and (self.keep_epochs or state.best_epoch == state.epoch):
+        if is_judged and (self.keep_epochs or state.best_epoch == state.epoch):
             self.kept[state.epoch] = (self.start.name, self.start.weights)
         if self.settings.weights == "averaged" and state.epoch >= self.planned_epochs // 2:
             state.averaged_epochs += 1
