@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 from dataclasses import replace
@@ -12,7 +13,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from tiny import tiny_base
+from tiny import tiny_base, tiny_model, tokenizer
 
 from domaintune.bases import load as loading
 from domaintune.bases.base import HeadSpec, head_paths
@@ -85,6 +86,33 @@ def test_what_weights_lack_is_the_same_at_every_load(tmp_path: Path) -> None:
     save_file(other, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(BaseError, match="not those of a BertForSequenceClassification"):
         load_base(str(tmp_path), auto_class=CLASSIFIER)
+
+
+def with_other_padding(folder: Path, family: str) -> Any:
+    """A tiny classifier whose configuration pads with 0, while its tokenizer knows only an end (5)."""
+    model, words = tiny_model(family, "text-classification"), tokenizer("causal")
+    words = copy.deepcopy(words)
+    words.pad_token = None
+    model.save_pretrained(folder)
+    words.save_pretrained(folder)
+    assert (model.config.pad_token_id, words.eos_token_id) == (0, 5)
+    return load_base(str(folder), auto_class=CLASSIFIER)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "qwen3"])
+def test_a_decoder_reads_the_last_token_whatever_pads_its_batch(family: str, tmp_path: Path) -> None:
+    base = with_other_padding(tmp_path, family)
+    assert base.processor.pad_token_id == base.model.config.pad_token_id == 5
+    alone = base.processor(["a quick fox"], return_tensors="pt")
+    beside = base.processor(["a quick fox", "a waiter brought cold soup , but"], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        expected, got = base.model(**alone).logits, base.model(**beside).logits[:1]
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)  # other shapes add up in another order
+
+
+def test_a_padding_that_positions_start_from_stays(tmp_path: Path) -> None:
+    base = with_other_padding(tmp_path, "roberta")
+    assert (base.processor.pad_token_id, base.model.config.pad_token_id) == (5, 0)
 
 
 def test_a_body_in_parts_is_no_head() -> None:

@@ -92,8 +92,8 @@ def load_base(
     if pooling:
         model = PooledClassifier(model, config, pooling)
     own = own_labels(config) if not pooling and not _head_is_missing(model, missing) else ()
-    if auto_class == "AutoModelForSequenceClassification" and getattr(config, "pad_token_id", 0) is None:
-        model.config.pad_token_id = processor.pad_token_id  # by which decoders find the last token of a row
+    if auto_class == "AutoModelForSequenceClassification":
+        _agree_on_padding_(model, processor.pad_token_id)
     model = model.to(device or torch.device("cpu")).eval().requires_grad_(False)
     return Base(
         name=name,
@@ -119,6 +119,24 @@ def _loaded(made: Any, source: str, options: dict[str, Any]) -> tuple[Any, set[s
         torch.manual_seed(0)
         model, report = made.from_pretrained(source, use_safetensors=True, output_loading_info=True, **options)
     return model, set(report["missing_keys"])
+
+
+@torch.no_grad()
+def _agree_on_padding_(model: nn.Module, padding: int | None) -> None:
+    """Let the configuration name the tokenizer's padding where the forward reads it there: by it decoders find the last token of a
+    row. Elsewhere a configured one stays as it is, since positions may start from it (RoBERTa)."""
+    held: Any = model.config.get_text_config()  # type: ignore[operator, union-attr]
+    before = getattr(held, "pad_token_id", padding)
+    if padding is None or before == padding:
+        return
+    if before is not None:
+        ids, seen = torch.tensor([[2, 1, 1]]), []
+        for held.pad_token_id in (0, 1):
+            seen.append(model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits)
+        held.pad_token_id = before
+        if torch.equal(*seen):
+            return
+    held.pad_token_id = padding
 
 
 def _pooling(folder: Path, name: str) -> Pooling | None:
