@@ -20,6 +20,7 @@ FAMILIES = {
     "marian": "translation",
     "vit": "image-classification",
     "resnet": "image-classification",
+    "swin": "image-classification",
     "mobilenet-v2": "image-classification",
     "yolos": "object-detection",
     "rt-detr-v2": "object-detection",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -16,10 +15,9 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
-from domaintune.bases.base import Base, Head, fork
+from domaintune.bases.base import Base
 from domaintune.bases.load import load_base
 from domaintune.data.rows import Row
 from domaintune.errors import BaseError, DataError, MethodError, RecipeError, RunError
@@ -28,10 +26,10 @@ from domaintune.methods import method_from
 from domaintune.methods.base import Attached, Form
 from domaintune.recipe import Recipe
 from domaintune.run import RunFolder, check_strengths, is_run
+from domaintune.stored import HEADS, with_saved_heads
 from domaintune.tasks import TASKS
 from domaintune.tasks.base import Mode, Prediction, Task, dataset
 
-HEADS = "heads.safetensors"
 KEPT_VIEWS = 8
 Strength = float | Mapping[str, float]
 
@@ -134,42 +132,6 @@ def tensors_checksum(model: nn.Module) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def save_heads(base: Base, path: Path) -> None:
-    """All heads as the base holds them (where training started, and the general one): "domain/name" -> tensor."""
-    tensors = {
-        f"{name}/{key}": tensor.detach().cpu().contiguous().clone()
-        for name, head in base.heads.items()
-        for key, tensor in head.state().items()
-    }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(tensors, temporary)
-    temporary.replace(path)
-
-
-def with_saved_heads(base: Base, tasks: Mapping[str, Task], path: Path) -> Base:
-    """The base with the heads that `save_heads` wrote; `tasks` maps the head's name to its task."""
-    tensors = load_file(path)
-    for name, task in tasks.items():
-        if task.head().labels:
-            base = base.with_head(name, task.head(), generator=torch.Generator().manual_seed(0))
-            base = base.with_given_head(name, _filled(base.heads[name], name, tensors))
-    return base
-
-
-def _filled(head: Head, name: str, tensors: Mapping[str, Tensor]) -> Head:
-    made: dict[int, nn.Module] = {}
-    for path, module in head.modules.items():
-        if id(module) not in made:
-            inner = {}
-            for key, tensor in module.named_parameters():
-                saved = tensors.get(f"{name}/{path}.{key}")
-                if saved is None or saved.shape != tensor.shape:
-                    raise RunError(f"lacks the tensor {path}.{key} of the {name} head.", where=HEADS)
-                inner[key] = saved.to(device=tensor.device, dtype=tensor.dtype)
-            made[id(module)] = fork(module, inner)
-    return Head(head.spec, {path: made[id(module)] for path, module in head.modules.items()}, head.config)
 
 
 @dataclass
@@ -361,10 +323,13 @@ def _load(folder: RunFolder, device: str | None) -> Run:
     base = with_saved_heads(base, tasks, folder.path / HEADS)
     strength = folder.read("strength.json")
     weights = strength.get("domains", {})
-    attached = method_from(recipe.method).attach(
-        base, generator=torch.Generator().manual_seed(recipe.seed), domains=list(weights)
+    adapter = folder.path / "adapter"
+    attached = (
+        method_from(recipe.method)
+        .as_saved(base, adapter)
+        .attach(base, generator=torch.Generator().manual_seed(recipe.seed), domains=list(weights))
     )
-    attached.load(folder.path / "adapter")
+    attached.load(adapter)
     attached.set_domain_weights_(weights)
     attached.model.eval()
     form: Form = strength["form"]

@@ -147,7 +147,8 @@ class FreezeSettings(Settings):
     name: Literal["freeze"] = "freeze"
     train: tuple[str, ...] | None = None
     """What is trained beside the head: `top:K` (top blocks of the chain nearest the output), `CHAIN.top:K` (encoder, decoder,
-    backbone), `attention`, `layer-norm`, `bias`, `head` (alone). By default `top:4`, or all blocks where there are fewer."""
+    backbone), `attention`, `layer-norm`, `bias`, `head` (alone). By default `top:4`; of a chain of no more than four blocks (the
+    stages of a ResNet, ConvNeXt or Swin) the upper half."""
 
 
 class LoRASettings(Settings):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from tiny import AUTO
 from torch import Tensor, nn
 from tuned import FAMILIES, fresh_base, generator, logits, shared_base, train_, versions
 
-from domaintune.bases.base import HeadSpec
+from domaintune.bases.base import Base, HeadSpec
 from domaintune.errors import MethodError
 from domaintune.methods import METHODS, method_from
 from domaintune.methods.base import mend_batch_norm_, train_mode_
@@ -113,13 +114,35 @@ def test_training_mode() -> None:
     assert not any(m.training for m in model.get_submodule("resnet.embedder").modules())
 
 
-def test_the_default_is_the_top_four_blocks_or_all_there_are() -> None:
-    def trained(family: str, train: tuple[str, ...] | None) -> set[str]:
-        attached = method_from(FreezeSettings(train=train)).attach(shared_base(family), generator=generator())
-        return {name for name, parameter in attached.model.named_parameters() if parameter.requires_grad}
+def trained_names(base: Base, train: tuple[str, ...] | None) -> set[str]:
+    attached = method_from(FreezeSettings(train=train)).attach(base, generator=generator())
+    return {name for name, parameter in attached.model.named_parameters() if parameter.requires_grad}
 
-    assert trained("bert", None) == trained("bert", ("top:3",))  # it has three
-    assert trained("mobilenet-v2", None) == trained("mobilenet-v2", ("top:4",)) < trained("mobilenet-v2", ("top:5",))
+
+def test_the_default_is_the_top_four_blocks_and_of_four_or_fewer_the_upper_half() -> None:
+    long = shared_base("mobilenet-v2")
+    assert trained_names(long, None) == trained_names(long, ("top:4",)) < trained_names(long, ("top:5",))
+    assert trained_names(shared_base("bert"), None) == trained_names(shared_base("bert"), ("top:1",))  # it has three
+    assert trained_names(shared_base("swin"), None) == trained_names(shared_base("swin"), ("top:1",))  # it has two
+    staged = shared_base("resnet")
+    assert trained_names(staged, None) == trained_names(staged, ("top:2",))
+    assert not any(".stages.1." in name for name in trained_names(staged, None))
+
+
+def test_an_adapter_says_what_its_default_was(tmp_path: Path) -> None:
+    base, method = shared_base("resnet"), method_from(FreezeSettings())
+    attached = method.attach(base, generator=generator())
+    train_(attached, "resnet")
+    attached.save(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["train"] == ["top:2"]
+    assert method.as_saved(base, tmp_path) == method_from(FreezeSettings(train=("top:2",)))
+    earlier = method_from(FreezeSettings(train=("top:4",))).attach(base, generator=generator())
+    train_(earlier, "resnet")
+    earlier.save(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"name": "freeze", "train": None}))
+    again = method.as_saved(base, tmp_path).attach(base, generator=generator(9))
+    again.load(tmp_path)
+    assert torch.equal(logits(again.view(1), "resnet"), logits(earlier.view(1), "resnet"))
 
 
 def test_frozen_prefix_trains_in_eval_mode() -> None:

@@ -63,7 +63,7 @@ def select_parameters(model: nn.Module, anatomy: Anatomy, selectors: Sequence[st
     for selector in selectors:
         chain, name = _split(anatomy, selector)
         if name.startswith("top:"):
-            roots = _top(chain or _last_chain(anatomy), name.removeprefix("top:"), selector)
+            roots = _top(chain or chain_nearest_output(anatomy), name.removeprefix("top:"), selector)
             matching = [one for one in names if any(inside(one, root) for root in roots)]
         else:
             test = _test(anatomy, name)
@@ -95,15 +95,11 @@ def _in_chain(name: str, chain: Chain) -> bool:
     return any(inside(name, block) for block in chain.blocks)
 
 
-def _last_chain(anatomy: Anatomy) -> Chain:
+def chain_nearest_output(anatomy: Anatomy) -> Chain:
+    """The chain whose last block runs last."""
     names = [chain.name for chain in anatomy.chains]
     last = [cut.name.rpartition(".")[0] for cut in anatomy.cuts if cut.name.rpartition(".")[0] in names][-1]
     return anatomy.chains[names.index(last)]
-
-
-def top_selector(anatomy: Anatomy, most: int) -> str:
-    """`top:K` for the chain nearest the output, with K the number of its blocks or `most`."""
-    return f"top:{min(most, len(_last_chain(anatomy).blocks))}"
 
 
 def _top(chain: Chain, number: str, selector: str) -> list[str]:

@@ -49,6 +49,10 @@ class Method(ABC):
             MethodError: the base lacks what the method needs, by name, with the alternatives.
         """
 
+    def as_saved(self, base: Base, folder: Path) -> Method:
+        """The method that left the adapter in `folder`, where the settings leave open what the adapter says."""
+        return self
+
 
 class Attached(ABC):
     """A method on a base. `model` is the fork that is trained; it requires gradients for exactly the trained tensors.

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from domaintune.bases.base import Base
-from domaintune.bases.selectors import top_selector
+from domaintune.bases.selectors import chain_nearest_output
 from domaintune.errors import MethodError
 from domaintune.methods.base import Attached, Method
 from domaintune.methods.weights import (
     TunedWeights,
     body_parameters,
     head_parameters,
+    read_config,
     split_by_decay,
     trained_fork,
 )
@@ -24,6 +26,13 @@ from domaintune.settings import FreezeSettings
 # Freeze's default learning rate is 2e-4; a fresh linear layer wants several times that.
 HEAD_SCALE = 4.0
 TOP = 4
+
+
+def default_selector(base: Base) -> str:
+    """The top four blocks of the chain nearest the output; of a chain that has no more (the stages of a ResNet or Swin, which hold
+    nearly all weights) the upper half, at least one."""
+    blocks = len(chain_nearest_output(base.anatomy).blocks)
+    return f"top:{TOP if blocks > TOP else max(1, blocks // 2)}"
 
 
 @dataclass(frozen=True)
@@ -38,7 +47,7 @@ class Freeze(Method):
 
     def attach(self, base: Base, *, generator: torch.Generator, domains: Sequence[str] = ()) -> Attached:
         head = head_parameters(base)
-        chosen = (top_selector(base.anatomy, TOP),) if self.settings.train is None else self.settings.train
+        chosen = (default_selector(base),) if self.settings.train is None else self.settings.train
         selectors = tuple(selector for selector in chosen if selector != "head")
         body = body_parameters(base, selectors)
         if selectors and not body:
@@ -51,7 +60,17 @@ class Freeze(Method):
             head = output_embedding(base)
         model = trained_fork(base, [*body, *head])
         groups = split_by_decay(model, body, group="body") + split_by_decay(model, head, group="head", scale=HEAD_SCALE)
-        return TunedWeights(base, model, groups=groups, settings=self.settings.model_dump(mode="json"))
+        return TunedWeights(
+            base, model, groups=groups, settings={**self.settings.model_dump(mode="json"), "train": list(chosen)}
+        )
+
+    def as_saved(self, base: Base, folder: Path) -> Freeze:
+        """Adapters that do not say what was trained are from when the default was the top four blocks, or all where there are fewer."""
+        if self.settings.train is not None:
+            return self
+        blocks = len(chain_nearest_output(base.anatomy).blocks)
+        held = read_config(folder).get("train") or (f"top:{min(TOP, blocks)}",)
+        return Freeze(self.settings.model_copy(update={"train": tuple(held)}))
 
 
 def output_embedding(base: Base) -> list[str]:

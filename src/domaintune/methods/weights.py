@@ -211,6 +211,20 @@ def read_state(folder: Path) -> dict[str, Tensor]:
     return read_tensors(folder / WEIGHTS_FILE)
 
 
+def read_config(folder: Path) -> dict[str, Any]:
+    """The settings that `write_state` wrote.
+
+    Raises:
+        MethodError: the file is missing or damaged.
+    """
+    path = folder / CONFIG_FILE
+    try:
+        held: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise MethodError(f"cannot be read ({error}).", where=str(path)) from None
+    return held
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file.
 
