@@ -250,7 +250,7 @@ def _train(
         on_progress=tell,
         keep_epochs=keep_epochs,
         stop_after=epochs_of_schedule,
-        fingerprint=f"base {base.provenance.get('weights_sha256') or base.provenance.get('revision')}",
+        fingerprint=f"base {base.checksum}",
     )
     attached.model.eval()
     return attached, training

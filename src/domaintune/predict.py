@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,8 +24,8 @@ from domaintune.evaluation.score import predict_by_domain
 from domaintune.methods import method_from
 from domaintune.methods.base import Attached, Form
 from domaintune.recipe import Recipe
-from domaintune.run import RunFolder, check_strengths, is_run
-from domaintune.stored import HEADS, with_saved_heads
+from domaintune.run import RunFolder, check_strengths, is_run, provenance
+from domaintune.stored import FILES, HEADS, learned_checksum, tensors_checksum, with_saved_heads
 from domaintune.tasks import TASKS
 from domaintune.tasks.base import Mode, Prediction, Task, dataset
 
@@ -61,7 +60,7 @@ def open_base(recipe: Recipe) -> Base:
         earlier = RunFolder.existing(recipe.grown_from)
         made = Recipe.make(earlier.read("resolved.json"), where=recipe.grown_from)
         made = made.model_copy(update={"device": recipe.device})
-        return _origin(made, earlier.read("provenance.json")["base"])
+        return _origin(made, earlier.read("provenance.json"))
     if is_run(Path(recipe.base)):
         return run_as_base(recipe.base, task_name=recipe.task.name, device=torch_device(recipe.device))
     return load_base(
@@ -78,15 +77,15 @@ def run_as_base(
     task_name: str,
     device: torch.device,
     strength: float | None = None,
-    expected: str | None = None,
+    made_on: Mapping[str, Any] | None = None,
 ) -> Base:
     """A run's merged weights at its strength (`strength`: as it was when another run was made on it), its head, its labels.
 
     Raises:
         MethodError: the run's method cannot be merged.
-        BaseError: another task, or weights that changed since (`expected` is their checksum).
+        BaseError: another task, or weights that changed since another run was made on them, which has `made_on` as its provenance.
     """
-    run = load(path, device="cpu")  # devices round differently, and the checksum is of the merged weights
+    run = load(path, device="cpu")  # devices round differently, and the weights are merged
     if run.task.name != task_name:
         raise BaseError(
             f"is a run of {run.task.name}, not of {task_name}.", where=path, remedy="Give a base for this task."
@@ -106,8 +105,8 @@ def run_as_base(
         )
     model = run.attached.view(chosen, form="merged").requires_grad_(False)
     spec = run.task.head()
-    digest = tensors_checksum(model)
-    if expected is not None and digest != expected:
+    digest = learned_checksum(run.path, strength=chosen, base=run.base.checksum)
+    if made_on is not None and _changed(made_on, digest, model):
         raise BaseError("its weights changed since this run was made.", where=path, remedy="Restore that run.")
     return Base(
         name=path,
@@ -120,18 +119,24 @@ def run_as_base(
             "run": str(Path(path).resolve()),
             "strength": chosen,
             "weights_sha256": digest,
+            "checksum_of": FILES,
             "hub": run.base.provenance.get("hub"),
         },
     )
 
 
-def tensors_checksum(model: nn.Module) -> str:
-    """sha256 over names and bytes of all tensors."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+def _changed(made_on: Mapping[str, Any], digest: str, model: nn.Module) -> bool:
+    """Whether a run's weights are other ones than those that a run of this provenance was made on. Older runs recorded the checksum of
+    the merged weights, whose last bits hang on processor and torch: it is compared where both are the same."""
+    origin = made_on["base"]
+    if origin.get("checksum_of") == FILES:
+        return bool(digest != origin["weights_sha256"])
+    here = provenance()
+    same = all(
+        made_on.get(kind, {}).get(key) == here[kind][key]
+        for kind, key in (("machine", "processor"), ("versions", "torch"))
+    )
+    return same and tensors_checksum(model) != origin["weights_sha256"]
 
 
 @dataclass
@@ -318,8 +323,7 @@ def _load(folder: RunFolder, device: str | None) -> Run:
     if device is not None:
         recipe = recipe.model_copy(update={"device": device})
     tasks = saved_tasks(folder)
-    origin = folder.read("provenance.json")["base"]
-    base = _origin(recipe, origin)
+    base = _origin(recipe, folder.read("provenance.json"))
     base = with_saved_heads(base, tasks, folder.path / HEADS)
     strength = folder.read("strength.json")
     weights = strength.get("domains", {})
@@ -339,7 +343,9 @@ def _load(folder: RunFolder, device: str | None) -> Run:
     )  # fmt: skip
 
 
-def _origin(recipe: Recipe, origin: Mapping[str, Any]) -> Base:
+def _origin(recipe: Recipe, made_on: Mapping[str, Any]) -> Base:
+    """The base of a run of this recipe and provenance, as it was then."""
+    origin = made_on["base"]
     recipe = recipe.model_copy(update={"grown_from": None})  # its base is written out
     if "run" in origin:
         path = recipe.base if is_run(Path(recipe.base)) else origin["run"]
@@ -348,7 +354,7 @@ def _origin(recipe: Recipe, origin: Mapping[str, Any]) -> Base:
             task_name=recipe.task.name,
             device=torch_device(recipe.device),
             strength=origin["strength"],
-            expected=origin["weights_sha256"],
+            made_on=made_on,
         )
     folder = origin.get("folder")
     if folder is not None and not Path(recipe.base).is_dir() and Path(folder).is_dir():

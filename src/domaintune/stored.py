@@ -1,7 +1,9 @@
-"""What a run stores as files beside its adapter: the heads. Nothing is trained or predicted here."""
+"""What stands in a run's files: its heads, and the checksum of what it learned. Nothing is trained or predicted here."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,9 +14,12 @@ from torch import Tensor, nn
 
 from domaintune.bases.base import Base, Head, fork
 from domaintune.errors import RunError
+from domaintune.run import data_checksum, file_sha256
 from domaintune.tasks.base import Task
 
 HEADS = "heads.safetensors"
+FILES = "files"
+"""How a run that was made on another records that its `weights_sha256` is a `learned_checksum`."""
 
 
 def save_heads(base: Base, path: Path) -> None:
@@ -51,3 +56,19 @@ def _filled(head: Head, name: str, tensors: Mapping[str, Tensor]) -> Head:
                 inner[key] = saved.to(device=tensor.device, dtype=tensor.dtype)
             made[id(module)] = fork(module, inner)
     return Head(head.spec, {path: made[id(module)] for path, module in head.modules.items()}, head.config)
+
+
+def learned_checksum(folder: Path, *, strength: float, base: str | None) -> str:
+    """sha256 of all that a run's merged weights come from: its adapter's and its heads' files, the strength, and its own base's
+    checksum. The merged weights themselves have other last bits on other processors."""
+    parts = [data_checksum(str(folder / "adapter")), file_sha256(folder / HEADS), float(strength), base]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def tensors_checksum(model: nn.Module) -> str:
+    """sha256 over names and bytes of all tensors."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

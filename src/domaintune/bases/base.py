@@ -76,6 +76,12 @@ class Base:
         return self.model.config
 
     @property
+    def checksum(self) -> str | None:
+        """What its weights are known by: a checksum, or the Hub's revision."""
+        known: str | None = self.provenance.get("weights_sha256") or self.provenance.get("revision")
+        return known
+
+    @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 

@@ -1,0 +1,108 @@
+"""A run made on a run: what it records of that run's weights, and when they count as changed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from small_runs import recipe, save_base
+
+from domaintune import load, tune
+from domaintune.errors import BaseError, RunError
+from domaintune.methods.lora import LoRAAttached
+from domaintune.predict import run_as_base
+from domaintune.run import read_json, write_json
+from domaintune.stored import tensors_checksum
+
+CHANGED = "its weights changed since this run was made"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two runs in `first` and `second`, the second made on the first."""
+    folder = tmp_path_factory.mktemp("runs")
+    save_base(folder)
+    for name, base in (("first", folder / "base"), ("second", folder / "first")):
+        tune(recipe(folder, base=str(base), output=str(folder / name), training={"epochs": 1, "learning_rate": 0.01}))
+    return folder
+
+
+@pytest.fixture
+def other_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Merged weights with other last bits."""
+    merge = LoRAAttached.view
+
+    def view(self: LoRAAttached, *given: Any, **named: Any) -> torch.nn.Module:
+        made = merge(self, *given, **named)
+        for parameter in made.parameters():
+            parameter.data = torch.nextafter(parameter.data, torch.ones_like(parameter))
+        return made
+
+    monkeypatch.setattr(LoRAAttached, "view", view)
+
+
+def strength_zero(run: Path) -> torch.Tensor:
+    return torch.cat([p.flatten() for p in load(run).base.model.parameters()])
+
+
+@pytest.mark.usefixtures("other_processor")
+def test_other_last_bits_are_no_other_weights(runs: Path) -> None:
+    assert load(runs / "second").predict(["a clean room"])
+
+
+def edited(path: Path) -> Any:
+    """Undoes an edit of a file."""
+    before = path.read_bytes()
+    return lambda: path.write_bytes(before)
+
+
+@pytest.mark.parametrize("name", ["adapter/adapter_model.safetensors", "heads.safetensors"])
+def test_other_files_are_other_weights(runs: Path, name: str) -> None:
+    path = runs / "first" / name
+    restore = edited(path)
+    save_file({key: tensor + 1e-3 for key, tensor in load_file(path).items()}, path)
+    with pytest.raises(BaseError, match=CHANGED):
+        load(runs / "second")
+    restore()
+    load(runs / "second")
+
+
+def test_another_base_of_the_base_is_told(runs: Path) -> None:
+    path = runs / "base/model.safetensors"
+    restore = edited(path)
+    save_file({k: t + 1e-3 for k, t in load_file(path).items()}, path, metadata={"format": "pt"})
+    with pytest.raises(RunError, match="base's weights changed"):
+        load(runs / "second")
+    restore()
+
+
+def test_the_strength_is_the_one_of_then(runs: Path) -> None:
+    path, before = runs / "first/strength.json", strength_zero(runs / "second")
+    restore = edited(path)
+    write_json(path, {**read_json(path), "chosen": 0.123})
+    assert torch.equal(strength_zero(runs / "second"), before)
+    restore()
+
+
+def test_older_runs_recorded_merged_weights(runs: Path, request: pytest.FixtureRequest) -> None:
+    path = runs / "second/provenance.json"
+    facts, restore = read_json(path), edited(path)
+    origin = facts["base"]
+    assert origin.pop("checksum_of") == "files"
+    merged = run_as_base(
+        str(runs / "first"), task_name="text-classification", device=torch.device("cpu"), strength=origin["strength"]
+    )
+    origin["weights_sha256"] = tensors_checksum(merged.model)
+    write_json(path, facts)
+    load(runs / "second")
+    request.getfixturevalue("other_processor")
+    with pytest.raises(BaseError, match=CHANGED):  # on the same processor other bits are other weights
+        load(runs / "second")
+    write_json(path, {**facts, "machine": {**facts["machine"], "processor": "another"}})
+    load(runs / "second")
+    restore()
+    assert json.loads(path.read_text())["base"]["checksum_of"] == "files"
