@@ -72,7 +72,8 @@ def tune(
         torch.set_num_threads(folder.read("run.json").get("threads") or threads)
         with tracked(recipe, report) as told:
             told("base", None)
-            base = open_base(recipe)
+            base = open_base(recipe, revision=folder.read("run.json").get("revision"))
+            folder.begin_on(base.provenance.get("revision"))
             parts = assemble(recipe, base, seen=seen_by(recipe.base))
             say(said_of(parts))
             general = general_of(parts)

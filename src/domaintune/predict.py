@@ -53,8 +53,8 @@ def torch_device(name: str) -> torch.device:
     return device
 
 
-def open_base(recipe: Recipe) -> Base:
-    """The base that a recipe names: an earlier run, a built-in name, a folder or a Hub name; without heads."""
+def open_base(recipe: Recipe, *, revision: str | None = None) -> Base:
+    """The base that a recipe names: an earlier run, a built-in name, a folder or a Hub name, there at `revision`; without heads."""
     auto_class = TASKS[recipe.task.name].auto_class
     if recipe.grown_from is not None:
         earlier = RunFolder.existing(recipe.grown_from)
@@ -68,6 +68,7 @@ def open_base(recipe: Recipe) -> Base:
         auto_class=auto_class,
         device=torch_device(recipe.device),
         trust_remote_code=recipe.trust_remote_code,
+        revision=revision,
     )
 
 
@@ -359,7 +360,7 @@ def _origin(recipe: Recipe, made_on: Mapping[str, Any]) -> Base:
     folder = origin.get("folder")
     if folder is not None and not Path(recipe.base).is_dir() and Path(folder).is_dir():
         recipe = recipe.model_copy(update={"base": folder})  # the recipe's path was relative to another working folder
-    base = open_base(recipe)
+    base = open_base(recipe, revision=origin.get("revision"))
     for key in ("weights_sha256", "revision"):  # a folder's, the Hub's
         expected = origin.get(key)
         if expected is not None and base.provenance.get(key) != expected:

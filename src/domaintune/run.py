@@ -253,6 +253,11 @@ class RunFolder:
         old_data = self.read("run.json")["data"]
         return changed + [f"data of '{k}'" for k in {**old_data, **data} if old_data.get(k) != data.get(k)]
 
+    def begin_on(self, revision: str | None) -> None:
+        """Remember the commit of the base, so that what resumes has the same weights though the Hub has newer ones."""
+        if revision is not None:
+            write_json(self.path / "run.json", {**self.read("run.json"), "revision": revision})
+
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Mark the run as finished; the last write. The checkpoint is removed afterwards."""
         for entry in self.path.glob(".*.*"):  # what a killed process was writing

@@ -65,7 +65,7 @@ def test_the_pooling_of_a_model_of_the_hub_is_used(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(
         "transformers.utils.cached_file", lambda *given, **named: asked.append(given) or str(tmp_path / "pooling.json")
     )
-    assert loading._pooling(Path("some/encoder"), "some/encoder") == "max"
+    assert loading._pooling(Path("some/encoder"), "some/encoder", None) == "max"
     assert asked == [("some/encoder", "1_Pooling/config.json")]
 
 

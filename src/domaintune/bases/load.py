@@ -60,10 +60,12 @@ def load_base(
     device: torch.device | None = None,
     dtype: torch.dtype = torch.float32,
     trust_remote_code: bool = False,
+    revision: str | None = None,
 ) -> Base:
     """Load a built-in name, a local folder or a Hub name as the transformers class `auto_class`.
 
-    Text classification over a folder that records its own pooling becomes a `PooledClassifier`. Only safetensors are read.
+    Text classification over a folder that records its own pooling becomes a `PooledClassifier`. Only safetensors are read. `revision`:
+    a commit of a model of the Hub, from which all its files come; by default the latest, which the provenance names.
 
     Raises:
         BaseError: nothing there, no safetensors, an architecture without that class, or a missing package, with the remedy.
@@ -79,10 +81,13 @@ def load_base(
         )
     source = str(folder) if folder.is_dir() else name
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
-    pooling = _pooling(folder, name) if auto_class == "AutoModelForSequenceClassification" else None
     try:
+        if not folder.is_dir():
+            options["revision"] = _commit(name, revision)
         config = transformers.AutoConfig.from_pretrained(source, **options)
         _refuse_timm(config, name)
+        pooled = auto_class == "AutoModelForSequenceClassification"
+        pooling = _pooling(folder, name, options.get("revision")) if pooled else None
         processor = load_processor(source, auto_class, options)
         made = getattr(transformers, "AutoModel" if pooling else auto_class)
         model, missing = _loaded(made, source, {**options, "config": config, "dtype": dtype})
@@ -107,9 +112,17 @@ def load_base(
             "hub": HUB_NAMES.get(name, None if folder.is_dir() else name),
             "folder": str(folder.resolve()) if folder.is_dir() and name not in BUILT_IN else None,
             "weights_sha256": _known_checksum(name, folder),
-            "revision": getattr(config, "_commit_hash", None),
+            "revision": options.get("revision"),
         },
     )
+
+
+def _commit(name: str, revision: str | None) -> str | None:
+    """The commit of a model of the Hub (of its `revision`, else the latest) that all its files are read at, whatever is pushed meanwhile."""
+    from transformers.utils import cached_file, extract_commit_hash
+
+    commit: str | None = extract_commit_hash(cached_file(name, "config.json", revision=revision), None)
+    return commit or revision
 
 
 def _loaded(made: Any, source: str, options: dict[str, Any]) -> tuple[Any, set[str]]:
@@ -139,14 +152,14 @@ def _agree_on_padding_(model: nn.Module, padding: int | None) -> None:
     held.pad_token_id = padding
 
 
-def _pooling(folder: Path, name: str) -> Pooling | None:
-    """What a folder, or a model of the Hub, records."""
+def _pooling(folder: Path, name: str, revision: str | None) -> Pooling | None:
+    """What a folder, or a model of the Hub at a commit, records."""
     if folder.is_dir():
         return recorded_pooling(folder / POOLING_FILE)
     from transformers.utils import cached_file
 
     found = cached_file(
-        name, POOLING_FILE, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_gated_repo=False,
+        name, POOLING_FILE, revision=revision, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_gated_repo=False,
         _raise_exceptions_for_connection_errors=False,
     )  # fmt: skip
     return None if found is None else recorded_pooling(Path(found))
