@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from domaintune.provenance import provenance
 from domaintune.recipe import Recipe
 from domaintune.resolve import epochs_for, learning_rate_for
-from domaintune.run import flatten, provenance, write_text
+from domaintune.run import flatten, write_text
 from domaintune.tasks.base import Record
 
 HERE = Path(__file__).resolve().parent

@@ -37,9 +37,10 @@ from domaintune.inputs import checksums
 from domaintune.parts import Parts, assemble
 from domaintune.pipeline import general_of, tune
 from domaintune.predict import load, open_base
+from domaintune.provenance import peak_memory
 from domaintune.recipe import Recipe
 from domaintune.resolve import epochs_for, has_new_labels
-from domaintune.run import RunFolder, peak_memory
+from domaintune.run import RunFolder
 from domaintune.tasks.base import Record, Task, dataset
 
 RESULTS = Path("benchmarks/results/text")

@@ -25,9 +25,10 @@ from domaintune.methods import method_from
 from domaintune.methods.base import Attached
 from domaintune.parts import Parts, assemble
 from domaintune.predict import Run, load, open_base
+from domaintune.provenance import provenance
 from domaintune.recipe import Recipe, TrainingSettings
 from domaintune.resolve import training_settings
-from domaintune.run import RunFolder, is_run, provenance, write_folder, write_json, write_lines
+from domaintune.run import RunFolder, is_run, write_folder, write_json, write_lines
 from domaintune.seeds import tune_seeds
 from domaintune.settings import Precision
 from domaintune.stored import HEADS, save_heads

@@ -23,8 +23,9 @@ from domaintune.errors import BaseError, DataError, MethodError, RecipeError, Ru
 from domaintune.evaluation.score import predict_by_domain
 from domaintune.methods import method_from
 from domaintune.methods.base import Attached, Form
+from domaintune.provenance import provenance
 from domaintune.recipe import Recipe
-from domaintune.run import RunFolder, check_strengths, is_run, provenance
+from domaintune.run import RunFolder, check_strengths, is_run
 from domaintune.stored import FILES, HEADS, learned_checksum, tensors_checksum, with_saved_heads
 from domaintune.tasks import TASKS
 from domaintune.tasks.base import Mode, Prediction, Task, dataset

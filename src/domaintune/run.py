@@ -1,4 +1,4 @@
-"""The run folder: its layout, atomic writes, the rules of resuming and refusing, provenance, reading back. Imports no torch.
+"""The run folder: its layout, atomic writes, the rules of resuming and refusing, reading back. Imports no torch.
 
 The layout is documented in docs/run-folder.md. A folder is a finished run exactly when `run.json` says so; that file is written last.
 """
@@ -8,15 +8,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
-import resource
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -30,7 +26,15 @@ SEEDS, SEEDS_SUMMARY = "seeds", "seeds.json"
 """Where a run over several seeds keeps one run for each, and what they have in common."""
 FREE = {"evaluation.batch_budget"}
 """Settings that may change while a run is unfinished: scores do not depend on them beyond rounding."""
-PACKAGES = ("domaintune", "torch", "transformers", "accelerate", "tokenizers", "numpy", "scikit-learn", "safetensors")
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's content, or a folder's names, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 @contextmanager
@@ -65,12 +69,14 @@ def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
-    """Make a folder whole or not at all: `fill` writes into a temporary neighbour, which is then renamed."""
+    """Make a folder whole or not at all: `fill` writes into a temporary neighbour, flushed to disk, which is then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     fill(temporary)
+    for entry in (*temporary.rglob("*"), temporary):
+        sync(entry)
     shutil.rmtree(path, ignore_errors=True)
     temporary.replace(path)
 
@@ -266,7 +272,11 @@ class RunFolder:
             else:
                 entry.unlink()
         state = self.read("run.json")
+        sync(
+            self.path
+        )  # the names of all that a finished run has are on the disk before it is one, and that before the checkpoint goes
         write_json(self.path / "run.json", {**state, "finished": True, "ended": time.time(), **summary})
+        sync(self.path)
         shutil.rmtree(self.checkpoint, ignore_errors=True)
 
     @contextmanager
@@ -331,49 +341,6 @@ def data_checksum(path: str) -> str:
     for entry in sorted(entry for entry in root.rglob("*") if entry.is_file()):
         digest.update(f"{entry.relative_to(root)}\0{file_sha256(entry)}\n".encode())
     return digest.hexdigest()
-
-
-def provenance(**more: Any) -> dict[str, Any]:
-    """Versions, machine, command and peak memory, with `more` beside them."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "not installed"
-    return {
-        "versions": {"python": platform.python_version(), **versions},
-        "machine": {
-            "system": platform.platform(),
-            "processor": processor_name(),
-            "cores": os.cpu_count(),
-            "gpu": gpu_name(),
-        },
-        "peak_memory_bytes": peak_memory(),
-        **more,
-    }
-
-
-def peak_memory() -> int:
-    """Of this process so far, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def gpu_name() -> str | None:
-    """Of the GPU that this process uses, if it uses any."""
-    torch = sys.modules.get("torch")
-    return torch.cuda.get_device_name() if torch is not None and torch.cuda.is_initialized() else None
-
-
-def processor_name() -> str:
-    """The processor's model name."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def check_strengths(given: Mapping[str, float], domains: Iterable[str]) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from domaintune.bases.base import Base, Head, fork
 from domaintune.errors import RunError
-from domaintune.run import data_checksum, file_sha256
+from domaintune.run import data_checksum, file_sha256, sync
 from domaintune.tasks.base import Task
 
 HEADS = "heads.safetensors"
@@ -31,6 +31,7 @@ def save_heads(base: Base, path: Path) -> None:
     }
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     save_file(tensors, temporary)
+    sync(temporary)
     temporary.replace(path)
 
 

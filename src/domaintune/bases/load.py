@@ -107,14 +107,19 @@ def load_base(
         own_labels=own,
         own_problem_type=own_problem_type(config) if own else None,
         pooling=pooling,
-        provenance={
-            "source": name,
-            "hub": HUB_NAMES.get(name, None if folder.is_dir() else name),
-            "folder": str(folder.resolve()) if folder.is_dir() and name not in BUILT_IN else None,
-            "weights_sha256": _known_checksum(name, folder),
-            "revision": options.get("revision"),
-        },
+        provenance=_provenance(name, folder, options.get("revision")),
     )
+
+
+def _provenance(name: str, folder: Path, revision: str | None) -> dict[str, Any]:
+    """Where the weights came from, and what they are known by: a checksum, or the Hub's commit."""
+    return {
+        "source": name,
+        "hub": HUB_NAMES.get(name, None if folder.is_dir() else name),
+        "folder": str(folder.resolve()) if folder.is_dir() and name not in BUILT_IN else None,
+        "weights_sha256": _known_checksum(name, folder),
+        "revision": revision,
+    }
 
 
 def _commit(name: str, revision: str | None) -> str | None:

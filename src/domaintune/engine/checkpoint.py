@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from domaintune.errors import RunError
-from domaintune.run import flatten, read_json, write_json
+from domaintune.run import flatten, read_json, sync, write_json
 
 FORMAT = 1
 MANIFEST = "checkpoint.json"
@@ -104,12 +104,3 @@ class CheckpointFolder:
             raise RunError(
                 f"cannot be read ({error}).", where=str(path), remedy="Remove the checkpoint folder to begin anew."
             ) from None
-
-
-def sync(path: Path) -> None:
-    """Wait until a file's content, or a folder's names, are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

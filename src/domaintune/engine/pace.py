@@ -15,8 +15,8 @@ from domaintune.data.batches import plan, steps_in_epoch
 from domaintune.engine.gradient import StepGradient, accelerator
 from domaintune.engine.precision import WARM_UP, faster, narrowed
 from domaintune.methods.base import Attached
+from domaintune.provenance import peak_memory
 from domaintune.recipe import TrainingSettings
-from domaintune.run import peak_memory
 from domaintune.settings import Precision
 from domaintune.tasks.base import Dataset, Task
 

@@ -1,0 +1,58 @@
+"""What a run's files are written with: everything is on the disk before something counts on it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_runs import recipe, save_base
+
+from domaintune import tune
+from domaintune.run import write_folder
+
+
+@pytest.fixture
+def order(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """What was flushed and what was renamed, in order."""
+    made: list[tuple[str, str]] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def noted_fsync(handle: int) -> None:
+        made.append(("flushed", os.readlink(f"/proc/self/fd/{handle}")))
+        fsync(handle)
+
+    def noted_replace(path: Path, target: Any) -> Path:
+        made.append(("renamed", str(path)))
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(Path, "replace", noted_replace)
+    return made
+
+
+def test_a_folder_is_on_the_disk_before_its_name_is(tmp_path: Path, order: list[tuple[str, str]]) -> None:
+    def fill(folder: Path) -> None:
+        (folder / "inner").mkdir()
+        (folder / "inner/one.txt").write_text("1")
+        (folder / "two.txt").write_text("2")
+
+    write_folder(tmp_path / "made", fill)
+    temporary = tmp_path / f".made.{os.getpid()}"
+    written = {str(temporary / name) for name in ("inner", "inner/one.txt", "two.txt")} | {str(temporary)}
+    assert {path for kind, path in order[:-1] if kind == "flushed"} == written
+    assert order[-1] == ("renamed", str(temporary))
+    assert (tmp_path / "made/inner/one.txt").read_text() == "1"
+
+
+def test_a_run_is_finished_when_all_of_it_is_on_the_disk(tmp_path: Path, order: list[tuple[str, str]]) -> None:
+    save_base(tmp_path)
+    run = tune(recipe(tmp_path, training={"epochs": 1, "learning_rate": 0.01}))
+    names = [(kind, Path(path).name) for kind, path in order]
+    last = max(i for i, one in enumerate(names) if one == ("renamed", f".run.json.{os.getpid()}"))
+    folder = ("flushed", run.path.name)
+    assert folder in names[:last][-2:]
+    assert names[last + 1] == folder
+    for name in ("adapter_model.safetensors", f".heads.safetensors.{os.getpid()}", "test.jsonl", "test.safetensors"):
+        assert any(kind == "flushed" and found == name for kind, found in names[:last]), name
