@@ -5,10 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from cells import CELLS, Cell, attach, rows
+from tuned import fresh_base
 
+from domaintune.bases.parts import inside
 from domaintune.engine.layer_decay import decayed_groups, depth_of
 from domaintune.engine.train import train
+from domaintune.methods import method_from
 from domaintune.recipe import TrainingSettings
+from domaintune.settings import FullSettings
 from domaintune.tasks.base import dataset
 
 
@@ -20,7 +24,6 @@ def test_every_parameter_once_and_in_its_own_kind_of_group(cell: Cell) -> None:
     assert sorted(id(p) for p, _ in made) == sorted(plain)
     for p, group in made:
         assert (group.name, group.decay) == (plain[id(p)].name, plain[id(p)].decay)
-        assert 0 < group.scale <= plain[id(p)].scale
     assert decayed_groups(attached, 1.0) == attached.parameter_groups()
 
 
@@ -32,6 +35,45 @@ def factors(cell: Cell, decay: float) -> dict[str, float]:
     return {
         names[id(p)]: group.scale / plain[id(p)] for group in decayed_groups(attached, decay) for p in group.parameters
     }
+
+
+BEHIND = {
+    "llama": ("lm_head", "model.norm"),
+    "yolos": ("bbox_predictor", "class_labels_classifier", "vit.layernorm"),
+    "rt-detr-v2": ("class_embed", "model.decoder.class_embed", "model.decoder.bbox_embed.1"),
+    "d-fine": ("class_embed", "model.decoder.class_embed", "model.decoder.bbox_embed.1"),
+    "vit": ("classifier", "vit.layernorm"),
+}
+"""Roots of what first runs behind all blocks, or is the head."""
+
+
+@pytest.mark.parametrize("family", BEHIND)
+def test_only_what_runs_before_the_blocks_is_below_them(family: str) -> None:
+    """Full tuning of bases whose output stands outside of blocks, body and labelled head."""
+    base = fresh_base(family)
+    attached = method_from(FullSettings()).attach(base, generator=torch.Generator())
+    plain = {id(p): group.scale for group in attached.parameter_groups() for p in group.parameters}
+    found = {id(p): group.scale / plain[id(p)] for group in decayed_groups(attached, 0.5) for p in group.parameters}
+    blocks = [path for chain in base.anatomy.chains for path in chain.blocks]
+    for name, p in attached.model.named_parameters():
+        if id(p) not in found:
+            continue
+        places = [path for path in blocks if inside(name, path)]
+        if places:
+            assert found[id(p)] == 0.5 ** (len(blocks) - blocks.index(places[0])), name
+        elif name.startswith(BEHIND[family]):
+            assert found[id(p)] == 1.0, name
+        elif "embedding" in name or "embed_tokens" in name or "embedder" in name:
+            assert found[id(p)] == 0.5 ** (len(blocks) + 1), name
+        else:
+            assert found[id(p)] > 0.5 ** (len(blocks) + 1), name
+    refined = [
+        found[id(p)]
+        for n, p in attached.model.named_parameters()
+        if "decoder.bbox_embed." in n or n.startswith("bbox_embed.")
+    ]
+    if refined:  # boxes are refined behind each of the decoder's two blocks
+        assert set(refined) == {0.5, 1.0}
 
 
 def test_the_formula_on_an_encoder() -> None:

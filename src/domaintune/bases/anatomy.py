@@ -80,7 +80,16 @@ def examine(model: nn.Module, *, inputs: Mapping[str, Tensor] | None = None) -> 
         norms=norms,
         body=body,
         probe=probe,
+        blocks_later=blocks_later(survey, chains),
     )
+
+
+def blocks_later(survey: Survey, chains: tuple[Chain, ...]) -> dict[str, int]:
+    """Every path of each module that ran -> how many blocks first ran after it first did."""
+    starts = [survey.recording.first(block).start for chain in chains for block in chain.blocks]
+    first = {id(survey.modules[path]): calls[0].start for path, calls in survey.recording.calls.items()}
+    named = survey.model.named_modules(remove_duplicate=False)
+    return {path: sum(s > first[id(module)] for s in starts) for path, module in named if id(module) in first}
 
 
 def attention_modules(survey: Survey, found: list[Found], attending: tuple[str, ...]) -> tuple[str, ...]:

@@ -58,7 +58,8 @@ class Anatomy:
     """What `examine` found. All are dotted paths in the model; `cuts` are in order of execution.
 
     `attention` are the innermost modules that attend; `norms` normalisation layers anywhere; `body` the smallest module that
-    holds the embeddings and all chains ("" where that is the model itself); `probe` what the probe forward ran on.
+    holds the embeddings and all chains ("" where that is the model itself); `probe` what the probe forward ran on; `blocks_later`
+    how many blocks first ran after each module did that ran.
     """
 
     embeddings: tuple[str, ...]
@@ -69,6 +70,7 @@ class Anatomy:
     norms: tuple[str, ...] = ()
     body: str = ""
     probe: Mapping[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
+    blocks_later: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)
 
 
 def inside(path: str, ancestor: str) -> bool:
