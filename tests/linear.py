@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from domaintune.methods.base import Attached, ParameterGroup, train_mode_
+from domaintune.methods.base import Attached, ParameterGroup, batch_norms_to_eval_
 from domaintune.recipe import TrainingSettings
 from domaintune.tasks.base import Batch, Dataset, Example, Item, Task
 
@@ -58,7 +58,9 @@ class Trained(Attached):
         self.model = model
 
     def train_(self, *, train_batch_norm: bool = False) -> None:
-        train_mode_(self.model, train_batch_norm=train_batch_norm)
+        self.model.train()
+        if not train_batch_norm:
+            batch_norms_to_eval_(self.model)
 
     def parameter_groups(self) -> list[ParameterGroup]:
         parameters = list(self.model.parameters())

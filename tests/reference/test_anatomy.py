@@ -16,9 +16,8 @@ from torch.nn import functional
 from domaintune.bases.anatomy import (
     Anatomy,
     Chain,
-    clean_cut,
+    Cut,
     examine,
-    frozen_prefix,
     probe_inputs,
     select_parameters,
     select_sites,
@@ -459,10 +458,12 @@ def test_the_model_and_the_random_state_stay_as_they_were(family: str, task: str
     ]
     random = torch.get_rng_state()
     anatomy = examine(model)
-    clean_cut(model, anatomy)
+    assert [module.training for module in model.modules()] == modes
+    train_behind_prefix_(model, anatomy)  # which sets modes and nothing else
+    for module, mode in zip(model.modules(), modes, strict=True):
+        module.training = mode
     assert torch.equal(torch.get_rng_state(), random)
     assert [parameter.requires_grad for parameter in model.parameters()] == flags
-    assert [module.training for module in model.modules()] == modes
     assert [{k: v for k, v in vars(m).items() if isinstance(v, int | float | tuple)} for m in model.modules()] == values
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -634,6 +635,14 @@ EXPECTED_CUTS = {  # where only one answer is right: name of the last block, the
 }
 
 
+def cut_and_prefix_(model: Any, anatomy: Anatomy) -> tuple[Cut, tuple[str, ...]]:
+    """The cut behind which the model is put into training mode, and the outermost modules that stay wholly in eval mode."""
+    cut = train_behind_prefix_(model, anatomy)
+    still = [path for path, module in model.named_modules() if not any(inner.training for inner in module.modules())]
+    model.eval()
+    return cut, tuple(path for path in still if path.rpartition(".")[0] not in still)
+
+
 @pytest.mark.parametrize("family", ["bert", "deberta-v2", "qwen3", "marian", "t5", "vit", "swin", "resnet", "mobilenet-v2", "yolos",
                                     "rt-detr-v2", "d-fine"])  # fmt: skip
 def test_the_clean_cut_stays_when_trained_tensors_move_and_the_next_does_not(family: str) -> None:
@@ -658,7 +667,7 @@ def test_the_clean_cut_stays_when_trained_tensors_move_and_the_next_does_not(fam
             if name in trained
         }
         assert parameters
-        cut, prefix = clean_cut(trial, anatomy), frozen_prefix(trial, anatomy)
+        cut, prefix = cut_and_prefix_(trial, anatomy)
         found.append(cut.name)
         watched = {cut.path, *prefix} | {one.path for one in anatomy.cuts[names.index(cut.name) + 1 :][:1]}
         before = inputs_of(trial, sorted(watched))
@@ -682,13 +691,13 @@ def test_the_prefix_is_what_ran_before_the_cut() -> None:
     anatomy = examine(model)
     for parameter in model.bert.encoder.layer[1].parameters():
         parameter.requires_grad_(True)
-    assert frozen_prefix(model, anatomy) == ("bert.embeddings", "bert.encoder.layer.0")
+    assert cut_and_prefix_(model, anatomy)[1] == ("bert.embeddings", "bert.encoder.layer.0")
     model.requires_grad_(True)
-    assert clean_cut(model, anatomy).name == "embeddings"
-    assert frozen_prefix(model, anatomy) == ()
+    cut, prefix = cut_and_prefix_(model, anatomy)
+    assert (cut.name, prefix) == ("embeddings", ())
     model.requires_grad_(False)
-    assert clean_cut(model, anatomy).name == "head"  # nothing is trained
-    assert frozen_prefix(model, anatomy) == ("bert",)
+    cut, prefix = cut_and_prefix_(model, anatomy)
+    assert (cut.name, prefix) == ("head", ("bert",))  # nothing is trained
 
 
 class Wrapped(nn.Module):
@@ -710,10 +719,9 @@ def test_cuts_hold_on_a_model_whose_layers_were_replaced() -> None:
     site = select_sites(anatomy, ["decoder.attention"])[0]
     parent, _, child = site.path.rpartition(".")
     setattr(model.get_submodule(parent), child, Wrapped(model.get_submodule(site.path)))
-    assert clean_cut(model, anatomy).name == "decoder.0"
-    assert frozen_prefix(model, anatomy) == (
-        "model.encoder", "model.decoder.embed_tokens", "model.decoder.embed_positions",
-    )  # fmt: skip
+    cut, prefix = cut_and_prefix_(model, anatomy)
+    assert cut.name == "decoder.0"
+    assert prefix == ("model.encoder", "model.decoder.embed_tokens", "model.decoder.embed_positions")
 
 
 class Choosing(Flat):
@@ -737,10 +745,10 @@ def test_trained_layers_that_act_without_a_gradient_end_the_prefix() -> None:
     anatomy = examine(model)
     model.requires_grad_(False)
     model.score.requires_grad_(True)
-    assert clean_cut(model, anatomy).name == "encoder.0"
+    assert train_behind_prefix_(model, anatomy).name == "encoder.0"
     model.score.requires_grad_(False)
     model.blocks[1].requires_grad_(True)
-    assert clean_cut(model, anatomy).name == "encoder.1"
+    assert train_behind_prefix_(model, anatomy).name == "encoder.1"
 
 
 def test_nothing_that_a_method_runs_ahead_of_the_forward_is_prefix() -> None:
@@ -752,9 +760,7 @@ def test_nothing_that_a_method_runs_ahead_of_the_forward_is_prefix() -> None:
         module.ahead(torch.ones(4))
 
     model.register_forward_pre_hook(run_ahead)
-    assert clean_cut(model, anatomy).name == "embeddings"
-    assert frozen_prefix(model, anatomy) == ()
-    train_behind_prefix_(model, anatomy)
+    assert train_behind_prefix_(model, anatomy).name == "embeddings"
     assert all(module.training for module in model.modules())
 
 

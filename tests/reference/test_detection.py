@@ -17,10 +17,12 @@ import transformers
 from PIL import Image
 from tiny import config, tiny_base
 
+from domaintune.bases.anatomy import examine
 from domaintune.bases.base import Base, HeadSpec
+from domaintune.bases.cuts import train_behind_prefix_
 from domaintune.data.rows import Row
 from domaintune.errors import BaseError, DataError, RecipeError
-from domaintune.methods.base import mend_batch_norm_, train_mode_
+from domaintune.methods.base import batch_norms_to_eval_, mend_batch_norm_
 from domaintune.settings import ObjectDetectionSettings
 from domaintune.tasks.base import Batch, Keys
 from domaintune.tasks.detection_loss import detection_loss, detection_units, family_of
@@ -156,7 +158,8 @@ def test_sum_over_units_is_transformers_own_loss(family: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_micro_batches_give_the_gradient_of_the_whole(family: str) -> None:
     model = copy.deepcopy(detector(family)).double()
-    train_mode_(model)
+    train_behind_prefix_(model, examine(model))
+    batch_norms_to_eval_(model)
     mend_batch_norm_(model)
     counts = [2, 1, 0, 4, 1, 2, 0, 3]
     answer, inputs = targets(counts), pixels(8, dtype=torch.float64)

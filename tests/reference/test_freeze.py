@@ -18,7 +18,7 @@ from tuned import FAMILIES, fresh_base, generator, logits, shared_base, train_, 
 from domaintune.bases.base import Base, HeadSpec
 from domaintune.errors import MethodError
 from domaintune.methods import METHODS, method_from
-from domaintune.methods.base import mend_batch_norm_, train_mode_
+from domaintune.methods.base import mend_batch_norm_
 from domaintune.methods.weights import canonical_names
 from domaintune.settings import FreezeSettings, FullSettings, LoRASettings, PTuningSettings
 
@@ -83,7 +83,7 @@ def test_batch_norm_statistics_follow_the_dial() -> None:
     before = versions(base.model)
     attached = method_from(FreezeSettings(train=("top:1",))).attach(base, generator=generator())
     assert not any("running" in name for name in attached.state())
-    train_mode_(attached.model, train_batch_norm=True)
+    attached.train_(train_batch_norm=True)
     train_(attached, "resnet", steps=3)
     assert versions(base.model) == before
     moved = {name for name in attached.state() if "running_mean" in name}
@@ -93,25 +93,13 @@ def test_batch_norm_statistics_follow_the_dial() -> None:
         end, now = attached.model.get_buffer(name), view.get_buffer(name)
         expected = torch.lerp(start, end, 0.25) if start.is_floating_point() else start  # the counter: the nearer end
         assert torch.equal(now, expected), name
-    assert torch.equal(
-        attached.view(0.75).get_buffer("resnet.embedder.embedder.normalization.num_batches_tracked"), torch.tensor(3)
-    )
+    counted = {n: b for n, b in attached.view(0.75).named_buffers() if n.endswith("num_batches_tracked")}
+    assert {int(count) for n, count in counted.items() if n.startswith("resnet.encoder.stages.3.")} == {3}
+    assert {int(count) for n, count in counted.items() if not n.startswith("resnet.encoder.stages.3.")} == {0}
     assert torch.equal(logits(attached.view(1), "resnet"), logits(attached.model.eval(), "resnet"))
     again = method_from(FreezeSettings(train=("top:1",))).attach(base, generator=generator())
     again.load_(attached.state())
     assert all(torch.equal(tensor, again.model.get_buffer(name)) for name, tensor in attached.model.named_buffers())
-
-
-def test_training_mode() -> None:
-    base = shared_base("resnet")
-    model = method_from(FullSettings()).attach(base, generator=generator()).model
-    train_mode_(model, frozen=("resnet.embedder",))
-    assert model.training
-    assert not any(m.training for m in model.modules() if isinstance(m, nn.BatchNorm2d))
-    assert not any(m.training for m in model.get_submodule("resnet.embedder").modules())
-    train_mode_(model, frozen=("resnet.embedder",), train_batch_norm=True)
-    assert {m.training for m in model.get_submodule("resnet.encoder").modules()} == {True}
-    assert not any(m.training for m in model.get_submodule("resnet.embedder").modules())
 
 
 def trained_names(base: Base, train: tuple[str, ...] | None) -> set[str]:
@@ -148,7 +136,6 @@ def test_an_adapter_says_what_its_default_was(tmp_path: Path) -> None:
 def test_frozen_prefix_trains_in_eval_mode() -> None:
     attached = method_from(FreezeSettings(train=("top:1",))).attach(shared_base("bert"), generator=generator())
     attached.train_()
-    assert attached.clean_cut().path == "bert.encoder.layer.2"
     for path in ("bert.embeddings", "bert.encoder.layer.0", "bert.encoder.layer.1"):
         assert not any(module.training for module in attached.model.get_submodule(path).modules())
     for path in ("bert.encoder.layer.2", "bert.pooler", "classifier"):

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from domaintune.bases.attention import IMPLEMENTATION, SLOT, Prefix
 from domaintune.bases.base import Base, HeadSpec
 from domaintune.errors import MethodError
-from domaintune.methods.base import train_mode_
 from domaintune.methods.p_tuning import PTuned, PTuning
 from domaintune.methods.prompt_stream import STREAM, PromptStream
 from domaintune.settings import PTuningSettings
@@ -79,7 +78,7 @@ def _loss(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
 def _step_(attached: PTuned, inputs: dict[str, Tensor], *, rate: float = 0.02) -> None:
     """A step that moves every trained tensor, zero gradients included (the keys under a closed gate)."""
     optimizer = torch.optim.AdamW([p for group in attached.parameter_groups() for p in group.parameters], lr=rate)
-    train_mode_(attached.model)
+    attached.train_()
     _loss(attached.model, inputs).backward()
     optimizer.step()
     optimizer.zero_grad()

@@ -21,7 +21,6 @@ from domaintune.bases.base import Base, HeadSpec
 from domaintune.bases.pooled import PooledClassifier
 from domaintune.errors import MethodError
 from domaintune.methods import method_from
-from domaintune.methods.base import train_mode_
 from domaintune.methods.lora import LoRAAttached
 from domaintune.methods.lora_layers import low_rank_layer
 from domaintune.methods.peft_format import target_modules
@@ -139,7 +138,7 @@ def test_peft_on_mobilenet_works_after_merging(tmp_path: Path) -> None:
 def test_moved_batch_norm_statistics_reach_peft(tmp_path: Path) -> None:
     base = shared_base("resnet")
     attached = method_from(LoRASettings()).attach(base, generator=generator())
-    train_mode_(attached.model, train_batch_norm=True)
+    attached.train_(train_batch_norm=True)
     logits(attached.model, "resnet")
     attached.save(tmp_path)
     theirs = peft.PeftModel.from_pretrained(copy.deepcopy(base.model), tmp_path).eval()

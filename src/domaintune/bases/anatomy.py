@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from domaintune.bases.chains import Found, Survey, find_attention, find_chains, name_chains
-from domaintune.bases.cuts import clean_cut, frozen_prefix
 from domaintune.bases.parts import Anatomy, Chain, Cut, Site, inside
 from domaintune.bases.probe import Call, Dependence, probe_inputs, probing, record
 from domaintune.bases.selectors import select_parameters, select_sites
@@ -25,9 +24,7 @@ __all__ = [
     "Chain",
     "Cut",
     "Site",
-    "clean_cut",
     "examine",
-    "frozen_prefix",
     "probe_inputs",
     "select_parameters",
     "select_sites",

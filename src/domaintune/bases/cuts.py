@@ -9,26 +9,6 @@ from domaintune.bases.probe import Recording, probing, record
 from domaintune.errors import BaseError
 
 
-def clean_cut(model: nn.Module, anatomy: Anatomy) -> Cut:
-    """The last cut that no trained tensor reaches: none of its input tensors (in keywords and tuples too) requires a gradient,
-    and no module with trained parameters of its own has finished before it.
-
-    The second condition covers trained layers that act without a gradient, such as scores that choose detection queries. At the
-    latest the "embeddings" are clean. `model` is the examined one or what a method made of it: layers inside blocks may have
-    been replaced, blocks not.
-
-    Raises:
-        BaseError: the probe fails, or a cut's module did not run.
-    """
-    return _clean_cut(model, anatomy, _recorded(model, anatomy))
-
-
-def frozen_prefix(model: nn.Module, anatomy: Anatomy) -> tuple[str, ...]:
-    """Paths of the outermost modules that ran completely before the clean cut: they stay in eval mode while the rest trains."""
-    recording = _recorded(model, anatomy)
-    return _prefix(recording, _clean_cut(model, anatomy, recording))
-
-
 def train_behind_prefix_(model: nn.Module, anatomy: Anatomy) -> Cut:
     """Training mode for everything behind the clean cut, eval mode for all before it; returns the cut.
 
@@ -59,6 +39,12 @@ def _recorded(model: nn.Module, anatomy: Anatomy) -> Recording:
 
 
 def _clean_cut(model: nn.Module, anatomy: Anatomy, recording: Recording) -> Cut:
+    """The last cut that no trained tensor reaches: none of its input tensors (in keywords and tuples too) requires a gradient,
+    and no module with trained parameters of its own has finished before it.
+
+    The second condition covers trained layers that act without a gradient, such as scores that choose detection queries. At the
+    latest the "embeddings" are clean.
+    """
     trained_end = min(
         (
             recording.first(path).end

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from domaintune.bases.anatomy import Cut, clean_cut
 from domaintune.bases.base import Base
 from domaintune.bases.cuts import train_behind_prefix_
 from domaintune.errors import MethodError
@@ -91,10 +90,6 @@ class Attached(ABC):
         """`model` at the weight of a domain (1 for None and unknown ones) while the context lasts, gradients included."""
         yield self.model
 
-    def clean_cut(self) -> Cut:
-        """The last cut whose input no trained tensor reaches: what may be computed once and kept."""
-        return clean_cut(self.model, self.base.anatomy)
-
     @abstractmethod
     def parameter_groups(self) -> list[ParameterGroup]:
         """Every trained parameter, once."""
@@ -140,20 +135,6 @@ class Attached(ABC):
 def lerp_parameters(start: Mapping[str, Tensor], end: Mapping[str, Tensor], strength: float) -> dict[str, Tensor]:
     """W(s) on the line from `start` to `end`, by `torch.lerp`, which is exact at both ends. The results own their storage."""
     return {name: torch.lerp(start[name].detach(), tensor.detach(), strength) for name, tensor in end.items()}
-
-
-def train_mode_(model: nn.Module, *, frozen: Iterable[str] = (), train_batch_norm: bool = False) -> None:
-    """Put a trained fork into training mode.
-
-    Batch norms stay in eval mode (their statistics are the base's) unless `train_batch_norm`. The modules at the paths
-    `frozen`, those before the clean cut, stay in eval mode always: their output is the same whether it is computed or read
-    from a cache, so no dropout acts there and no statistics move.
-    """
-    model.train()
-    if not train_batch_norm:
-        batch_norms_to_eval_(model)
-    for path in frozen:
-        model.get_submodule(path).eval()
 
 
 def batch_norms_to_eval_(model: nn.Module) -> None:
