@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ def tune(
             told("base", None)
             base = open_base(recipe, revision=folder.read("run.json").get("revision"))
             folder.begin_on(base.provenance.get("revision"))
-            parts = assemble(recipe, base, seen=seen_by(recipe.base))
+            parts = assembled(recipe, base)
             say(said_of(parts))
             general = general_of(parts)
             base = general_base(recipe, base, general)
@@ -184,7 +184,18 @@ def opened(recipe: Recipe) -> tuple[Recipe, Base, Parts]:
     """The recipe as `tune` reads it, its base and its rows in parts."""
     recipe = grown(recipe, checksums)
     base = open_base(recipe)
-    return recipe, base, assemble(recipe, base, seen=seen_by(recipe.base))
+    return recipe, base, assembled(recipe, base)
+
+
+def assembled(recipe: Recipe, base: Base) -> Parts:
+    """The recipe's rows in parts, with a note on what the base's weights lack."""
+    parts = assemble(recipe, base, seen=seen_by(recipe.base))
+    head = parts.task.head()
+    if not (lacking := base.lacking_beside(head)):
+        return parts
+    fate = "trained and stored with the head" if head.labels else "trained only where the method trains it"
+    note = f"The base's weights lack {', '.join(lacking)}: made anew, and {fate}."
+    return replace(parts, notes=[note, *parts.notes])
 
 
 def training_cost(recipe: Recipe, settings: TrainingSettings, *, train: int, dev: int | None) -> float:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -41,8 +42,15 @@ def with_saved_heads(base: Base, tasks: Mapping[str, Task], path: Path) -> Base:
     for name, task in tasks.items():
         if task.head().labels:
             base = base.with_head(name, task.head(), generator=torch.Generator().manual_seed(0))
-            base = base.with_given_head(name, _filled(base.heads[name], name, tensors))
+            base = base.with_given_head(name, _filled(_as_stored(base, name, tensors), name, tensors))
     return base
+
+
+def _as_stored(base: Base, name: str, tensors: Mapping[str, Tensor]) -> Head:
+    """The head without what the base's weights lack, where a run is older than that it was trained and stored."""
+    head = base.heads[name]
+    older = [path for path in base.lacking if not any(key.startswith(f"{name}/{path}.") for key in tensors)]
+    return replace(head, modules={path: module for path, module in head.modules.items() if path not in older})
 
 
 def _filled(head: Head, name: str, tensors: Mapping[str, Tensor]) -> Head:

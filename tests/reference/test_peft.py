@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ import peft
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny import AUTO, config, tokenizer
 from torch import nn
 from transformers.pytorch_utils import Conv1D
-from tuned import generator, inputs, logits, shared_base, train_
+from tuned import FAMILIES, generator, inputs, logits, shared_base, train_
 
 from domaintune.bases.base import Base, HeadSpec
+from domaintune.bases.load import load_base
 from domaintune.bases.pooled import PooledClassifier
 from domaintune.errors import MethodError
 from domaintune.methods import method_from
@@ -38,6 +40,46 @@ def trained(base: Base, family: str, **settings: Any) -> LoRAAttached:
     train_(attached, family)
     attached.model.eval()
     return attached
+
+
+def stock(base: Base, family: str, folder: Path) -> Any:
+    """The base as a user of transformers loads it, from a folder: what the weights lack has other random numbers there."""
+    base.loaded.save_pretrained(folder)
+    labels = {} if family in ("gpt2", "qwen3", "marian") else {"num_labels": 4, "ignore_mismatched_sizes": True}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(77)
+        return getattr(transformers, AUTO[FAMILIES[family]]).from_pretrained(folder, **labels).eval()
+
+
+@pytest.mark.parametrize("settings", [{}, {"dora": True}], ids=["lora", "dora"])
+def test_what_the_weights_lack_goes_with_the_adapter(settings: dict[str, Any], tmp_path: Path) -> None:
+    """BERT's pooler, of which a language model's checkpoint has none."""
+    folder, adapter = tmp_path / "base", tmp_path / "adapter"
+    stock(shared_base("bert"), "bert", folder)
+    shared_base("bert").processor.save_pretrained(folder)
+    tensors = load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if ".pooler." not in name and "classifier" not in name}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    loaded = load_base(str(folder), auto_class=AUTO["text-classification"])
+    assert loaded.lacking == ("bert.pooler.dense", "classifier")
+    spec = HeadSpec(AUTO["text-classification"], ("a", "b", "c", "d"))
+    base = loaded.with_head("domain", spec, generator=generator(2))
+    assert set(base.heads["domain"].modules) == {"bert.pooler.dense", "classifier"}
+    attached = trained(base, "bert", **settings)
+    weight = "bert.pooler.dense.weight"
+    assert not torch.equal(attached.model.get_parameter(weight), base.model.get_parameter(weight))
+    adapter.mkdir()
+    attached.save(adapter)
+    assert json.loads((adapter / "adapter_config.json").read_text())["modules_to_save"] == [
+        "bert.pooler.dense",
+        "classifier",
+    ]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(77)
+        model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, num_labels=4)
+    assert not torch.equal(model.get_parameter(weight), base.model.get_parameter(weight))
+    theirs = peft.PeftModel.from_pretrained(model, adapter).eval()
+    torch.testing.assert_close(logits(theirs, "bert"), logits(attached.model, "bert"), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
@@ -91,16 +133,20 @@ def test_layers_equal_peft_in_outputs_and_gradients(kind: str, dora: bool) -> No
 )
 def test_peft_loads_what_we_saved(family: str, settings: dict[str, Any], tmp_path: Path) -> None:
     base = shared_base(family)
+    if family == "marian":  # whose positions are no part of its weights
+        base = replace(base, model=stock(base, family, tmp_path / "positions").requires_grad_(False))
     attached = trained(base, family, **settings)
-    attached.save(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    attached.save(adapter)
+    assert sorted(path.name for path in adapter.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
     end = logits(attached.view(1, form="terms"), family)
-    theirs = peft.PeftModel.from_pretrained(copy.deepcopy(base.model), tmp_path).eval()
+    theirs = peft.PeftModel.from_pretrained(stock(base, family, tmp_path / "base"), adapter).eval()
     # The same products in another order of additions, float32.
     torch.testing.assert_close(logits(theirs, family), end, rtol=0, atol=1e-5)
     torch.testing.assert_close(logits(theirs.merge_and_unload(), family), end, rtol=0, atol=1e-5)
     again = method_from(LoRASettings(**settings)).attach(base, generator=generator(9))
-    again.load(tmp_path)
+    again.load(adapter)
     assert again.state().keys() == attached.state().keys()
     assert all(torch.equal(tensor, again.state()[name]) for name, tensor in attached.state().items())
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from domaintune.bases.anatomy import Anatomy, examine
+from domaintune.bases.parts import inside
 from domaintune.errors import BaseError
 
 
@@ -67,6 +68,8 @@ class Base:
     own_problem_type: str | None = None
     pooling: str | None = None
     heads: Mapping[str, Head] = field(default_factory=dict)
+    lacking: tuple[str, ...] = ()
+    """Paths of the modules that the weights lack and an output depends on: made anew at the load."""
     original: nn.Module | None = None
     """The model as it was loaded, with its own head, once another head was installed in `model`."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -101,7 +104,8 @@ class Base:
         return examine(self.model)
 
     def with_head(self, name: str, spec: HeadSpec, *, generator: torch.Generator) -> Base:
-        """This base with one more head, freshly initialised, or its own where its own labels are the same set.
+        """This base with one more head, freshly initialised, or its own where its own labels are the same set; modules that the
+        weights lack are part of it.
 
         The head "domain" is installed in the returned base's model (a fork; this base stays as it is).
 
@@ -111,7 +115,15 @@ class Base:
         if not spec.labels:
             return self
         head = own_head(self, spec) if self.owns(spec) else fresh_head(self, spec, generator=generator)
-        return self.with_given_head(name, head)
+        beside = {path: fork(self.loaded.get_submodule(path)) for path in self.lacking_beside(spec)}
+        return self.with_given_head(name, replace(head, modules={**head.modules, **beside}))
+
+    def lacking_beside(self, spec: HeadSpec) -> tuple[str, ...]:
+        """The modules that the weights lack beside those of a head for `spec`: parts of every head, trained and stored with it."""
+        if not self.lacking:
+            return ()
+        head = head_paths(self.loaded, whole=spec.whole) if spec.labels else ()
+        return tuple(path for path in self.lacking if not any(inside(path, own) for own in head))
 
     def owns(self, spec: HeadSpec) -> bool:
         """Whether the weights came with a head for just these labels, in any order."""

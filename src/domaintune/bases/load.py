@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from domaintune.bases.base import Base
+from domaintune.bases.lacking import lacking_modules
 from domaintune.bases.pooled import POOLING_FILE, PooledClassifier, Pooling, recorded_pooling
 from domaintune.errors import BaseError
 from domaintune.run import file_sha256
@@ -107,6 +108,7 @@ def load_base(
         own_labels=own,
         own_problem_type=own_problem_type(config) if own else None,
         pooling=pooling,
+        lacking=lacking_modules(model, {f"body.{name}" for name in missing} if pooling else missing),
         provenance=_provenance(name, folder, options.get("revision")),
     )
 
@@ -131,8 +133,7 @@ def _commit(name: str, revision: str | None) -> str | None:
 
 
 def _loaded(made: Any, source: str, options: dict[str, Any]) -> tuple[Any, set[str]]:
-    """The model, and the names of what its weights lack, such as a pooler. That is made anew, the same each time: it is not saved with
-    a run."""
+    """The model, and the names of what its weights lack, such as a pooler. That is made anew, the same each time."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model, report = made.from_pretrained(source, use_safetensors=True, output_loading_info=True, **options)
