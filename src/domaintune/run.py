@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from domaintune.errors import RunError
+from domaintune.errors import DomainTuneError, RunError
 from domaintune.memory import FOLDER as ROWS
 from domaintune.recipe import Recipe
 
@@ -178,7 +178,7 @@ class RunFolder:
         overwrite: bool = False,
     ) -> RunFolder:
         """Make the output folder, or take up one with the same recipe and data (name of part -> checksum) that is unfinished or lacks its
-        page, or one in which nothing was trained yet.
+        page, or one in which nothing was trained yet. `overwrite` removes any other run, never one to take up.
 
         `inputs`: the files of the data, none of which is removed. `threads` is remembered for whoever resumes: sums over other numbers
         of threads have other last bits.
@@ -189,7 +189,7 @@ class RunFolder:
         """
         folder = cls(Path(recipe.output))
         path = folder.path
-        if overwrite and is_run(path):
+        if overwrite and is_run(path) and (not folder._same(recipe, data) or folder.reported):
             folder._clear([*inputs, *_bases(recipe.base)])
         if is_run(path):
             if folder.finished:
@@ -245,6 +245,13 @@ class RunFolder:
         """Whether there is more in it than its beginning, so that there is something to lose."""
         own = any(not _is_beginning(e) and e.name not in ("run.json", SEEDS) for e in self.path.iterdir())
         return own or self.finished or any(RunFolder(entry).begun for entry in self.path.glob(f"{SEEDS}/*"))
+
+    def _same(self, recipe: Recipe, data: Mapping[str, str]) -> bool:
+        """Whether the run can be read and was begun from this recipe and data."""
+        try:
+            return not self._changed(recipe, data)
+        except (DomainTuneError, KeyError):
+            return False
 
     def _changed(self, recipe: Recipe, data: Mapping[str, str]) -> list[str]:
         """What is not as it was when the run began: settings by dotted key, and parts of the data."""

@@ -59,7 +59,7 @@ def _same_base(first: str, other: str) -> None:
         raise RunError(
             "was made from another base than the first seed's run: it changed in between.",
             where=other,
-            remedy="Restore the base and remove this run, or add --overwrite to begin anew.",
+            remedy="Restore the base and remove this run, or the whole output folder to begin anew.",
         )
 
 

@@ -90,6 +90,27 @@ def test_finished_and_changed_outputs_are_refused(folder: Path) -> None:
     assert (folder / "other" / "file").read_text() == "x"
 
 
+def test_overwriting_resumes_what_the_same_command_began(folder: Path) -> None:
+    stages: list[str] = []
+
+    def stop(stage: str, progress: object) -> None:
+        if stage == "frontier":
+            raise KeyboardInterrupt
+
+    tune(recipe(folder))
+    made = recipe(folder, seed=1)
+    with pytest.raises(KeyboardInterrupt):
+        tune(made, overwrite=True, report=stop)
+    tune(made, overwrite=True, report=lambda stage, progress: stages.append(f"{stage} {progress and progress.step}"))
+    assert not any(stage.startswith("train 1") for stage in stages)  # no step was taken again
+    assert json.loads((folder / "runs/x/run.json").read_text())["finished"]
+    started = json.loads((folder / "runs/x/run.json").read_text())["started"]
+    tune(made, overwrite=True)  # finished, so it is made anew
+    assert json.loads((folder / "runs/x/run.json").read_text())["started"] > started
+    (folder / "runs/x/run.json").write_text("{")
+    tune(made, overwrite=True)
+
+
 def uncalibrated(run: Run) -> Run:
     return replace(run, task=run.task.model_copy(update={"calibration": ()}))
 

@@ -38,7 +38,7 @@ def test_a_killed_one_goes_on_and_the_summary_is_the_mean(tmp_path: Path) -> Non
     first = (output / "seeds/0/adapter/weights.safetensors").stat()
     with pytest.raises(RunError, match=r"seeds: 3 -> 4"):
         tune(made.model_copy(update={"seeds": 4}))
-    run = tune(made)
+    run = tune(made, overwrite=True)  # as the command was that was killed
     assert (output / "seeds/0/adapter/weights.safetensors").stat().st_mtime_ns == first.st_mtime_ns
     summary = read(output / "seeds.json")
     own = [read(output / "seeds" / str(n) / "scores.json") for n in range(3)]
