@@ -77,7 +77,9 @@ def common(
 @with_recipe
 def tune_command(
     given: dict[str, Any],
-    overwrite: Annotated[bool, Option("--overwrite", help="Remove a run in the output folder, unless this command resumes it.")] = False,
+    overwrite: Annotated[
+        bool, Option("--overwrite", help="Remove a run in the output folder, unless this command resumes it.")
+    ] = False,
     dry_run: Annotated[bool, Option("--dry-run", help="Say what would happen, and stop.")] = False,
 ) -> None:
     """Train a base on your domain. The same command resumes an unfinished run."""

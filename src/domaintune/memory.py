@@ -1,4 +1,5 @@
-"""Rows that a Python user holds in memory, stored as a file of the run, so that the run can be made again. No torch."""
+"""Rows that a Python user holds in memory: stored as a file of the run, so that the run can be made again, or as inputs to be
+predicted. No torch."""
 
 from __future__ import annotations
 
@@ -8,7 +9,9 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import date, time
 from decimal import Decimal
 from pathlib import Path
@@ -38,6 +41,32 @@ def stored_rows(values: Mapping[str, Any], names: Iterable[str]) -> dict[str, An
         else:
             made[name] = _store(given, name, Path(str(made.get("output", "."))) / FOLDER)
     return made
+
+
+@contextmanager
+def given_inputs(inputs: Any) -> Iterator[list[str | dict[str, Any]]]:
+    """Inputs to be predicted: texts and paths as they are, rows (of whatever `stored_rows` takes) with plain values. Pictures in rows
+    are files until the block ends.
+
+    Raises:
+        DataError: one text or row alone, or an input that is neither, with its number.
+    """
+    if isinstance(inputs, (Mapping, bytes, *PATHS)):
+        what, remedy = ("row", "[row]") if isinstance(inputs, Mapping) else ("text", '["..."]')
+        raise DataError(f"got one {what}, not a list of them.", where="predict", remedy=f"Write predict({remedy}).")
+    items = [os.fspath(item) if isinstance(item, PATHS) else item for item in _rows(inputs, "predict")]
+    for number, item in enumerate(items, start=1):
+        if not isinstance(item, str | Mapping):
+            raise DataError(
+                f"got {type(item).__name__}.",
+                where=f"input:{number}",
+                remedy='Give a text, a path, or a row: {"column": value}.',
+            )
+    if all(isinstance(item, str) for item in items):
+        yield items
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield [item if isinstance(item, str) else _plain(item, Path(folder)) for item in items]
 
 
 def _store(given: Any, name: str, folder: Path) -> str:

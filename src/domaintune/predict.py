@@ -19,8 +19,9 @@ from torch import nn
 from domaintune.bases.base import Base
 from domaintune.bases.load import load_base
 from domaintune.data.rows import Row
-from domaintune.errors import BaseError, DataError, MethodError, RecipeError, RunError
+from domaintune.errors import BaseError, MethodError, RecipeError, RunError
 from domaintune.evaluation.score import predict_by_domain
+from domaintune.memory import given_inputs
 from domaintune.methods import method_from
 from domaintune.methods.base import Attached, Form
 from domaintune.provenance import provenance
@@ -214,21 +215,19 @@ class Run:
     def predict(
         self, inputs: Sequence[str | Mapping[str, Any]], *, strength: Strength | None = None
     ) -> list[dict[str, Any]]:
-        """One plain dictionary an input (a text, a path, or a row as in the training file), in order.
+        """One plain dictionary an input (a text, a path, or a row as in the training file), in order. `inputs` may also be a
+        DataFrame or a `datasets.Dataset`, whose rows are read as those to train on.
 
         `strength`: one number, or one for each domain by name ("": the others); rows name theirs in the recipe's domain column,
         unknown ones have weight 1. Where the general set had other labels, the general head's answer stands beside under "base_..." names.
 
         Raises:
-            DataError: a bad input, with its number; or one text where a list is wanted.
+            DataError: a bad input, with its number; or one text or row where a list is wanted.
         """
-        if isinstance(inputs, str):
-            raise DataError("got one text, not a list of them.", where="predict", remedy='Write predict(["..."]).')
-        rows = [
-            Row(self.task.from_bare(value) if isinstance(value, str) else value, "input", number)
-            for number, value in enumerate(inputs, 1)
-        ]
-        return self.predict_rows(rows, strength=strength)
+        with given_inputs(inputs) as given:
+            bare = [self.task.from_bare(value) if isinstance(value, str) else value for value in given]
+            rows = [Row(values, "input", number) for number, values in enumerate(bare, 1)]
+            return self.predict_rows(rows, strength=strength)
 
     def predict_rows(self, rows: Sequence[Row], *, strength: Strength | None = None) -> list[dict[str, Any]]:
         """As `predict`, for rows read from a file."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from small_runs import recipe, save_base, table
 from tiny import TEXT, tiny_base
 from typer.testing import CliRunner
@@ -100,6 +101,76 @@ def test_a_table_with_lone_carriage_returns_can_be_read_again(run: Run, folder: 
     predict_file(run, str(data), output=folder / "old_mac.csv")
     made = list(stream_part(str(folder / "old_mac.csv"), Wanted("text-classification")))
     assert [entry.values["text"] for entry in made] == [row["text"] for row in rows]  # type: ignore[union-attr]
+
+
+class DataFrame:
+    """What is asked of pandas' class, by name."""
+
+    columns = ("text", "label")
+
+    def __iter__(self) -> Any:
+        return iter(self.columns)
+
+    def itertuples(self, *, index: bool, name: None) -> list[tuple[object, ...]]:
+        return [("a clean room", float("nan")), ("a cold soup", 1)]
+
+
+def test_rows_in_memory_are_predicted_like_those_to_train_on(run: Run) -> None:
+    texts = ["a clean room", "a cold soup"]
+    expected = run.predict(texts)
+    dataset = type(
+        "Dataset",
+        (),
+        {
+            "__module__": "datasets.arrow_dataset",
+            "__iter__": lambda self: iter([{"text": text} for text in texts]),
+            "features": type("Features", (), {"to_dict": lambda self: {"text": {"_type": "Value"}}})(),
+        },
+    )()
+    for inputs in (
+        DataFrame(),
+        dataset,
+        [{"text": text} for text in texts],
+        iter(texts),
+        [texts[0], {"text": texts[1]}],
+    ):
+        assert run.predict(inputs) == expected  # type: ignore[arg-type]
+
+
+def test_pictures_in_memory_are_predicted(folder: Path) -> None:
+    base = tiny_base("vit", "image-classification")
+    base.model.save_pretrained(folder / "vit")
+    base.processor.save_pretrained(folder / "vit")
+    rows = [
+        {"image": Image.new("RGB", (32, 32), (40 * number % 255, 90, 5 * number)), "label": "ab"[number % 2]}
+        for number in range(24)
+    ]
+    parts = {"train": rows[:12], "dev": rows[12:18], "test": rows[18:], "general": None}
+    values = {"task": "image-classification", "base": str(folder / "vit"), "output": str(folder / "runs/pictures")}
+    made = tune(recipe(folder, **values, **parts, data={"keep_leaks": True}))
+    rows[0]["image"].save(folder / "one.png")
+    (answer,) = made.predict([rows[0]])
+    assert [answer] == made.predict([str(folder / "one.png")]) == made.predict([folder / "one.png"])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "says"),
+    [
+        ("a room", r'one text, not a list of them. Write predict\(\["..."\]\)'),
+        (b"a room", "one text"),
+        (Path("a.png"), "one text"),
+        ({"text": "a clean room", "label": "x"}, r"one row, not a list of them. Write predict\(\[row\]\)"),
+        (7, "predict: got int"),
+        (["a room", 3], r"input:2: got int. Give a text, a path, or a row"),
+        ([("a room",)], r"input:1: got tuple"),
+        (["a room", None], r"input:2: got NoneType"),
+        ([{"text": 3}], r"input:1: 'text' must be text"),
+        ([{"review": "a"}], r"input:1: no column 'text'"),
+    ],
+)
+def test_inputs_that_are_none_are_named(run: Run, inputs: Any, says: str) -> None:
+    with pytest.raises(DataError, match=says):
+        run.predict(inputs)
 
 
 def test_the_encoding_is_that_of_the_file_not_of_the_training(folder: Path) -> None:
