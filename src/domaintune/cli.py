@@ -195,13 +195,15 @@ def compare_command(
 ) -> None:
     """Runs side by side, with paired tests between them."""
     from domaintune.finished.compare import compare
-    from domaintune.terminal import comparison_table, pairs_table
+    from domaintune.terminal import comparison_notes, comparison_table, pairs_table
 
     made = compare(runs, data=data, encoding=encoding)
     if as_json:
         print_json(made)
         return
     console = Console()
+    for note in comparison_notes(made):
+        console.print(f"note: {note}", highlight=False, markup=False)
     console.print(comparison_table(made))
     console.print(pairs_table(made))
 

@@ -170,6 +170,16 @@ def comparison_table(compared: Mapping[str, Any]) -> Table:
     return table
 
 
+def comparison_notes(compared: Mapping[str, Any]) -> list[str]:
+    """What is to be said of the rows that the runs of a comparison were scored on; of which runs, where not of all."""
+    names = short_names([run["run"] for run in compared["runs"]])
+    runs: dict[str, list[str]] = {}
+    for run in compared["runs"]:
+        for note in run["notes"]:
+            runs.setdefault(note, []).append(names[run["run"]])
+    return [note if len(told) == len(names) else f"{', '.join(told)}: {note}" for note, told in runs.items()]
+
+
 def pairs_table(compared: Mapping[str, Any]) -> Table:
     """The paired tests of what `compare` returns."""
     title = f"Differences, paired; p corrected for {len(compared['pairs'])} comparisons (Holm)"

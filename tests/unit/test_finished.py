@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 from small_runs import recipe, save_base, table
+from typer.testing import CliRunner
 
 from domaintune import Run, load, tune
+from domaintune.cli import app
 from domaintune.errors import DataError, RunError
 from domaintune.finished.compare import compare
 from domaintune.finished.evaluate import evaluate
@@ -20,6 +22,7 @@ from domaintune.finished.strength import moved, set_strength, told
 from domaintune.report.wording import further
 from domaintune.report.write import write_report
 from domaintune.run import RunFolder
+from domaintune.terminal import comparison_notes
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +136,22 @@ def test_comparing_runs_in_pairs(first: Run, second: Run, folder: Path) -> None:
         assert pair["p"] <= pair["p_corrected"] <= 1
     again = compare([first.path, second.path, third.path], data=str(folder / "test.csv"))
     assert again["pairs"] == made["pairs"]
+
+
+def test_a_comparison_says_which_runs_have_seen_its_rows(first: Run, second: Run, folder: Path) -> None:
+    seen = (folder / "general.csv").read_text().splitlines()[1:]  # of which only the first run chose on some
+    (folder / "known.csv").write_text("\n".join(["text,label", *seen, "a new room,positive"]) + "\n")
+    made = compare([first.path, second.path], data=str(folder / "known.csv"))
+    alone = [evaluate(run, str(folder / "known.csv")) for run in (first, second)]
+    assert [run["seen_rows"] for run in made["runs"]] == [run.seen for run in alone]
+    assert made["runs"][0]["seen_rows"] > 0 == made["runs"][1]["seen_rows"]
+    (said,) = comparison_notes(made)
+    assert said == f"first: {alone[0].notes[-1]}"
+    both = compare([first.path, second.path], data=str(folder / "train.csv"))
+    assert comparison_notes(both) == ["40 of 40 rows were trained or chosen on by this run: both scores are too good."]
+    shown = CliRunner().invoke(app, ["compare", str(first.path), str(second.path), "--data", str(folder / "known.csv")])
+    assert said in " ".join(shown.output.split())
+    assert comparison_notes(compare([first.path, second.path])) == []
 
 
 def test_rows_in_another_order_are_brought_into_one(first: Run, second: Run, folder: Path) -> None:

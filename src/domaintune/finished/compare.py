@@ -39,7 +39,7 @@ class Candidate:
 
 
 def compare(paths: Sequence[str | Path], *, data: str | None = None, encoding: str | None = None) -> dict[str, Any]:
-    """The runs' facts, and for each pair the difference of the primary scores (second minus first, positive where the second is
+    """The runs' facts (of `data` as in `Evaluation` how many rows were seen, and notes), and for each pair the difference of the primary scores (second minus first, positive where the second is
     better) with its interval and the p-value of a paired test, as it is and corrected for the number of pairs.
 
     `data`: labelled rows to score all runs on, by default each run's own test part, which has to be the same.
@@ -102,6 +102,7 @@ def _candidate(name: str, folder: RunFolder, data: str | None, encoding: str | N
     dial, task = folder.read("strength.json"), _task(folder)
     strength, own = float(dial["chosen"]), dial.get("own", {})
     key = f"{strength:g}"
+    seen, notes = None, list[str]()
     if data is None:
         rows, records = load_records(folder.path / "records" / "test.safetensors")
         if key not in records or own:
@@ -113,6 +114,7 @@ def _candidate(name: str, folder: RunFolder, data: str | None, encoding: str | N
         side, mine, places = scores["domain"], records[key], _places(folder)
     else:
         evaluation: Evaluation = evaluate(load(folder.path), data, encoding=encoding)
+        seen, notes = evaluation.seen, evaluation.notes
         side, mine = evaluation.side.plain(), evaluation.side.records[strength]
         rows = scored_rows(task, evaluation.examples)
         places = [example.where for example in evaluation.examples]
@@ -135,6 +137,8 @@ def _candidate(name: str, folder: RunFolder, data: str | None, encoding: str | N
             "trainable_parameters": scores["trainable_parameters"],
             "training_seconds": facts["training_seconds"],
             "seconds": facts["seconds"],
+            "seen_rows": seen,
+            "notes": notes,
         },
         rows,
         places,
