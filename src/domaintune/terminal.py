@@ -13,6 +13,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from domaintune.finished.strength import spoken
+
 if TYPE_CHECKING:
     from domaintune.engine.epochs import Progress as TrainingProgress
 
@@ -159,7 +161,7 @@ def comparison_table(compared: Mapping[str, Any]) -> Table:
     for run in compared["runs"]:
         name = names[run["run"]]
         table.add_row(
-            f"{escape(name)}\n{'' if name == run['method'] else run['method'] + ', '}at {run['strength']:g}",
+            f"{escape(name)}\n{'' if name == run['method'] else run['method'] + ', '}at {spoken({'': run['strength'], **run['own_strengths']})}",
             interval(run["base_score"]),
             interval(run["score"]),
             signed(run["gain"]),
@@ -199,7 +201,10 @@ def evaluation_table(evaluation: Mapping[str, Any]) -> Table:
     strength = f"{evaluation['strength']:g}"
     title = f"{evaluation['rows']:,} rows of {escape(evaluation['name'])}, with 95 % intervals"
     table = Table(title=title, box=box.SIMPLE_HEAD)
-    for column in ("", "base (0)", f"strength {strength}"):
+    others = {name: at for name, at in evaluation["domain_strengths"].items() if at != evaluation["strength"]}
+    if others:
+        table.caption = escape(f"by domain: strength {spoken({'': evaluation['strength'], **others})}")
+    for column in ("", "base (0)", "by domain" if others else f"strength {strength}"):
         table.add_column(column, no_wrap=True)
     for name, base in evaluation["scores"]["0"].items():
         values = [interval(e).replace("\n", " ") for e in (base, evaluation["scores"][strength][name])]

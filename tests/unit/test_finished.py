@@ -154,6 +154,42 @@ def test_a_comparison_says_which_runs_have_seen_its_rows(first: Run, second: Run
     assert comparison_notes(compare([first.path, second.path])) == []
 
 
+def test_strengths_of_domains_are_named(first: Run, folder: Path, tmp_path: Path) -> None:
+    header, *rows = (folder / "train.csv").read_text().splitlines()
+    parts = {}
+    for part in ("train", "dev", "test"):
+        header, *rows = (folder / f"{part}.csv").read_text().splitlines()
+        rows = [f"{row},{('films', '[b]hotels')[number % 2]}" for number, row in enumerate(rows)]
+        (tmp_path / f"{part}.csv").write_text("\n".join([f"{header},where", *rows]) + "\n")
+        parts[part] = str(tmp_path / f"{part}.csv")
+    made = recipe(folder, output=str(tmp_path / "two"), general=None, data={"domain_column": "where"}, **parts)
+    run = tune(made)
+    shown = tmp_path / "test.csv"
+
+    def printed(*arguments: str) -> str:
+        made = CliRunner().invoke(app, [*arguments], catch_exceptions=False)
+        assert all(len(line) <= 80 for line in made.output.splitlines())
+        return " ".join(made.output.split())
+
+    at = {"": 1.0, "[b]hotels": 0.25, "films": 1.0}
+    direct = evaluate(run, str(shown), strength=at).plain()
+    given = ["--strength", "1", "--strength", "[b]hotels=0.25", "--strength", "films=1"]
+    said = printed("evaluate", str(run.path), str(shown), *given)
+    assert f"{direct['scores']['1']['accuracy']['value']:.3f}" in said
+    assert "base (0) by domain" in said
+    assert "by domain: strength 1 and 0.25 for [b]hotels" in said
+    assert "strength 0.5" in printed(
+        "evaluate", str(run.path), str(shown), *[f"--strength={n}0.5" for n in ("", "films=", "[b]hotels=")]
+    )
+    assert "base (0) strength 1 " in printed(
+        "evaluate", str(first.path), str(folder / "test.csv"), "--strength", "1"
+    )
+    set_strength(run.path, {"[b]hotels": 0.25})
+    shutil.copytree(run.path, tmp_path / "other")
+    compared = printed("compare", str(run.path), str(tmp_path / "other"), "--data", str(shown))
+    assert "0.25 for [b]hotels" in compared
+
+
 def test_rows_in_another_order_are_brought_into_one(first: Run, second: Run, folder: Path) -> None:
     header, *rows = (folder / "test.csv").read_text().splitlines()
     (folder / "turned.csv").write_text("\n".join([header, *reversed(rows)]) + "\n")

@@ -39,7 +39,7 @@ class Candidate:
 
 
 def compare(paths: Sequence[str | Path], *, data: str | None = None, encoding: str | None = None) -> dict[str, Any]:
-    """The runs' facts (of `data` as in `Evaluation` how many rows were seen, and notes), and for each pair the difference of the primary scores (second minus first, positive where the second is
+    """The runs' facts (of single domains the strengths that were set; of `data` how many rows were seen, and notes), and for each pair the difference of the primary scores (second minus first, positive where the second is
     better) with its interval and the p-value of a paired test, as it is and corrected for the number of pairs.
 
     `data`: labelled rows to score all runs on, by default each run's own test part, which has to be the same.
@@ -128,6 +128,7 @@ def _candidate(name: str, folder: RunFolder, data: str | None, encoding: str | N
             "method": state["method"],
             "base": state["base"],
             "strength": strength,
+            "own_strengths": own,
             "base_score": side["scores"]["0"][primary],
             "score": side["scores"][key][primary],
             "gain": side["change"][key],
