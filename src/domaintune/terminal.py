@@ -157,11 +157,11 @@ def comparison_table(compared: Mapping[str, Any]) -> Table:
     for column in ("run", "base", "tuned", "gain", "kept", "trained"):
         table.add_column(column, no_wrap=column != "run")
     table.add_column("verdict", width=9)
-    names = short_names([run["run"] for run in compared["runs"]])
+    names = _names_of(compared)
     for run in compared["runs"]:
         name = names[run["run"]]
         table.add_row(
-            f"{escape(name)}\n{'' if name == run['method'] else run['method'] + ', '}at {spoken({'': run['strength'], **run['own_strengths']})}",
+            f"{escape(name)}\n{'' if name == run['method'] else run['method'] + ', '}at {run['strength']:g}",
             interval(run["base_score"]),
             interval(run["score"]),
             signed(run["gain"]),
@@ -173,20 +173,35 @@ def comparison_table(compared: Mapping[str, Any]) -> Table:
 
 
 def comparison_notes(compared: Mapping[str, Any]) -> list[str]:
-    """What is to be said of the rows that the runs of a comparison were scored on; of which runs, where not of all."""
-    names = short_names([run["run"] for run in compared["runs"]])
+    """What is to be said of the runs of a comparison and the rows that they were scored on; of which runs, where not of all."""
+    names = _names_of(compared)
     runs: dict[str, list[str]] = {}
     for run in compared["runs"]:
-        for note in run["notes"]:
+        own = run["own_strengths"]
+        for note in [*([f"scored at strength {spoken({'': run['strength'], **own})}."] if own else []), *run["notes"]]:
             runs.setdefault(note, []).append(names[run["run"]])
-    return [note if len(told) == len(names) else f"{', '.join(told)}: {note}" for note, told in runs.items()]
+    made = [note if len(told) == len(names) else f"{', '.join(told)}: {note}" for note, told in runs.items()]
+    if any(run["seeds"] > 1 for run in compared["runs"]):
+        made.append(
+            "of a run over several seeds the one with the median dev score is compared; `domaintune show RUN` gives the means over seeds."
+        )
+    return made
+
+
+def _names_of(compared: Mapping[str, Any]) -> dict[str, str]:
+    """Of each run of a comparison, by its path."""
+    names = short_names([run["run"] for run in compared["runs"]])
+    for run in compared["runs"]:
+        if run["seeds"] > 1:
+            names[run["run"]] += f" (seeds/{run['used_seed']} of {run['seeds']})"
+    return names
 
 
 def pairs_table(compared: Mapping[str, Any]) -> Table:
     """The paired tests of what `compare` returns."""
     title = f"Differences, paired; p corrected for {len(compared['pairs'])} comparisons (Holm)"
     table = Table(title=title, box=box.SIMPLE_HEAD)
-    names = short_names([run["run"] for run in compared["runs"]])
+    names = _names_of(compared)
     for column in ("", "difference", "p", "corrected"):
         table.add_column(column, no_wrap=bool(column))
     for pair in compared["pairs"]:

@@ -181,13 +181,13 @@ def test_strengths_of_domains_are_named(first: Run, folder: Path, tmp_path: Path
     assert "strength 0.5" in printed(
         "evaluate", str(run.path), str(shown), *[f"--strength={n}0.5" for n in ("", "films=", "[b]hotels=")]
     )
-    assert "base (0) strength 1 " in printed(
-        "evaluate", str(first.path), str(folder / "test.csv"), "--strength", "1"
-    )
+    assert "base (0) strength 1 " in printed("evaluate", str(first.path), str(folder / "test.csv"), "--strength", "1")
     set_strength(run.path, {"[b]hotels": 0.25})
     shutil.copytree(run.path, tmp_path / "other")
     compared = printed("compare", str(run.path), str(tmp_path / "other"), "--data", str(shown))
-    assert "0.25 for [b]hotels" in compared
+    assert "note: scored at strength 1 and 0.25 for [b]hotels." in compared
+    facts = compare([run.path, tmp_path / "other"], data=str(shown))["runs"][0]
+    assert (facts["strength"], facts["own_strengths"]) == (1.0, {"[b]hotels": 0.25})
 
 
 def test_rows_in_another_order_are_brought_into_one(first: Run, second: Run, folder: Path) -> None:

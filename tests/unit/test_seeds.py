@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 from scipy import stats
 from small_runs import recipe, save_base
+from typer.testing import CliRunner
 
 from domaintune import load, seeds, tune
+from domaintune.cli import app
 from domaintune.errors import RunError
 from domaintune.evaluation.records import load_records
+from domaintune.finished.compare import compare
 from domaintune.finished.listing import list_runs
 from domaintune.finished.strength import set_strength
 from domaintune.seeds import median_place
@@ -63,6 +66,17 @@ def test_a_killed_one_goes_on_and_the_summary_is_the_mean(tmp_path: Path) -> Non
     assert load(output).predict(["a clean room"]) == load(run.path).predict(["a clean room"])
     (listed,) = list_runs(tmp_path / "runs")
     assert (listed["run"], listed["seeds"], listed["finished"]) == (str(output), 3, True)
+    assert listed["gain"] == summary["domain"]["change"]["chosen"]
+    assert listed["retention"] == summary["general"]["change"]["chosen"]
+    assert listed["verdict"] == summary["verdict"]["kind"]
+    one = tune(recipe(tmp_path, test=None, output=str(tmp_path / "runs/one"), data={"seed": 5}))
+    compared = compare([output, one.path])
+    used = summary["used_seed"]
+    assert [(facts["seeds"], facts["used_seed"]) for facts in compared["runs"]] == [(3, used), (1, None)]
+    assert compared["runs"][0]["score"]["value"] == pytest.approx(summary["runs"][used]["score"])
+    shown = " ".join(CliRunner().invoke(app, ["compare", str(output), str(one.path)]).output.split())
+    assert f"one - s (seeds/{used} of 3)" in shown
+    assert "note: of a run over several seeds the one with the median dev score is compared" in shown
     with pytest.raises(RunError, match="finished run"):
         tune(made)
 

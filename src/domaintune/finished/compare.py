@@ -39,7 +39,7 @@ class Candidate:
 
 
 def compare(paths: Sequence[str | Path], *, data: str | None = None, encoding: str | None = None) -> dict[str, Any]:
-    """The runs' facts (of single domains the strengths that were set; of `data` how many rows were seen, and notes), and for each pair the difference of the primary scores (second minus first, positive where the second is
+    """The runs' facts (of a run over several seeds those of the one that stands for it, `used_seed`; of single domains the strengths that were set; of `data` how many rows were seen, and notes), and for each pair the difference of the primary scores (second minus first, positive where the second is
     better) with its interval and the p-value of a paired test, as it is and corrected for the number of pairs.
 
     `data`: labelled rows to score all runs on, by default each run's own test part, which has to be the same.
@@ -98,10 +98,13 @@ def _task(folder: RunFolder) -> Task:
 
 
 def _candidate(name: str, folder: RunFolder, data: str | None, encoding: str | None) -> Candidate:
+    """`folder`: the run, or of one over several seeds the one that stands for it."""
     scores, state, facts = folder.read("scores.json"), folder.read("run.json"), folder.read("provenance.json")
     dial, task = folder.read("strength.json"), _task(folder)
     strength, own = float(dial["chosen"]), dial.get("own", {})
     key = f"{strength:g}"
+    whole = RunFolder(Path(name)).read("run.json")
+    seeds, used = whole.get("seeds", 1), whole.get("used_seed")
     seen, notes = None, list[str]()
     if data is None:
         rows, records = load_records(folder.path / "records" / "test.safetensors")
@@ -125,6 +128,8 @@ def _candidate(name: str, folder: RunFolder, data: str | None, encoding: str | N
         task,
         {
             "run": name,
+            "seeds": seeds,
+            "used_seed": used,
             "method": state["method"],
             "base": state["base"],
             "strength": strength,

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from domaintune.errors import RunError
-from domaintune.run import RunFolder, is_run
+from domaintune.run import SEEDS_SUMMARY, RunFolder, is_run
 
 
 def list_runs(folder: str | Path) -> list[dict[str, Any]]:
     """Facts of every run below `folder`, finished or not, by name; what lies inside a run is not looked at.
 
-    `gain` and `retention` are estimates as in scores.json, at the strength that was confirmed; `date` is seconds since 1970.
+    `gain` and `retention` are estimates as in scores.json, at the strength that was confirmed (over several seeds their means, each at its own); `date` is seconds since 1970.
 
     Raises:
         RunError: no such folder, or no run in it.
@@ -50,8 +50,12 @@ def _facts(path: Path) -> dict[str, Any]:
         }
         if not state["finished"]:
             return facts
-        scores = RunFolder.existing(path).read("scores.json")
-        key, general = f"{scores['chosen_strength']:g}", scores["general"]
+        if "used_seed" in state:
+            scores, key = folder.read(SEEDS_SUMMARY), "chosen"
+        else:
+            scores = folder.read("scores.json")
+            key = f"{scores['chosen_strength']:g}"
+        general = scores["general"]
         return {
             **facts,
             "verdict": state["verdict"],
