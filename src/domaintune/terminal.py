@@ -175,7 +175,7 @@ def comparison_table(compared: Mapping[str, Any]) -> Table:
 def comparison_notes(compared: Mapping[str, Any]) -> list[str]:
     """What is to be said of the runs of a comparison and the rows that they were scored on; of which runs, where not of all."""
     names = _names_of(compared)
-    runs: dict[str, list[str]] = {}
+    runs: dict[str, list[str]] = {note: list(names.values()) for note in compared["notes"]}
     for run in compared["runs"]:
         own = run["own_strengths"]
         for note in [*([f"scored at strength {spoken({'': run['strength'], **own})}."] if own else []), *run["notes"]]:

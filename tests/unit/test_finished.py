@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 from small_runs import recipe, save_base, table
 from typer.testing import CliRunner
 
@@ -188,6 +190,34 @@ def test_strengths_of_domains_are_named(first: Run, folder: Path, tmp_path: Path
     assert "note: scored at strength 1 and 0.25 for [b]hotels." in compared
     facts = compare([run.path, tmp_path / "other"], data=str(shown))["runs"][0]
     assert (facts["strength"], facts["own_strengths"]) == (1.0, {"[b]hotels": 0.25})
+
+
+def test_groups_count_whichever_run_names_them(first: Run, second: Run, folder: Path, tmp_path: Path) -> None:
+    """The run with groups may stand first or second; a run with other groups joins what they connect."""
+    made = {}
+    for name, size in (("four", 4), ("three", 3)):
+        path = made[name] = tmp_path / name
+        shutil.copytree(second.path, path)
+        tensors = load_file(path / "records" / "test.safetensors")
+        tensors["groups"] = np.arange(24) // size
+        save_file(tensors, path / "records" / "test.safetensors")
+    forth, back = (compare(paths) for paths in ([first.path, made["four"]], [made["four"], first.path]))
+    (there,), (again,) = forth["pairs"], back["pairs"]
+    assert there["p"] == again["p"]
+    assert there["difference"]["value"] == -again["difference"]["value"]
+    assert there["difference"]["low"] == pytest.approx(-again["difference"]["high"])
+    shutil.copytree(first.path, tmp_path / "first")
+    tensors = load_file(tmp_path / "first/records/test.safetensors")
+    save_file({**tensors, "groups": np.arange(24) // 4}, tmp_path / "first/records/test.safetensors")
+    both = compare([tmp_path / "first", made["four"]])
+    assert both["notes"] == []
+    assert (both["pairs"][0]["p"], both["pairs"][0]["difference"]) == (there["p"], there["difference"])
+    assert compare([first.path, second.path])["pairs"][0]["p"] != there["p"]
+    (note,) = forth["notes"]
+    assert f"{first.path} 24, {made['four']} 6" in note
+    assert note in comparison_notes(forth)
+    joined = compare([made["three"], made["four"]])
+    assert "8, " in joined["notes"][0]
 
 
 def test_rows_in_another_order_are_brought_into_one(first: Run, second: Run, folder: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from domaintune.data.splits import together
 from domaintune.errors import RunError
 from domaintune.evaluation.intervals import bootstrap_weights, gain_estimate
 from domaintune.evaluation.paired import holm, swap_test
@@ -39,8 +40,12 @@ class Candidate:
 
 
 def compare(paths: Sequence[str | Path], *, data: str | None = None, encoding: str | None = None) -> dict[str, Any]:
-    """The runs' facts (of a run over several seeds those of the one that stands for it, `used_seed`; of single domains the strengths that were set; of `data` how many rows were seen, and notes), and for each pair the difference of the primary scores (second minus first, positive where the second is
-    better) with its interval and the p-value of a paired test, as it is and corrected for the number of pairs.
+    """The runs' facts, and for each pair the difference of the primary scores (second minus first, positive where the second is
+    better) with its interval and the p-value of a paired test, as it is and corrected for the number of pairs. Rows that any of the
+    runs groups are resampled and swapped together, whatever the order of the runs.
+
+    Facts of a run over several seeds are those of the one that stands for it (`used_seed`); `own_strengths`: what was set for single
+    domains; `seen_rows`, `notes`: of `data`, as `evaluate` says them.
 
     `data`: labelled rows to score all runs on, by default each run's own test part, which has to be the same.
 
@@ -63,7 +68,9 @@ def compare(paths: Sequence[str | Path], *, data: str | None = None, encoding: s
     orders = [_order(candidate, first) for candidate in made]
     places = list(combinations(range(len(made)), 2))
     draws = max(DRAWS, DRAWS_OF_PAIR * len(places))
-    pairs = [_pair(made[i], made[j], orders[i], orders[j], draws) for i, j in places]
+    groupings = [_grouping(candidate, order) for candidate, order in zip(made, orders, strict=True)]
+    groups = _joined(groupings)
+    pairs = [_pair(made[i], made[j], orders[i], orders[j], groups, draws) for i, j in places]
     for pair, corrected in zip(pairs, holm([pair["p"] for pair in pairs]), strict=True):
         pair["p_corrected"] = corrected
     return {
@@ -71,6 +78,7 @@ def compare(paths: Sequence[str | Path], *, data: str | None = None, encoding: s
         "primary": first.task.primary.name,
         "data": data or "test",
         "rows": len(first.records),
+        "notes": _told_groupings(names, groupings),
         "runs": [candidate.facts for candidate in made],
         "pairs": pairs,
     }
@@ -157,20 +165,42 @@ def _places(folder: RunFolder) -> list[str]:
 
 
 def _order(candidate: Candidate, first: Candidate) -> np.ndarray:
-    """Positions of the candidate's rows that put them into the first one's order: rows that say the same may stand anywhere."""
+    """Positions of the candidate's rows that put them into the order of their checksums, in which all runs are compared: rows that
+    say the same may stand anywhere."""
     mine, theirs = candidate.rows.checksums, first.rows.checksums
-    order = np.argsort(mine, kind="stable")
-    target = np.argsort(theirs, kind="stable")
-    if len(mine) != len(theirs) or not np.array_equal(mine[order], theirs[target]):
+    order: np.ndarray = np.lexsort((candidate.rows.groups, mine))
+    if len(mine) != len(theirs) or not np.array_equal(mine[order], np.sort(theirs)):
         raise RunError(
             f"{candidate.name} was tested on other rows than {first.name}: {_missing(candidate, first)}, and "
             f"{_missing(first, candidate)}.",
             where="compare",
             remedy="Give labelled rows for all with --data.",
         )
-    made = np.empty(len(mine), dtype=np.int64)
-    made[target] = order
-    return made
+    return order
+
+
+def _grouping(candidate: Candidate, order: np.ndarray) -> list[int]:
+    """A number for each row in order, equal where the candidate groups them."""
+    names = candidate.rows.group_names()
+    return together([str(row) for row in order], [names[row] for row in order])
+
+
+def _joined(groupings: Sequence[Sequence[int]]) -> list[str]:
+    """A name for each row, equal where any of the groupings joins them, directly or through others."""
+    rows = [str(row) for row in range(len(groupings[0]))]
+    links = [(row, first) for grouping in groupings for row, first in enumerate(grouping)]
+    return [str(first) for first in together(rows, [None] * len(rows), links)]
+
+
+def _told_groupings(names: Sequence[str], groupings: Sequence[Sequence[int]]) -> list[str]:
+    """What is to be said where the runs do not group the rows alike."""
+    if all(grouping == groupings[0] for grouping in groupings):
+        return []
+    counts = ", ".join(f"{name} {len(set(made)):,}" for name, made in zip(names, groupings, strict=True))
+    return [
+        f"the runs group the {len(groupings[0]):,} rows differently (groups and rows of their own: {counts}); rows that any of them groups "
+        "were resampled and swapped together."
+    ]
 
 
 def _missing(candidate: Candidate, other: Candidate) -> str:
@@ -184,12 +214,16 @@ def _missing(candidate: Candidate, other: Candidate) -> str:
 
 
 def _pair(
-    first: Candidate, second: Candidate, first_order: np.ndarray, second_order: np.ndarray, draws: int
+    first: Candidate,
+    second: Candidate,
+    first_order: np.ndarray,
+    second_order: np.ndarray,
+    groups: Sequence[str],
+    draws: int,
 ) -> dict[str, Any]:
     task = first.task
     one = [first.records[i] for i in first_order]
     two = [second.records[i] for i in second_order]
-    groups = [first.rows.group_names()[i] for i in first_order]
     weights = bootstrap_weights(len(one), draws=DRAWS, seed=SEED, groups=groups)
     return {
         "first": first.name,
