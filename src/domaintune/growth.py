@@ -17,29 +17,11 @@ from domaintune.tasks.base import Record, Task
 
 CUT = ("characters_per_token", "max_length")
 """Of tasks without labels, what decides where running text is cut."""
-INHERITED = ("task", "train", "dev", "test", "general", "general_check", "method", "data")
 PLACES = "parts.json"
 OWN = ("train", "dev", "test")
 
 Place = tuple[str, int, int]
 """File, line, and how many examples of the same line stand before: a line may hold several."""
-
-
-def inherited(run: str) -> dict[str, Any]:
-    """What a recipe with `add` takes over from the earlier run where it says nothing itself; rows that were new then are old now.
-
-    Raises:
-        RunError: no finished run there.
-    """
-    values = RunFolder.existing(run).read("recipe.json")
-    made = {name: values[name] for name in INHERITED if values.get(name) is not None}
-    if values.get("add") is not None:
-        made["train"] = [*_several(made["train"]), *_several(values["add"])]
-    return made
-
-
-def _several(paths: Any) -> list[str]:
-    return [paths] if isinstance(paths, str) else list(paths)
 
 
 def grown(recipe: Recipe, checksums: Callable[[Recipe], Mapping[str, str]]) -> Recipe:

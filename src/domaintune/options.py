@@ -126,10 +126,6 @@ def recipe_from(given: Mapping[str, Any], **more: Any) -> Recipe:
             nested.append((option.key, value))
         else:
             top[option.key] = value
-    if given.get("add") and given.get("base") and given.get("recipe") is None:
-        from domaintune.growth import inherited
-
-        more = {**inherited(str(given["base"])), **more}
     return Recipe.read(given.get("recipe"), given.get("settings") or (), nested=nested, defaults=more, **top)
 
 

@@ -15,6 +15,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from domaintune.errors import RecipeError
+from domaintune.inheritance import filled, with_inherited
 from domaintune.memory import stored_rows
 from domaintune.settings import AskedPrecision, Labels, LoRASettings, MethodSettings, Settings, TaskSettings
 from domaintune.validation import explain, put_
@@ -150,7 +151,8 @@ class Recipe(Settings):
     """Rows to confirm on; without it a part of train is cut."""
     add: Paths | None = None
     """New rows for an earlier run, which is then the base: training starts from that run's own base on old and new rows together;
-    its parts stay what they were, and a part of the new rows joins dev and test."""
+    its parts stay what they were, and a part of the new rows joins dev and test. What this recipe does not say is as in that run's: task,
+    parts, method, training (the learning rate only for the same method), balance, data, evaluation, seed, seeds and threads."""
     grown_from: str | None = None
     """Written by the tool where `add` is given: the earlier run."""
     general: Paths | None = None
@@ -188,8 +190,10 @@ class Recipe(Settings):
     @classmethod
     def make(cls, values: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
         """A recipe from plain values, with errors that name the nearest valid key. A part may also be rows in memory (a
-        DataFrame, a `datasets.Dataset`, a list of mappings): they are stored in OUTPUT/data."""
+        DataFrame, a `datasets.Dataset`, a list of mappings): they are stored in OUTPUT/data. With `add` what is not given is the
+        earlier run's."""
         try:
+            values = with_inherited(values)
             return cls.model_validate(stored_rows(values, [name for name in PARTS if name in values]))
         except ValidationError as error:
             raise RecipeError(explain(error, cls), where=where, remedy="See docs/recipe.md for every key.") from None
@@ -218,23 +222,25 @@ class Recipe(Settings):
                 raise RecipeError("must be a mapping of keys to values.", where=str(path))
             merged.update(loaded)
         merged.update({key: value for key, value in values.items() if value is not None})
-        named = merged.get("method") or (defaults or {}).get("method")
-        method = named.get("name") if isinstance(named, dict) else named
+        method = merged.get("method")
         for key, value in nested:
-            put_(merged, key.split("."), value, method=method)
+            put_(merged, key.split("."), value)
         for override in overrides:
             key, equals, value = override.partition("=")
             if not equals:
                 raise RecipeError(f"got '{override}'.", where="--set", remedy="Write --set key=value.")
             try:
-                put_(merged, key.strip().split("."), yaml.safe_load(value), method=method)
+                put_(merged, key.strip().split("."), yaml.safe_load(value))
             except (yaml.YAMLError, ValueError, RecipeError):
                 raise RecipeError(
                     f"got '{override}'.",
                     where="--set",
                     remedy="Write key=value, the value in YAML, the key of a setting.",
                 ) from None
-        return cls.make(_filled(merged, defaults or {}), where=str(path) if path else "arguments")
+        merged = with_inherited(filled(merged, defaults or {}))
+        if method is None and isinstance(merged.get("method"), dict):  # settings of a method that nothing names
+            merged["method"] = {"name": LoRASettings().name, **merged["method"]}
+        return cls.make(merged, where=str(path) if path else "arguments")
 
     @property
     def data_seed(self) -> int:
@@ -245,13 +251,3 @@ class Recipe(Settings):
         """Plain JSON values, every default written out."""
         values: dict[str, Any] = json.loads(self.model_dump_json())
         return values
-
-
-def _filled(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """`values`, with what they lack from `defaults`, mappings by key; of a mapping with another name nothing is taken over."""
-    made = {**defaults, **values}
-    for key in values.keys() & defaults.keys():
-        given, other = values[key], defaults[key]
-        if isinstance(given, dict) and isinstance(other, dict) and given.get("name") in (None, other.get("name")):
-            made[key] = _filled(values[key], defaults[key])
-    return made

@@ -10,9 +10,8 @@ from pydantic import BaseModel, ValidationError
 from domaintune.errors import RecipeError
 
 
-def put_(values: dict[str, Any], path: list[str], value: Any, *, method: str | None = None) -> None:
-    """Set `value` at the key path; a task or method that is a name alone becomes a mapping with that name, settings of a method that
-    is not named are those of `method`."""
+def put_(values: dict[str, Any], path: list[str], value: Any) -> None:
+    """Set `value` at the key path; a task or method that is a name alone becomes a mapping with that name."""
     key, *rest = path
     if not rest:
         values[key] = value
@@ -25,8 +24,6 @@ def put_(values: dict[str, Any], path: list[str], value: Any, *, method: str | N
             remedy="Make it a mapping of keys.",
         )
     inner = {"name": inner} if isinstance(inner, str) else dict(inner or {})
-    if key == "method" and "name" not in inner and rest != ["name"]:
-        inner["name"] = method or "lora"
     put_(inner, rest, value)
     values[key] = inner
 

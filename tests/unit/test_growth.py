@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from small_runs import WORDS, save_base
 from tiny import tiny_base
 from typer.testing import CliRunner
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 from domaintune import Recipe, load, tune
 from domaintune.cli import app
 from domaintune.errors import DataError, RecipeError
+from domaintune.options import recipe_from
 
 
 def table(path: Path, count: int, *, start: int = 0, third: bool = False) -> str:
@@ -117,6 +119,43 @@ def test_parts_stay_and_new_rows_join(folder: Path) -> None:
     for part in ("train", "dev", "test"):
         assert last[part][old] == before[part][old]
         assert last[part][new] == news[part]
+
+
+def test_a_recipe_takes_over_what_it_does_not_say(folder: Path) -> None:
+    training = {"epochs": 1, "learning_rate": 0.003, "batch_size": 8}
+    method = {"name": "lora", "rank": 3}
+    first_run(folder, training=training, seed=4, balance={"keep": 0.9}, evaluation={"draws": 150}, method=method)
+    new = table(folder / "new.csv", 30, start=500)
+    least = {"base": str(folder / "v1"), "add": new, "output": str(folder / "v2")}
+    (folder / "grow.yaml").write_text(yaml.safe_dump(least))
+    made = Recipe.make(least)
+    assert made == Recipe.read(folder / "grow.yaml")
+    assert made == Recipe.read(None, [f"add={new}"], base=least["base"], output=least["output"])
+    options = {"base": least["base"], "add": [new], "output": least["output"]}
+    assert made == recipe_from({**options, "recipe": None})
+    earlier = Recipe.make(read(folder / "v1/recipe.json"))
+    changed = {"base": least["base"], "add": new, "output": least["output"]}
+    assert made == earlier.model_copy(update=changed)
+    assert (made.training.learning_rate, made.seed, made.evaluation.draws, made.threads) == (0.003, 4, 150, 1)
+    other = Recipe.make(
+        {**least, "task": "text-classification", "training": {"epochs": 2}, "method": "lora", "data": {"folds": 3}}
+    )
+    assert (other.training.epochs, other.training.learning_rate, other.training.batch_size) == (2, 0.003, 8)
+    assert (other.method.rank, other.data.folds, other.data.fold_below) == (3, 3, 10)  # type: ignore[union-attr]
+    freeze = Recipe.make({**least, "method": "freeze"})
+    assert (freeze.training.learning_rate, freeze.training.epochs) == (None, 1)
+    rows = [{"text": "a clean room on day 900", "label": "positive"}]
+    assert Recipe.make({**least, "add": rows}).training == made.training
+    tune(made)
+    resolved = Recipe.make(read(folder / "v2/resolved.json"))
+    assert (resolved.training.epochs, resolved.training.learning_rate) == (1, 0.003)
+    again = Recipe.make({"base": str(folder / "v2"), "add": new, "output": str(folder / "v3")})
+    assert again.train == (str(folder / "train.csv"), new)
+    assert Recipe.make(made.plain()) == made
+    (folder / "v1").rename(folder / "gone")
+    assert Recipe.make(made.plain()) == made
+    with pytest.raises(RecipeError, match="is no run folder, or its run is not finished"):
+        Recipe.make(least)
 
 
 def test_new_labels_come_behind_the_old_ones(folder: Path) -> None:
