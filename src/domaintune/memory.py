@@ -62,8 +62,9 @@ def given_inputs(inputs: Any) -> Iterator[list[str | dict[str, Any]]]:
                 where=f"input:{number}",
                 remedy='Give a text, a path, or a row: {"column": value}.',
             )
-    if all(isinstance(item, str) for item in items):
-        yield items
+    texts = [item for item in items if isinstance(item, str)]
+    if len(texts) == len(items):
+        yield texts
         return
     with tempfile.TemporaryDirectory() as folder:
         yield [item if isinstance(item, str) else _plain(item, Path(folder)) for item in items]

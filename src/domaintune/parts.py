@@ -170,6 +170,7 @@ def _read(recipe: Recipe, notes: list[str]) -> tuple[dict[str, list[Row]], dict[
         domain = name in DOMAIN
         part = "train" if name == "add" else name if domain else "test"
         reading = read_part(given, wanted, part=part, targets=domain)
+        wanted = replace(wanted, used=wanted.used | {str(column) for column in reading.rows[0].values})
         notes += [f"{name}: {line}" for line in reading.summary()]
         as_given += reading.rows
         rows[name] = renamed(reading.rows, wanted, recipe.data.label_map, separator=separator)

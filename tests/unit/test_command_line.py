@@ -173,6 +173,21 @@ def test_a_command_that_was_mended_is_taken_up(folder: Path, capsys: pytest.Capt
     assert "holds a finished run" in told
 
 
+def test_a_column_that_other_files_have_is_to_be_renamed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An option for one file would be wrong for the others."""
+    (folder / "general.csv").write_text((folder / "test.csv").read_text().replace("text,label", "review,label"))
+    given = ["check", "--task", "text-classification", "--base", str(folder / "base")]
+    given += ["--train", str(folder / "train.csv"), "--general", str(folder / "general.csv")]
+    renamed = "Rename review in this file: one name holds for all files, and others have it."
+    code, _, told = called(capsys, *given)
+    assert (code, renamed in told, "Did you mean" in told) == (2, True, False)
+    (folder / "odd.csv").write_text((folder / "test.csv").read_text().replace("text,label", "zzz,label"))
+    code, _, told = called(capsys, *given[:-1], str(folder / "odd.csv"))
+    assert "Rename the column in this file: one name" in told
+    code, _, told = called(capsys, *given, "--text-column", "review")
+    assert (code, "Did you mean --text-column text?" in told) == (2, True)  # of the file that is read first
+
+
 def test_a_run_of_several_seeds_is_shown_by_its_own_name(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = folder / "runs" / "my [bold] seeds"
     tune(recipe(folder, output=str(run), seeds=2, training={"epochs": 1}, general=None))

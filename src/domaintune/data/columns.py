@@ -55,6 +55,7 @@ SENTENCES = (
     ".conll file: word and tag, a blank line between sentences."
 )
 RENAME = "The run reads the columns that it was trained with: rename yours."
+ONE_NAME = "one name holds for all files, and others have it."
 CANONICAL = (
     "text",
     "label",
@@ -103,6 +104,8 @@ def require_columns(row: Row, wanted: Wanted, *, targets: bool) -> None:
     remedy = f"Did you mean {options}?" if options else f"Say which it is: --{lacking[0]}-column NAME."
     if not options and wanted.task == "token-classification":
         remedy = SENTENCES
+    elif any(wanted.column(name) in wanted.used for name in (proposed if options else lacking)):
+        remedy = f"Rename {' and '.join(filter(None, proposed.values())) or 'the column'} in this file: {ONE_NAME}"
     names = " and ".join(f"'{wanted.column(name)}'" for name in lacking)
     raise DataError(
         f"no column {names} (columns: {', '.join(columns) or 'none'}).",

@@ -108,7 +108,7 @@ Entry = Row | LeftOut | Note | Declared
 class Wanted:
     """What a reader is to make of a file: rows for `task`, whose columns carry the user's names.
 
-    `fixed`: the columns are those that a finished run was trained with.
+    `fixed`: the columns are those that a finished run was trained with. `used`: columns that other parts of the same recipe have.
 
     `columns` maps a canonical name (text, label, tokens, tags, source, target, prompt, completion, messages, image, xmin, ...) to
     the user's; names not in it are themselves. `encoding` is None where it is to be recognised. `targets`: rows without a target are
@@ -123,6 +123,7 @@ class Wanted:
     inputs: bool = False
     fixed: bool = False
     several: bool = False
+    used: frozenset[str] = frozenset()
 
     def column(self, name: str) -> str:
         return self.columns.get(name, name)
