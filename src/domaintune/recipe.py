@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from domaintune.errors import RecipeError
 from domaintune.inheritance import filled, with_inherited
 from domaintune.memory import stored_rows
-from domaintune.settings import AskedPrecision, Labels, LoRASettings, MethodSettings, Settings, TaskSettings
+from domaintune.settings import AskedPrecision, Label, Labels, LoRASettings, MethodSettings, Settings, TaskSettings
 from domaintune.validation import explain, put_
 
 Paths = str | tuple[str, ...]
@@ -102,7 +102,7 @@ class DataSettings(Settings):
     """Keep train rows that also stand in test or dev, and those whose group does."""
     drop_duplicates: bool = False
     """Keep one of the train rows that say the same; rows that disagree on the target are dropped together."""
-    label_map: dict[str, str] = Field(default_factory=dict)
+    label_map: dict[Label, Label] = Field(default_factory=dict)
     """Other names for labels in the data: `{POS: positive}`; several may get one name."""
     general_labels: Labels | None = None
     """Score only these labels on the general sets (in the domain's names); others are dropped on both sides and counted."""

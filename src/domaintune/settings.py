@@ -20,7 +20,8 @@ def _spelled(label: object) -> object:
     return str(label) if isinstance(label, int) and not isinstance(label, bool) else label
 
 
-Labels = tuple[Annotated[str, BeforeValidator(_spelled)], ...]
+Label = Annotated[str, BeforeValidator(_spelled)]
+Labels = tuple[Label, ...]
 
 # --- tasks
 

@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+import yaml
 
 from domaintune.errors import RecipeError
 from domaintune.recipe import Recipe
@@ -76,12 +77,17 @@ def test_files_that_are_no_recipe(tmp_path: Path, content: str) -> None:
         Recipe.read(None, ["rank"])
 
 
-def test_numbers_are_labels_too() -> None:
+def test_numbers_are_labels_too(tmp_path: Path) -> None:
     made = Recipe.make(
         {**LEAST, "task": {"name": "text-classification", "labels": [1, 2]}, "data": {"general_labels": [1]}}
     )
     assert made.task.labels == ("1", "2")
     assert made.data.general_labels == ("1",)
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**LEAST, "data": {"label_map": {1: "negative", 5: 2}}}))
+    assert Recipe.read(tmp_path / "recipe.yaml").data.label_map == {"1": "negative", "5": "2"}
+    assert Recipe.read(None, ["data.label_map={1: 2}"], **LEAST).data.label_map == {"1": "2"}
+    with pytest.raises(RecipeError, match="label_map"):
+        Recipe.make({**LEAST, "data": {"label_map": {True: "yes"}}})
     for wrong in ({"labels": [True, False]}, {"label_separator": ""}):
         with pytest.raises(RecipeError):
             Recipe.make({**LEAST, "task": {"name": "text-classification", **wrong}})
