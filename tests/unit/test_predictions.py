@@ -219,8 +219,8 @@ def test_a_table_of_uneven_rows_is_refused(run: Run, folder: Path, monkeypatch: 
 def test_a_failed_prediction_leaves_what_was_there(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(predictions, "CHUNK_ROWS", 4)
     data, output = folder / "bad.csv", folder / "results" / "bad.jsonl"
-    data.write_text("text\n" + "a room\n" * 9 + '" "\na room\n', encoding="utf-8")
-    with pytest.raises(DataError, match=r"bad.csv:11: 'text' is empty"):
+    data.write_text("text,id\n" + "a room,1\n" * 9 + "a room\na room,2\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"bad.csv:11: 1 cells"):
         predict_file(run, str(data), output=output)
     assert list(output.parent.iterdir()) == []
     output.write_text("before")
@@ -252,6 +252,58 @@ def test_bad_rows_are_named(run: Run, tmp_path: Path, name: str, content: str, m
     with pytest.raises(DataError, match=message):
         predict_file(run, str(tmp_path / name), output=tmp_path / "out.jsonl")
     assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_blank_rows_get_empty_answers(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predictions, "CHUNK_ROWS", 2)
+    texts = [" ", "", "a clean room", "a cold soup", "", "warm bread"]
+    data = folder / "blank.csv"
+    data.write_text("id,text\n" + "".join(f'{number},"{text}"\n' for number, text in enumerate(texts)))
+    (note,) = predict_file(run, str(data), output=folder / "blank.out.jsonl")
+    assert note == f"3 rows are blank (first: {data}:2): their answers are empty."
+    expected = iter(run.predict([text for text in texts if text.strip()]))
+    for number, (text, made) in enumerate(zip(texts, lines(folder / "blank.out.jsonl"), strict=True)):
+        answer = next(expected) if text.strip() else {"label": None, "probability": None}
+        assert made["label"] == answer["label"]
+        assert list(made) == ["id", "text", "label", "probability"]
+        assert (made["id"], made["text"]) == (str(number), text)
+    predict_file(run, str(data), output=folder / "blank.out.csv")
+    assert (folder / "blank.out.csv").read_text().splitlines()[1] == "0, ,,"
+    rows = [{"text": None}, {"text": "a clean room", "label": "mine"}]
+    (folder / "null.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert predict_file(run, str(folder / "null.jsonl"), output=folder / "null.out.jsonl")
+    assert lines(folder / "null.out.jsonl")[0] == {"text": None, "predicted_label": None, "probability": None}
+    with pytest.raises(DataError, match="'text' is empty"):
+        run.predict(["a room", " "])
+
+
+@pytest.mark.parametrize(
+    ("task", "family", "row", "asked", "answer"),
+    [
+        ("translation", "marian", {"source": "a room", "target": "ein Raum"}, "source", "translation"),
+        ("generation", "gpt2", {"prompt": "a room", "completion": " is clean"}, "prompt", "output"),
+    ],
+)
+def test_blank_texts_of_tasks_that_write_get_none(
+    tmp_path: Path, task: str, family: str, row: dict[str, str], asked: str, answer: str
+) -> None:
+    base = tiny_base(family, task)
+    base.model.save_pretrained(tmp_path / "base")
+    base.processor.save_pretrained(tmp_path / "base")
+    rows = [{name: f"{value} {number}" for name, value in row.items()} for number in range(8)]
+    parts = {"train": rows, "dev": rows[:4], "test": rows[4:], "general": None, "data": {"keep_leaks": True}}
+    settings = {
+        "name": task,
+        **({"num_beams": 1, "max_target_length": 8} if task == "translation" else {"max_new_tokens": 4}),
+    }
+    made = tune(recipe(tmp_path, task=settings, training={"epochs": 1}, **parts))
+    for name in (asked, "text"):
+        (tmp_path / "in.csv").write_text(f'id,{name}\n1,a room\n2," "\n')
+        (note,) = predict_file(made, str(tmp_path / "in.csv"), output=tmp_path / "out.jsonl")
+        assert note.startswith("1 row is blank (first: ")
+        first, second = lines(tmp_path / "out.jsonl")
+        assert isinstance(first[answer], str)
+        assert (second["id"], second[name], second[answer]) == ("2", " ", None)
 
 
 def test_bad_outputs_and_strengths_are_refused(run: Run, folder: Path) -> None:

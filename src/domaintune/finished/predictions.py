@@ -8,7 +8,7 @@ import itertools
 import json
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, TextIO, cast
@@ -30,6 +30,8 @@ READ_BYTES = 1 << 16
 STANDARD_INPUT = "-"
 TABLES = {".csv": ",", ".tsv": "\t"}
 LINES = (".jsonl", ".ndjson")
+TEXTS = ("text-classification", "translation", "generation")
+"""Of entities readers leave blank texts out."""
 
 Told = Callable[[int, int], None]
 """Receives (rows predicted, line of the last of them) after each chunk."""
@@ -37,14 +39,32 @@ Told = Callable[[int, int], None]
 
 @dataclass(slots=True)
 class Passed:
-    """What a reader left out or noted, counted."""
+    """What a reader left out or noted, and what was answered in another way than asked, counted."""
 
-    notes: dict[str, None]
-    left_out: dict[str, tuple[int, str]]
+    notes: dict[str, None] = field(default_factory=dict)
+    left_out: dict[str, tuple[int, str]] = field(default_factory=dict)
     """Reason -> how many, and where the first stands."""
+    blank: int = 0
+    first_blank: str = ""
+    unknown: int = 0
+    """Rows that name no domain that the run knows, where it knows any."""
 
     def lines(self) -> list[str]:
         told = [f"{count} entries left out: {why} (first: {first})." for why, (count, first) in self.left_out.items()]
+        if self.blank:
+            told.append(
+                counted(
+                    self.blank,
+                    f"[row is|rows are] blank (first: {self.first_blank}): [its answer is|their answers are] empty.",
+                )
+            )
+        if self.unknown:
+            told.append(
+                counted(
+                    self.unknown,
+                    "[row names|rows name] no domain that the run has learned a weight for: [its|theirs] is 1.",
+                )
+            )
         return [*self.notes, *told]
 
 
@@ -61,21 +81,21 @@ def predict_file(
     columns and the answer, whose names get "predicted_" in front where a column has them already.
 
     `output` is a table or JSON lines by its suffix, and is there whole or not at all; None: JSON lines on standard output, each
-    chunk as soon as it is predicted. `encoding` of text files; None: recognised. Returns notes on what was left out.
+    chunk as soon as it is predicted. A row whose text is blank or null gets empty answers. `encoding` of text files; None: recognised.
+    Returns notes on what was left out.
 
     Raises:
         DataError: a bad row (file and line), no row at all, another suffix.
         RunError: a strength outside [0, 1].
     """
     checked_output(output)
-    passed = Passed({}, {})
+    passed = Passed()
     chunks = (
         _input_chunks(run, cast(BufferedReader, sys.stdin.buffer), encoding)
         if given == STANDARD_INPUT
         else _file_chunks(run, given, encoding, passed)
     )
-    unknown: list[int] = []
-    answers = _answers(run, chunks, strength, told, unknown)
+    answers = _answers(run, chunks, strength, told, passed)
     if output is None:
         for chunk in answers:
             _write_lines(sys.stdout, chunk)
@@ -89,11 +109,7 @@ def predict_file(
                     _write_lines(stream, chunk)
                 else:
                     table.write(chunk)
-    notes = passed.lines()
-    if count := sum(unknown):
-        names = "[row names|rows name] no domain that the run has learned a weight for: [its|theirs] is 1."
-        notes.append(counted(count, names))
-    return notes
+    return passed.lines()
 
 
 def checked_output(output: Path | None) -> None:
@@ -161,8 +177,20 @@ def _rows(entries: Iterable[Entry], passed: Passed) -> Iterator[Row]:
             passed.notes[entry.message] = None
 
 
+def _is_blank(wanted: Wanted, row: Row) -> bool:
+    """Whether the row has the text that a task of texts answers, and nothing in it."""
+    if wanted.task not in TEXTS:
+        return False
+    held = [wanted.column(name) for name in INPUTS[wanted.task] if wanted.column(name) in row.values]
+    held = held or [name for name in (wanted.column("text"), "text") if name in row.values]
+    values = [row.values[name] for name in held]
+    return bool(held) and all(value is None or (isinstance(value, str) and not value.strip()) for value in values)
+
+
 def _with_input(run: Run, wanted: Wanted, row: Row) -> Row:
     """The row itself where it has the task's input, else the one that its "text" makes."""
+    if _is_blank(wanted, row):
+        return row
     names = [wanted.column(name) for name in INPUTS[wanted.task]]
     text = row.values.get(wanted.column("text"), row.values.get("text"))
     bare = run.task.from_bare(text) if isinstance(text, str) else {}
@@ -213,14 +241,21 @@ def _bare(run: Run, line: str) -> dict[str, Any]:
 
 
 def _answers(
-    run: Run, chunks: Iterable[Sequence[Row]], strength: Strength | None, told: Told, unknown: list[int]
+    run: Run, chunks: Iterable[Sequence[Row]], strength: Strength | None, told: Told, passed: Passed
 ) -> Iterator[list[tuple[Row, dict[str, Any]]]]:
+    wanted, empty = wanted_of(run.recipe), dict[str, None]()
     done, taken = 0, set[str]()
     for rows in chunks:
-        made = run.predict_rows(rows, strength=strength)
-        unknown.append(run.unknown_domains(rows))
+        asked = [row for row in rows if not _is_blank(wanted, row)]
+        blank = [row for row in rows if _is_blank(wanted, row)]
+        made = run.predict_rows(asked, strength=strength) if asked else []
+        if blank:
+            empty = empty or dict.fromkeys(made[0] if made else run.predict(["."])[0])
+            passed.blank, passed.first_blank = passed.blank + len(blank), passed.first_blank or blank[0].where
+        passed.unknown += run.unknown_domains(asked)
         taken.update(*(row.values for row in rows))
-        yield [(row, _joined(row, answer, taken)) for row, answer in zip(rows, made, strict=True)]
+        answers = {id(row): answer for row, answer in zip(asked, made, strict=True)}
+        yield [(row, _joined(row, answers.get(id(row), empty), taken)) for row in rows]
         done += len(rows)
         told(done, rows[-1].line)
 
