@@ -71,7 +71,7 @@ def tune(
         if folder.finished:
             return _reported(folder)
         torch.set_num_threads(folder.read("run.json").get("threads") or threads)
-        with tracked(recipe, report) as told:
+        with tracked(recipe, report, say) as told:
             told("base", None)
             base = open_base(recipe, revision=folder.read("run.json").get("revision"))
             folder.begin_on(base.provenance.get("revision"))

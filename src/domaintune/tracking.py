@@ -3,13 +3,12 @@ when it is asked for; by default nothing leaves the machine."""
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import os
 import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -53,6 +52,9 @@ class TensorBoard:
             self.writer.add_scalar(name, value, step)
 
     def file(self, path: Path) -> None:
+        """As text; a page's would be its source."""
+        if path.suffix == ".html":
+            return
         text = path.read_text(encoding="utf-8")
         self.writer.add_text(path.name, text if path.suffix != ".json" else f"```\n{text}\n```", 0)
 
@@ -69,6 +71,7 @@ class MLflow:
 
     def __init__(self, recipe: Recipe, identity: str | None) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # 7, its default, hold training up for minutes
         import mlflow
         from mlflow.exceptions import MlflowException
 
@@ -155,12 +158,17 @@ def require(names: Sequence[str]) -> None:
 
 
 class Tracking:
-    """Callable that `tune` reports to: passes everything on to `report`, and training to the trackers."""
+    """Callable that `tune` reports to: passes everything on to `report`, and training to the trackers. A tracker that fails, as when its
+    server goes away, is said to `say` and left out from then on: training does not depend on it."""
 
     def __init__(
-        self, trackers: Sequence[Tracker], recipe: Recipe, report: Callable[[str, Progress | None], None]
+        self,
+        trackers: Sequence[Tracker],
+        recipe: Recipe,
+        report: Callable[[str, Progress | None], None],
+        say: Callable[[list[str]], None] = lambda lines: None,
     ) -> None:
-        self.trackers, self.report = trackers, report
+        self.trackers, self.report, self.say = list(trackers), report, say
         self.primary = TASKS[recipe.task.name].primary
 
     def __call__(self, stage: str, progress: Progress | None) -> None:
@@ -181,14 +189,32 @@ class Tracking:
         """Log the final scores and the run's report."""
         scores = folder.read("scores.json")
         self._numbers(final_numbers(scores), step=0)
-        for tracker in self.trackers:
-            for name in ("scores.json", PAGE):
-                if (folder.path / name).is_file():
-                    tracker.file(folder.path / name)
+        files = [folder.path / name for name in ("scores.json", PAGE) if (folder.path / name).is_file()]
+        self._each(lambda tracker: _log_files(tracker, files))
 
     def _numbers(self, values: Mapping[str, float], *, step: int) -> None:
-        for tracker in self.trackers:
-            tracker.numbers(values, step=step)
+        self._each(lambda tracker: tracker.numbers(values, step=step))
+
+    def close(self, *, finished: bool) -> None:
+        self._each(lambda tracker: tracker.close(finished=finished))
+
+    def _each(self, act: Callable[[Tracker], None]) -> None:
+        for tracker in list(self.trackers):
+            try:
+                act(tracker)
+            except Exception as error:  # noqa: BLE001  every library has its own
+                self.trackers.remove(tracker)
+                why = (str(error).splitlines() or [""])[0]
+                self.say(
+                    [
+                        f"note: {type(tracker).__name__} failed ({type(error).__name__}: {why}); nothing more is logged there."
+                    ]
+                )
+
+
+def _log_files(tracker: Tracker, paths: Sequence[Path]) -> None:
+    for path in paths:
+        tracker.file(path)
 
 
 def final_numbers(scores: Mapping[str, Any]) -> dict[str, float]:
@@ -205,18 +231,27 @@ def final_numbers(scores: Mapping[str, Any]) -> dict[str, float]:
 
 
 @contextmanager
-def tracked(recipe: Recipe, report: Callable[[str, Progress | None], None]) -> Iterator[Tracking]:
-    """Open the recipe's trackers, those of an earlier, killed process again; closed at the end, whatever happens."""
+def tracked(
+    recipe: Recipe,
+    report: Callable[[str, Progress | None], None],
+    say: Callable[[list[str]], None] = lambda lines: None,
+) -> Iterator[Tracking]:
+    """Open the recipe's trackers, those of an earlier, killed process again; closed at the end, whatever happens. `say` is told of one
+    that fails on the way."""
     path = Path(recipe.output) / IDENTITIES
     known = read_json(path) if path.is_file() else {}
-    with ExitStack() as stack:
-        trackers: dict[str, Tracker] = {}
+    told, finished = Tracking([], recipe, report, say), False
+    try:
         for name in dict.fromkeys(recipe.track):
-            trackers[name] = tracker = _opened(name, recipe, known.get(name))
-            stack.push(functools.partial(_close, tracker))
-        if trackers:
-            write_json(path, {name: tracker.identity for name, tracker in trackers.items()})
-        yield Tracking(list(trackers.values()), recipe, report)
+            tracker = _opened(name, recipe, known.get(name))
+            told.trackers.append(tracker)
+            known = {**known, name: tracker.identity}
+        if told.trackers:
+            write_json(path, {name: known[name] for name in dict.fromkeys(recipe.track)})
+        yield told
+        finished = True
+    finally:
+        told.close(finished=finished)
 
 
 def _opened(name: str, recipe: Recipe, identity: str | None) -> Tracker:
@@ -228,7 +263,3 @@ def _opened(name: str, recipe: Recipe, identity: str | None) -> Tracker:
             where=f"--track {name}",
             remedy=f'Upgrade it: pip install -U "domaintune[{name}]".',
         ) from error
-
-
-def _close(tracker: Tracker, kind: type[BaseException] | None, error: object, trace: object) -> None:
-    tracker.close(finished=kind is None)

@@ -6,6 +6,7 @@ import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -75,6 +76,54 @@ def test_everything_is_logged_and_a_resumed_run_is_the_same(tmp_path: Path, reco
     assert final["domain/gain"] == scores["domain"]["change"][chosen]["value"]
     assert final["general/tuned/accuracy"] == scores["general"]["scores"]["1"]["accuracy"]["value"]
     assert second.files == ["scores.json", "report.html"]
+
+
+def test_a_tracker_that_goes_away_is_said_once_and_left_out(
+    tmp_path: Path, recorders: list[Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Lost(Recorder):
+        made = recorders
+
+        def numbers(self, values: dict[str, float], *, step: int) -> None:
+            super().numbers(values, step=step)
+            if step == 3:
+                raise ConnectionError("the server is gone\nand more")
+
+    monkeypatch.setitem(tracking.TRACKERS, "wandb", Lost)
+    save_base(tmp_path)
+    said: list[str] = []
+    tune(recipe(tmp_path, track=["wandb", "mlflow"]), say=said.extend)
+    lost, other = recorders
+    assert [line for line in said if "Lost" in line] == [
+        "note: Lost failed (ConnectionError: the server is gone); nothing more is logged there."
+    ]
+    assert (lost.finished, lost.files) == (None, [])
+    assert max(step for _, step in lost.logged) == 3
+    assert other.finished is True
+    assert other.files == ["scores.json", "report.html"]
+
+
+def test_one_that_cannot_be_closed_does_not_fail_the_run(
+    tmp_path: Path, recorders: list[Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(self: Recorder, *, finished: bool) -> None:
+        raise OSError("no space")
+
+    monkeypatch.setattr(Recorder, "close", fails)
+    save_base(tmp_path)
+    said: list[str] = []
+    tune(recipe(tmp_path, track=["mlflow"]), say=said.extend)
+    assert said[-1] == "note: Recorder failed (OSError: no space); nothing more is logged there."
+
+
+def test_tensorboard_shows_no_source_of_the_page(tmp_path: Path) -> None:
+    made = object.__new__(tracking.TensorBoard)
+    texts: list[str] = []
+    made.writer = SimpleNamespace(add_text=lambda name, text, step: texts.append(name))
+    for name in ("scores.json", "report.html"):
+        (tmp_path / name).write_text("{}")
+        made.file(tmp_path / name)
+    assert texts == ["scores.json"]
 
 
 def test_long_trainings_are_thinned_out() -> None:
