@@ -10,7 +10,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date, time
 from decimal import Decimal
@@ -44,7 +44,7 @@ def stored_rows(values: Mapping[str, Any], names: Iterable[str]) -> dict[str, An
 
 
 @contextmanager
-def given_inputs(inputs: Any) -> Iterator[list[str | dict[str, Any]]]:
+def given_inputs(inputs: Any) -> Iterator[Sequence[str | dict[str, Any]]]:
     """Inputs to be predicted: texts and paths as they are, rows (of whatever `stored_rows` takes) with plain values. Pictures in rows
     are files until the block ends.
 
