@@ -88,7 +88,6 @@ BAD = [
     ("predict", "runs/none", "test.csv"),
     ("predict", "torn", "test.csv"),
     ("predict", "runs/x", "none.csv"),
-    ("predict", "runs/x", "bad.csv"),
     ("predict", "runs/x", "test.csv", "--strength", "7"),
     ("predict", "runs/x", "test.csv", "--output", "out.xml"),
     ("evaluate", "runs/none", "test.csv"),
