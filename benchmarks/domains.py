@@ -208,7 +208,9 @@ def table() -> list[str]:
         common = [i for i in range(len(seeds)) if all(held[way][i] is not None for way in WAYS)]
         common = [i for i in common if not _is_old([held[way][i] for way in WAYS])] or common
         sets = [{held[way][i]["key"]["scored"] for way in WAYS} for i in common]
-        common = [i for i, found in zip(common, sets, strict=True) if len(found) == 1 and found == sets[0]]  # the first is anew first
+        common = [
+            i for i, found in zip(common, sets, strict=True) if len(found) == 1 and found == sets[0]
+        ]  # the first is anew first
         if not common:
             lines.append(f"{name}: missing")
             continue

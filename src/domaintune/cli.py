@@ -88,7 +88,7 @@ def tune_command(
     if dry_run:
         with importing():
             from domaintune.pipeline import plan
-        console.print(_plan_table(plan(made)))
+        console.print(_plan_table(plan(made, overwrite=overwrite)))
         return
     with importing():
         from domaintune.pipeline import tune

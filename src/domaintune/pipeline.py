@@ -209,8 +209,15 @@ def training_cost(recipe: Recipe, settings: TrainingSettings, *, train: int, dev
     return recipe.seeds * (epochs * trained + len(judged(epochs, patience=patience)) * scored / 3)
 
 
-def plan(recipe: Recipe) -> Plan:
-    """What `tune` would do with this recipe, without training or writing anything."""
+def plan(recipe: Recipe, *, overwrite: bool = False) -> Plan:
+    """What `tune` would do with this recipe, without training or writing anything. `overwrite`: as `tune` is asked to.
+
+    Raises:
+        DomainTuneError: what `tune` would raise before training.
+    """
+    require(recipe.track)
+    if not overwrite:
+        RunFolder(Path(recipe.output)).takes_up(recipe, checksums(recipe))
     recipe, base, parts = opened(recipe)
     task = parts.task
     attached, data = untrained(recipe, base, parts)

@@ -5,15 +5,13 @@ from __future__ import annotations
 import copy
 import json
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
-from safetensors import SafetensorError
 from torch import nn
 
 from domaintune.bases.base import Base
@@ -27,7 +25,7 @@ from domaintune.methods.base import Attached, Form
 from domaintune.provenance import provenance
 from domaintune.recipe import Recipe
 from domaintune.run import RunFolder, check_strengths, is_run
-from domaintune.stored import FILES, HEADS, learned_checksum, tensors_checksum, with_saved_heads
+from domaintune.stored import FILES, HEADS, damage_told, learned_checksum, tensors_checksum, with_saved_heads
 from domaintune.tasks import TASKS
 from domaintune.tasks.base import Mode, Prediction, Task, dataset
 
@@ -62,7 +60,7 @@ def open_base(recipe: Recipe, *, revision: str | None = None) -> Base:
         earlier = RunFolder.existing(recipe.grown_from)
         made = Recipe.make(earlier.read("resolved.json"), where=recipe.grown_from)
         made = made.model_copy(update={"device": recipe.device})
-        return _origin(made, earlier.read("provenance.json"))
+        return _origin(made, earlier)
     if is_run(Path(recipe.base)):
         return run_as_base(recipe.base, task_name=recipe.task.name, device=torch_device(recipe.device))
     return load_base(
@@ -300,19 +298,6 @@ def load(path: str | Path, *, device: str | None = None) -> Run:
         return _load(folder, device)
 
 
-@contextmanager
-def damage_told(path: str | Path) -> Iterator[None]:
-    """Turns what a run's torn or edited files raise into a RunError."""
-    try:
-        yield
-    except (OSError, SafetensorError, ValidationError, KeyError) as error:
-        raise RunError(
-            f"is damaged ({type(error).__name__}: {str(error).splitlines()[0]}).",
-            where=str(path),
-            remedy="Restore the folder, or make the run again with --overwrite.",
-        ) from error
-
-
 def saved_tasks(folder: RunFolder) -> dict[str, Task]:
     """A run's tasks by the name of their head; needs no base."""
     kind = TASKS[folder.read("resolved.json")["task"]["name"]]
@@ -324,7 +309,7 @@ def _load(folder: RunFolder, device: str | None) -> Run:
     if device is not None:
         recipe = recipe.model_copy(update={"device": device})
     tasks = saved_tasks(folder)
-    base = _origin(recipe, folder.read("provenance.json"))
+    base = _origin(recipe, folder)
     base = with_saved_heads(base, tasks, folder.path / HEADS)
     strength = folder.read("strength.json")
     weights = strength.get("domains", {})
@@ -344,29 +329,54 @@ def _load(folder: RunFolder, device: str | None) -> Run:
     )  # fmt: skip
 
 
-def _origin(recipe: Recipe, made_on: Mapping[str, Any]) -> Base:
-    """The base of a run of this recipe and provenance, as it was then."""
+def _origin(recipe: Recipe, run: RunFolder) -> Base:
+    """The base that the run of this recipe was made on, as it was then: a run or a folder where it stood, where the recipe names it
+    from here, or beside the run, the first that has the weights of then.
+
+    Raises:
+        RunError: it is at none of these places.
+        BaseError: it is another one now.
+    """
+    made_on = run.read("provenance.json")
     origin = made_on["base"]
     recipe = recipe.model_copy(update={"grown_from": None})  # its base is written out
+    recorded = origin.get("run") or origin.get("folder")
+    if recorded is None:
+        return _as_then(recipe, recipe.base, made_on)
+    places = list(dict.fromkeys([recorded, recipe.base, str(run.path.parent / Path(recorded).name)]))
+    there = [place for place in places if (is_run(Path(place)) if "run" in origin else Path(place).is_dir())]
+    if not there:
+        what = "the run" if "run" in origin else "the folder"
+        raise RunError(
+            f"was made on {what} '{recipe.base}', which is not there.",
+            where=str(run.path),
+            remedy=f"Put it to one of these places: {', '.join(places)}.",
+        )
+    for place in there[:-1]:
+        try:
+            return _as_then(recipe, place, made_on)
+        except (BaseError, RunError):
+            continue  # another one of that name
+    return _as_then(recipe, there[-1], made_on)
+
+
+def _as_then(recipe: Recipe, place: str, made_on: Mapping[str, Any]) -> Base:
+    origin = made_on["base"]
     if "run" in origin:
-        path = recipe.base if is_run(Path(recipe.base)) else origin["run"]
         return run_as_base(
-            path,
+            place,
             task_name=recipe.task.name,
             device=torch_device(recipe.device),
             strength=origin["strength"],
             made_on=made_on,
         )
-    folder = origin.get("folder")
-    if folder is not None and not Path(recipe.base).is_dir() and Path(folder).is_dir():
-        recipe = recipe.model_copy(update={"base": folder})  # the recipe's path was relative to another working folder
-    base = open_base(recipe, revision=origin.get("revision"))
+    base = open_base(recipe.model_copy(update={"base": place}), revision=origin.get("revision"))
     for key in ("weights_sha256", "revision"):  # a folder's, the Hub's
         expected = origin.get(key)
         if expected is not None and base.provenance.get(key) != expected:
             raise RunError(
                 f"its base's weights changed since the run was made ({key} was {expected}).",
-                where=recipe.base,
+                where=place,
                 remedy="Restore the base.",
             )
     return base

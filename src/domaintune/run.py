@@ -68,6 +68,18 @@ def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
+def write_file(path: Path, fill: Callable[[Path], None]) -> None:
+    """Make a file whole or not at all: `fill` writes a temporary neighbour, flushed to disk, which is then renamed. Who may read it is
+    up to the umask, also of files of tensors, which safetensors makes its user's own."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.touch()
+    mode = temporary.stat().st_mode
+    fill(temporary)
+    temporary.chmod(mode)
+    sync(temporary)
+    temporary.replace(path)
+
+
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
     """Make a folder whole or not at all: `fill` writes into a temporary neighbour, flushed to disk, which is then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -191,26 +203,8 @@ class RunFolder:
         path = folder.path
         if overwrite and is_run(path) and (not folder._same(recipe, data) or folder.reported):
             folder._clear([*inputs, *_bases(recipe.base)])
-        if is_run(path):
-            if folder.finished:
-                if not folder.reported and not folder._changed(recipe, data):
-                    return folder
-                raise RunError(
-                    "holds a finished run.", where=str(path), remedy="Choose another --output, or add --overwrite."
-                )
-            changed = folder._changed(recipe, data)
-            if not changed:
-                return folder
-            if folder.begun:
-                raise RunError(
-                    f"holds an unfinished run with other settings or data ({'; '.join(changed)}).",
-                    where=str(path),
-                    remedy="Restore them to resume it, choose another --output, or add --overwrite to begin anew.",
-                )
-        elif path.exists() and (not path.is_dir() or not all(_is_beginning(entry) for entry in path.iterdir())):
-            raise RunError(
-                "exists and is no run.", where=str(path), remedy="Choose a new or empty folder for --output."
-            )
+        if folder.takes_up(recipe, data):
+            return folder
         path.mkdir(parents=True, exist_ok=True)
         write_json(path / "recipe.json", recipe.plain())
         facts = {"format": FORMAT, "finished": False, "data": dict(data), "threads": threads, "started": time.time()}
@@ -245,6 +239,34 @@ class RunFolder:
         """Whether there is more in it than its beginning, so that there is something to lose."""
         own = any(not _is_beginning(e) and e.name not in ("run.json", SEEDS) for e in self.path.iterdir())
         return own or self.finished or any(RunFolder(entry).begun for entry in self.path.glob(f"{SEEDS}/*"))
+
+    def takes_up(self, recipe: Recipe, data: Mapping[str, str]) -> bool:
+        """Whether the folder holds the run of this recipe and data, unfinished or without its page; False where it may be begun here.
+
+        Raises:
+            RunError: it holds something else.
+        """
+        path = self.path
+        if not is_run(path):
+            if path.exists() and (not path.is_dir() or not all(_is_beginning(entry) for entry in path.iterdir())):
+                raise RunError(
+                    "exists and is no run.", where=str(path), remedy="Choose a new or empty folder for --output."
+                )
+            return False
+        changed = self._changed(recipe, data) if not self.finished or not self.reported else ["finished"]
+        if not changed:
+            return True
+        if self.finished:
+            raise RunError(
+                "holds a finished run.", where=str(path), remedy="Choose another --output, or add --overwrite."
+            )
+        if self.begun:
+            raise RunError(
+                f"holds an unfinished run with other settings or data ({'; '.join(changed)}).",
+                where=str(path),
+                remedy="Restore them to resume it, choose another --output, or add --overwrite to begin anew.",
+            )
+        return False
 
     def _same(self, recipe: Recipe, data: Mapping[str, str]) -> bool:
         """Whether the run can be read and was begun from this recipe and data."""

@@ -4,23 +4,44 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from domaintune.bases.base import Base, Head, fork
 from domaintune.errors import RunError
-from domaintune.run import data_checksum, file_sha256, sync
+from domaintune.run import data_checksum, file_sha256, write_file
 from domaintune.tasks.base import Task
 
 HEADS = "heads.safetensors"
 FILES = "files"
 """How a run that was made on another records that its `weights_sha256` is a `learned_checksum`."""
+
+
+@contextmanager
+def damage_told(path: str | Path) -> Iterator[None]:
+    """Turns what a run's torn or edited files raise into a RunError."""
+    try:
+        yield
+    except PermissionError as error:
+        raise RunError(
+            f"may not be read ({error.filename or error}).",
+            where=str(path),
+            remedy="Ask its owner for the right to read it.",
+        ) from error
+    except (OSError, SafetensorError, ValidationError, KeyError) as error:
+        raise RunError(
+            f"is damaged ({type(error).__name__}: {str(error).splitlines()[0]}).",
+            where=str(path),
+            remedy="Restore the folder, or make the run again with --overwrite.",
+        ) from error
 
 
 def save_heads(base: Base, path: Path) -> None:
@@ -30,10 +51,7 @@ def save_heads(base: Base, path: Path) -> None:
         for name, head in base.heads.items()
         for key, tensor in head.state().items()
     }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(tensors, temporary)
-    sync(temporary)
-    temporary.replace(path)
+    write_file(path, lambda temporary: save_file(tensors, temporary))
 
 
 def with_saved_heads(base: Base, tasks: Mapping[str, Task], path: Path) -> Base:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -17,9 +18,10 @@ from small_runs import recipe, save_base, table
 from typer.testing import CliRunner
 
 from domaintune import Recipe, fit, load, tune
+from domaintune.bases.load import load_base
 from domaintune.cli import app
-from domaintune.errors import DataError, DomainTuneError, MethodError, RecipeError, RunError
-from domaintune.pipeline import check
+from domaintune.errors import BaseError, DataError, DomainTuneError, MethodError, RecipeError, RunError
+from domaintune.pipeline import check, plan
 from domaintune.predict import Run
 from domaintune.recipe import DataSettings
 from domaintune.terminal import trust_lines
@@ -552,3 +554,54 @@ def test_rows_of_test_that_train_has_are_a_caveat(folder: Path) -> None:
     clean = tune(recipe(folder, train=str(train), output=str(folder / "runs/y")))
     assert json.loads((clean.path / "scores.json").read_text())["caveats"] == []
     assert "leaks: 3 (removed)" in (clean.path / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_base_run_is_found_where_it_stood_and_beside_the_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = tune(recipe(folder, output=str(folder / "runs/a"), general=None))
+    child = tune(recipe(folder, base=str(first.path), output=str(folder / "runs/child"), general=None, method="full"))
+    expected = child.predict(["a lovely view"])
+    other = folder / "elsewhere"
+    named = other / "runs/a"  # a run of the same name, and another one
+    tune(recipe(folder, output=str(named), general=None, seed=5))
+    values = json.loads((child.path / "resolved.json").read_text())
+    (child.path / "resolved.json").write_text(json.dumps({**values, "base": "runs/a"}))
+    monkeypatch.chdir(other)
+    assert load(child.path).predict(["a lovely view"]) == expected
+    shipped = folder / "shipped"
+    shutil.copytree(folder / "runs", shipped)
+    shutil.rmtree(folder / "runs")
+    assert load(shipped / "child").predict(["a lovely view"]) == expected
+    shutil.rmtree(shipped / "a")
+    with pytest.raises(BaseError, match="its weights changed"):  # what is left is another run of that name
+        load(shipped / "child")
+    shutil.rmtree(named)
+    with pytest.raises(RunError, match="was made on the run 'runs/a', which is not there") as caught:
+        load(shipped / "child")
+    assert str(shipped / "a") in str(caught.value)
+
+
+def test_files_of_tensors_are_as_readable_as_others(folder: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        made = tune(recipe(folder, method="p-tuning"))
+    finally:
+        os.umask(before)
+    found = {path.name: path.stat().st_mode & 0o777 for path in made.path.rglob("*.safetensors")}
+    assert {"heads.safetensors", "test.safetensors", "p_tuning.safetensors"} <= set(found)
+    assert set(found.values()) == {0o644}
+
+
+def test_a_dry_run_refuses_what_tune_refuses(folder: Path) -> None:
+    made = recipe(folder)
+    tune(made)
+    with pytest.raises(RunError, match="holds a finished run"):
+        plan(made)
+    assert plan(made, overwrite=True).minutes >= 0
+    tracked = made.model_copy(update={"track": ("no-such-library",), "output": str(folder / "runs/y")})
+    with pytest.raises(DomainTuneError):
+        plan(tracked)
+
+
+def test_a_mistyped_built_in_base_is_named_at_once(tmp_path: Path) -> None:
+    with pytest.raises(BaseError, match="Did you mean 'minilm'"):
+        load_base("minilmm", auto_class="AutoModelForSequenceClassification")

@@ -115,13 +115,13 @@ def test_nothing_is_chosen_on_rows_that_are_reported(folder: Path) -> None:
 def test_a_general_set_may_lack_the_group_column(folder: Path) -> None:
     for name in ("train", "dev", "test"):
         lines = Path(table(folder / f"{name}.csv", 24, start=len(name) * 1000)).read_text().splitlines()
-        grouped = [f"{lines[0]},who"] + [f"{line},{number % 7}" for number, line in enumerate(lines[1:])]
+        grouped = [f"{lines[0]},who"] + [f"{line},{name}{number % 7}" for number, line in enumerate(lines[1:])]
         (folder / f"{name}g.csv").write_text("\n".join(grouped) + "\n")
     names = {name: str(folder / f"{name}g.csv") for name in ("train", "dev", "test")}
     made = recipe(folder, **names, data={"group_column": "who"})
     parts = assemble(made, open_base(made))
     assert parts.general is not None
-    assert parts.train[0].group == "0"
+    assert parts.train[0].group == "train0"
     assert parts.general.choose[0].group is None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import importlib.util
 import json
@@ -76,6 +77,9 @@ def load_base(
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     folder = built_in_folder(name, auto_class) if name in BUILT_IN else Path(name)
+    near = difflib.get_close_matches(name, BUILT_IN, n=1, cutoff=0.8)
+    if near and name not in BUILT_IN and not folder.is_dir():
+        raise BaseError("no such base.", where=name, remedy=f"Did you mean '{near[0]}'?")
     if not folder.is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise BaseError(
             "no such folder.", where=name, remedy=f"Give a folder, a Hub name, or one of: {', '.join(BUILT_IN)}."

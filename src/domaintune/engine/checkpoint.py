@@ -7,7 +7,6 @@ content, so that what two checkpoints share (the best epoch's weights, the epoch
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from domaintune.errors import RunError
-from domaintune.run import flatten, read_json, sync, write_json
+from domaintune.run import flatten, read_json, sync, write_file, write_json
 
 FORMAT = 1
 MANIFEST = "checkpoint.json"
@@ -56,11 +55,8 @@ class CheckpointFolder:
     def _write_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         from safetensors.torch import save_file
 
-        path = self.path / f"{name}{SUFFIX}"
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, temporary)
-        sync(temporary)
-        temporary.replace(path)
+        plain = {key: tensor.contiguous() for key, tensor in tensors.items()}
+        write_file(self.path / f"{name}{SUFFIX}", lambda temporary: save_file(plain, temporary))
 
     def read(self, *, fingerprint: Mapping[str, Any]) -> dict[str, Any]:
         """The scalars of the checkpoint.

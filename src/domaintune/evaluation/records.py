@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from domaintune.errors import RunError
+from domaintune.run import write_file
 from domaintune.tasks.base import Record, Task
 
 UNGROUPED = -1
@@ -54,7 +55,7 @@ def save_records(path: Path, rows: ScoredRows, records: Mapping[float, Sequence[
             tensors[f"{name}/examples"] = np.array(having, dtype=np.int64)
             tensors[f"{name}/shapes"] = shapes.reshape(len(arrays), -1)
             tensors[f"{name}/values"] = np.concatenate([array.reshape(-1) for array in arrays])
-    save_file(tensors, path)
+    write_file(path, lambda temporary: save_file(tensors, temporary))
 
 
 def load_records(path: Path) -> tuple[ScoredRows, dict[str, list[Record]]]:

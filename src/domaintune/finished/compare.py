@@ -17,8 +17,9 @@ from domaintune.evaluation.paired import holm, swap_test
 from domaintune.evaluation.records import ScoredRows, load_records, scored_rows
 from domaintune.finished.evaluate import Evaluation, evaluate
 from domaintune.finished.strength import spoken
-from domaintune.predict import damage_told, load, saved_tasks
+from domaintune.predict import load, saved_tasks
 from domaintune.run import RunFolder, read_lines
+from domaintune.stored import damage_told
 from domaintune.tasks.base import Record, Task
 
 DRAWS, DRAWS_OF_PAIR = 2000, 40

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from domaintune.bases.attention import (
@@ -48,6 +47,7 @@ from domaintune.methods.weights import (
     read_tensors,
     split_by_decay,
     trained_fork,
+    write_tensors,
 )
 from domaintune.settings import PTuningSettings
 
@@ -324,7 +324,7 @@ class PTuned(Attached):
             for path, (keys, values) in self.constants().items():
                 tensors[f"{CONSTANTS}{path}.keys"] = keys.cpu()
                 tensors[f"{CONSTANTS}{path}.values"] = values.cpu()
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS_FILE)
+        write_tensors(folder / WEIGHTS_FILE, tensors)
         config = {**self._settings.model_dump(mode="json"), "sites": [asdict(site) for site in self.sites]}
         (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 

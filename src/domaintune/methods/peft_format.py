@@ -26,6 +26,7 @@ from domaintune.bases.pooled import PooledClassifier
 from domaintune.errors import MethodError
 from domaintune.methods.lora_layers import LoRAConv1D, LoRAConv1d, LoRAConv2d, LoRALayer, weight_rows
 from domaintune.methods.weights import ChangedTensors, read_tensors
+from domaintune.run import write_file
 from domaintune.settings import LoRASettings
 
 PREFIX = "base_model.model."
@@ -164,9 +165,8 @@ def _layer_tensors(layer: LoRALayer) -> dict[str, Tensor]:
 
 
 def _save(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    save_file(
-        {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}, path
-    )
+    plain = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
+    write_file(path, lambda temporary: save_file(plain, temporary))
 
 
 def _check_config(path: Path, settings: LoRASettings) -> None:

@@ -22,6 +22,7 @@ from domaintune.bases.anatomy import select_parameters
 from domaintune.bases.base import Base, fork, on_meta
 from domaintune.errors import MethodError
 from domaintune.methods.base import Attached, Form, ParameterGroup, batch_norms, lerp_parameters, mend_batch_norm_
+from domaintune.run import write_file
 
 WEIGHTS_FILE = "weights.safetensors"
 CONFIG_FILE = "config.json"
@@ -195,9 +196,15 @@ def plain_copy(view: nn.Module) -> nn.Module:
     return copy.deepcopy(view).eval().requires_grad_(False)
 
 
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Safetensors."""
+    plain = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    write_file(path, lambda temporary: save_file(plain, temporary))
+
+
 def write_state(folder: Path, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
     """`weights.safetensors` and `config.json`."""
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / WEIGHTS_FILE)
+    write_tensors(folder / WEIGHTS_FILE, state)
     text = json.dumps(config, indent=2, ensure_ascii=False)
     (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
 
