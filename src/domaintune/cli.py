@@ -87,7 +87,7 @@ def tune_command(
     console = Console()
     if dry_run:
         with importing():
-            from domaintune.pipeline import plan
+            from domaintune.preview import plan
         console.print(_plan_table(plan(made, overwrite=overwrite)))
         return
     with importing():
@@ -111,7 +111,7 @@ def check_command(
     entities by default minilm's."""
     with importing():
         from domaintune.checks.table import findings_table, plain
-        from domaintune.pipeline import check
+        from domaintune.preview import check
     made = check(recipe_from(given, base="minilm", output="runs/unused"), show_tokens=show_tokens)
     if as_json:
         facts = {"rows": made.rows, "labels": made.labels, "notes": made.notes, "findings": plain(made.findings)}

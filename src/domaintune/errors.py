@@ -36,6 +36,10 @@ class RunError(DomainTuneError):
     """A run folder that is missing, unfinished, finished already, or of another recipe."""
 
 
+class CheckpointError(RunError):
+    """A checkpoint that cannot be gone on with: of another training, of another version, or damaged."""
+
+
 class DeviceMemoryError(DomainTuneError):
     """More in one forward than the device's memory holds; `where` is the recipe's key to lower."""
 

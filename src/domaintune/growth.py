@@ -115,6 +115,7 @@ def growth_scores(
     draws: int,
     seed: int,
     device: str,
+    budget: int | None = None,
 ) -> dict[str, Any]:
     """The primary score before (the earlier run at its strength) and after (`records` of the new one at its own) on the earlier
     run's test rows, the first `standing` of `examples`, and on the new ones, with the paired change.
@@ -134,7 +135,7 @@ def growth_scores(
         made[name]["after"] = score_estimates(task, after, weights)[primary].plain()
         if name == "old" or not new_labels:
             wanted = frozenset({primary})
-            predictions = earlier.predictions(earlier.task, rows, earlier.strengths(), wanted=wanted)
+            predictions = earlier.predictions(earlier.task, rows, earlier.strengths(), wanted=wanted, budget=budget)
             before = [earlier.task.statistics(p, e) for p, e in zip(predictions, rows, strict=True)]
             made[name]["before"] = score_estimates(earlier.task, before, weights)[primary].plain()
             made[name]["change"] = gain_estimate(task, after, before, weights).plain()

@@ -19,6 +19,7 @@ from typing import Any
 
 from domaintune.errors import DataError
 
+PNG_MODES = ("1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA")
 FOLDER = "data"
 PATHS = (str, os.PathLike)
 
@@ -67,7 +68,8 @@ def given_inputs(inputs: Any) -> Iterator[Sequence[str | dict[str, Any]]]:
         yield texts
         return
     with tempfile.TemporaryDirectory() as folder:
-        yield [item if isinstance(item, str) else _plain(item, Path(folder)) for item in items]
+        numbered = enumerate(items, start=1)
+        yield [i if isinstance(i, str) else _plain_row(i, f"input:{n}", Path(folder)) for n, i in numbered]
 
 
 def _store(given: Any, name: str, folder: Path) -> str:
@@ -130,7 +132,7 @@ def _line(row: Any, name: str, number: int, folder: Path) -> str:
     where = f"{name}:{number}"
     if not isinstance(row, Mapping):
         raise DataError(f"expected a row, got {type(row).__name__}.", where=where, remedy='Rows are {"column": value}.')
-    values = {str(key): _plain(value, folder) for key, value in row.items()}
+    values = _plain_row(row, where, folder)
     try:
         text = json.dumps(values, ensure_ascii=False, allow_nan=False)
         text.encode("utf-8")
@@ -141,10 +143,22 @@ def _line(row: Any, name: str, number: int, folder: Path) -> str:
     return text
 
 
+def _plain_row(row: Mapping[str, Any], where: str, folder: Path) -> dict[str, Any]:
+    try:
+        return {str(key): _plain(value, folder) for key, value in row.items()}
+    except OSError as error:
+        raise DataError(
+            f"holds a picture that cannot be stored ({error}).", where=where, remedy="Drop the row."
+        ) from None
+
+
 def _plain(value: Any, folder: Path) -> Any:
     if hasattr(value, "save") and hasattr(value, "getexif"):  # a PIL picture
+        from PIL import ImageOps
+
         stream = io.BytesIO()
-        value.save(stream, format="PNG")
+        upright = ImageOps.exif_transpose(value)  # as it is read from its file
+        (upright if upright.mode in PNG_MODES else upright.convert("RGB")).save(stream, format="PNG")
         return _picture(stream.getvalue(), folder)
     if isinstance(value, Mapping) and isinstance(value.get("bytes"), bytes):
         return _picture(value["bytes"], folder)

@@ -20,13 +20,15 @@ def domain_parts(
     settings, train, dev, test = recipe.data, given["train"], given.get("dev"), given.get("test")
     if settings.drop_duplicates:
         train = without_duplicates(task, train, notes)
+    if dev is not None:  # before a test part is cut from train, which could take the groups of dev
+        train = without_groups(train, dev, "dev", settings, notes)
     if test is None:
         train, test = split(task, train, fraction=settings.test_fraction, seed=recipe.data_seed)
         notes.append(f"no test part was given: {counted(len(test), '[row was|rows were] cut from train.')}")
     else:
         train = without_groups(without_leaks(task, train, test, "test", settings, notes), test, "test", settings, notes)
     if dev is not None:
-        train = without_groups(without_leaks(task, train, dev, "dev", settings, notes), dev, "dev", settings, notes)
+        train = without_leaks(task, train, dev, "dev", settings, notes)
         if not settings.keep_leaks:
             dev = without_leaks(task, dev, test, "test", settings, notes, of="dev")
             dev = without_groups(dev, test, "test", settings, notes, of="dev")

@@ -136,7 +136,7 @@ def _head_left(base: Base, task: Task, general: GeneralParts | None) -> list[str
         {tag[2:] if tag[1:2] == "-" else tag for tag in tags} for tags in (task.head().labels, base.own_labels)
     )
     others = alike(sorted(names), sorted(own))
-    if not others:
+    if not others or len(names) != len(own) or not base.owns(task.relabelled(base.own_labels).head()):
         return []
     told = " ".join(f"{name}={other}" for name, other in others.items())
     return [

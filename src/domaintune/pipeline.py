@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +15,23 @@ import torch
 from domaintune.bases.base import Base
 from domaintune.checks.table import plain
 from domaintune.confirm import Confirmation, SideScores, confirm
-from domaintune.engine.epochs import Progress, judged
-from domaintune.engine.pace import pace
+from domaintune.engine.epochs import Progress
+from domaintune.errors import CheckpointError
 from domaintune.evaluation.records import save_records, scored_rows
 from domaintune.fit import Fitted, fit, form_of
 from domaintune.growth import PLACES, grown, growth_scores
 from domaintune.heads import General, general_base
 from domaintune.inputs import checksums, files
-from domaintune.methods import method_from
-from domaintune.methods.base import Attached
 from domaintune.parts import Parts, assemble
 from domaintune.predict import Run, load, open_base
 from domaintune.provenance import provenance
-from domaintune.recipe import Recipe, TrainingSettings
+from domaintune.recipe import Recipe
 from domaintune.resolve import training_settings
 from domaintune.run import RunFolder, is_run, write_folder, write_json, write_lines
 from domaintune.seeds import tune_seeds
 from domaintune.settings import Precision
 from domaintune.stored import HEADS, save_heads
-from domaintune.tasks.base import Dataset, Finding, Task, dataset
+from domaintune.tasks.base import Finding, Task
 from domaintune.tracking import require, tracked
 from domaintune.trust import trust
 
@@ -46,12 +45,14 @@ def tune(
     overwrite: bool = False,
     report: Report = lambda stage, progress: None,
     say: Say = lambda lines: None,
+    revision: str | None = None,
 ) -> Run:
     """Train the base on the domain and leave a finished run in `recipe.output`; the same recipe resumes an unfinished one.
 
     `report` is told the stage ("data", "base", "starting head", "train", "fold-0", ..., "weights", "frontier", "confirmation",
     "robustness") and, while training, its progress; `say`, before training, what was done with the data and found in it. A recipe of
-    several seeds leaves a run for each and their summary; see `seeds`.
+    several seeds leaves a run for each and their summary; see `seeds`. `revision`: the commit of a base of the Hub to begin with, by
+    default the latest; a run that is resumed goes on with its own. `overwrite` also drops a checkpoint that cannot be gone on with.
 
     Raises:
         DomainTuneError: anything the user can mend, with file and line where there are any.
@@ -73,22 +74,13 @@ def tune(
         torch.set_num_threads(folder.read("run.json").get("threads") or threads)
         with tracked(recipe, report, say) as told:
             told("base", None)
-            base = open_base(recipe, revision=folder.read("run.json").get("revision"))
+            base = open_base(recipe, revision=folder.read("run.json").get("revision") or revision)
             folder.begin_on(base.provenance.get("revision"))
             parts = assembled(recipe, base)
             say(said_of(parts))
             general = general_of(parts)
             base = general_base(recipe, base, general)
-            fitted = fit(
-                recipe,
-                base,
-                parts.task,
-                rows=parts.train,
-                dev=parts.dev,
-                general=general,
-                folder=folder.checkpoint,
-                report=told,
-            )
+            fitted = _fitted(folder, recipe, base, parts, general, told, overwrite=overwrite)
             parts = parts.calibrated(fitted.calibration)
             confirmation = confirm(recipe, fitted, parts, report=told)
             more = trust(recipe, fitted, parts, confirmation.domain, report=told)
@@ -98,6 +90,30 @@ def tune(
             run = _reported(folder)
             told.result(folder)
             return run
+
+
+def _fitted(
+    folder: RunFolder,
+    recipe: Recipe,
+    base: Base,
+    parts: Parts,
+    general: General | None,
+    report: Report,
+    *,
+    overwrite: bool,
+) -> Fitted:
+    def again() -> Fitted:
+        return fit(
+            recipe, base, parts.task, rows=parts.train, dev=parts.dev, general=general, folder=folder.checkpoint, report=report
+        )  # fmt: skip
+
+    try:
+        return again()
+    except CheckpointError:
+        if not overwrite:
+            raise
+        shutil.rmtree(folder.checkpoint)
+        return again()
 
 
 def _reported(folder: RunFolder) -> Run:
@@ -117,13 +133,6 @@ def said_of(parts: Parts) -> list[str]:
 
 def told_findings(findings: Sequence[Finding]) -> list[str]:
     return [f"{finding.severity}: {finding.message} {finding.remedy}" for finding in findings]
-
-
-def untrained(recipe: Recipe, base: Base, parts: Parts) -> tuple[Attached, Dataset]:
-    """The method on the base with a fresh head, and the train part: what training will be like, for measuring and counting."""
-    headed = base.with_head("domain", parts.task.head(), generator=torch.Generator().manual_seed(recipe.seed))
-    attached = method_from(recipe.method).attach(headed, generator=torch.Generator().manual_seed(recipe.seed))
-    return attached, dataset(parts.task, headed, parts.train)
 
 
 @contextmanager
@@ -161,30 +170,8 @@ def growth(recipe: Recipe, parts: Parts, confirmation: Confirmation, chosen: flo
         draws=recipe.evaluation.draws,
         seed=recipe.seed,
         device=recipe.device,
+        budget=recipe.evaluation.batch_budget,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What `tune` would do."""
-
-    rows: dict[str, int]
-    labels: tuple[str, ...]
-    trainable: int
-    parameters: int
-    notes: list[str]
-    findings: list[str]
-    minutes: float
-    """About how long training and validation will take here, from a few steps."""
-    memory: int
-    """Peak in bytes after those steps, the dearest one among them."""
-
-
-def opened(recipe: Recipe) -> tuple[Recipe, Base, Parts]:
-    """The recipe as `tune` reads it, its base and its rows in parts."""
-    recipe = grown(recipe, checksums)
-    base = open_base(recipe)
-    return recipe, base, assembled(recipe, base)
 
 
 def assembled(recipe: Recipe, base: Base) -> Parts:
@@ -196,79 +183,6 @@ def assembled(recipe: Recipe, base: Base) -> Parts:
     fate = "trained and stored with the head" if head.labels else "trained only where the method trains it"
     note = f"The base's weights lack {', '.join(lacking)}: made anew, and {fate}."
     return replace(parts, notes=[note, *parts.notes])
-
-
-def training_cost(recipe: Recipe, settings: TrainingSettings, *, train: int, dev: int | None) -> float:
-    """Tokens or pixels that go through forward and backward in all trainings of the recipe, from those of its train and dev rows; without
-    dev, folds stand in for it. `settings` has its epochs written out."""
-    epochs, folds = settings.epochs or 0, recipe.data.folds
-    patience = settings.patience if dev is not None else None
-    # Without dev each fold trains on the others' rows and scores its own; the last training takes all rows.
-    trained, scored = (train, dev) if dev is not None else (train * (folds - 1) + train, train)
-    # A forward alone takes about a third of forward and backward.
-    return recipe.seeds * (epochs * trained + len(judged(epochs, patience=patience)) * scored / 3)
-
-
-def plan(recipe: Recipe, *, overwrite: bool = False) -> Plan:
-    """What `tune` would do with this recipe, without training or writing anything. `overwrite`: as `tune` is asked to.
-
-    Raises:
-        DomainTuneError: what `tune` would raise before training.
-    """
-    require(recipe.track)
-    if not overwrite:
-        RunFolder(Path(recipe.output)).takes_up(recipe, checksums(recipe))
-    recipe, base, parts = opened(recipe)
-    task = parts.task
-    attached, data = untrained(recipe, base, parts)
-    trained = sum(p.numel() for group in attached.parameter_groups() for p in group.parameters)
-    named: dict[str, Any] = {"train": parts.train, "dev": parts.dev or (), "test": parts.test}
-    if parts.general is not None:
-        named |= {"general (choose)": parts.general.choose, parts.general.headline_name: parts.general.headline}
-        named |= {"general (learn)": parts.general.learn} if parts.general.learn else {}
-    settings = training_settings(recipe, task, base, parts.train)
-    measured = pace(attached, task, attached.base, data, settings, seed=recipe.seed)
-    train, dev = (sum(map(task.cost, made.items)) for made in (data, dataset(task, attached.base, parts.dev or ())))
-    cost = training_cost(recipe, settings, train=train, dev=None if parts.dev is None else dev)
-    return Plan(
-        rows={name: len(rows) for name, rows in named.items()},
-        labels=task.head().labels,
-        trainable=trained,
-        parameters=sum(p.numel() for p in attached.base.model.parameters()),
-        notes=parts.notes,
-        findings=told_findings(parts.findings),
-        minutes=measured.seconds_per_cost * cost / 60,
-        memory=measured.peak_memory,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Checked:
-    """What was understood of the data and what is wrong with it. `shown`: rows as the model sees them, where asked for."""
-
-    rows: dict[str, int]
-    labels: tuple[str, ...]
-    notes: list[str]
-    findings: Sequence[Finding]
-    shown: list[str]
-
-
-def check(recipe: Recipe, *, show_tokens: int = 0) -> Checked:
-    """Read the recipe's data and look for what would make training dishonest or impossible; trains and writes nothing.
-
-    `show_tokens`: so many train rows as tokens, supervised ones in brackets.
-    """
-    _, base, parts = opened(recipe)
-    named: dict[str, Any] = {"train": parts.train, "dev": parts.dev or (), "test": parts.test}
-    if parts.general is not None:
-        named |= {
-            "general": [*parts.general.learn, *parts.general.choose],
-            parts.general.headline_name: parts.general.headline,
-        }
-    items = dataset(parts.task, base, parts.train[:show_tokens]).items
-    shown = [parts.task.shown(base, item) for item in items[:show_tokens]]
-    rows = {name: len(examples) for name, examples in named.items()}
-    return Checked(rows, parts.task.head().labels, parts.notes, parts.findings, shown)
 
 
 def resolved(recipe: Recipe, base: Base, parts: Parts, precision: Precision) -> Recipe:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -17,14 +18,14 @@ from torch import nn
 from domaintune.bases.base import Base
 from domaintune.bases.load import load_base
 from domaintune.data.rows import Row
-from domaintune.errors import BaseError, MethodError, RecipeError, RunError
+from domaintune.errors import BaseError, DomainTuneError, MethodError, RecipeError, RunError
 from domaintune.evaluation.score import predict_by_domain
 from domaintune.memory import given_inputs
 from domaintune.methods import method_from
 from domaintune.methods.base import Attached, Form
 from domaintune.provenance import provenance
 from domaintune.recipe import Recipe
-from domaintune.run import RunFolder, check_strengths, is_run
+from domaintune.run import SEEDS, RunFolder, check_strengths, is_run
 from domaintune.stored import FILES, HEADS, damage_told, learned_checksum, tensors_checksum, with_saved_heads
 from domaintune.tasks import TASKS
 from domaintune.tasks.base import Mode, Prediction, Task, dataset
@@ -259,8 +260,10 @@ class Run:
         head: str = "domain",
         wanted: frozenset[str],
         mode: Mode = "score",
+        budget: int | None = None,
     ) -> list[Prediction]:
-        """One prediction an example, each at its domain's strength in `at` (see `strengths`); scores need `wanted` to name them."""
+        """One prediction an example, each at its domain's strength in `at` (see `strengths`); scores need `wanted` to name them.
+        `budget`: tokens or pixels of a forward, by default what the run was made with."""
         base = self._own_base()
         return predict_by_domain(
             task,
@@ -270,6 +273,7 @@ class Run:
             domains=self.domains,
             wanted=wanted,
             mode=mode,
+            budget=budget or self.recipe.evaluation.batch_budget,
         )
 
     def unknown_domains(self, rows: Sequence[Row]) -> int:
@@ -343,21 +347,33 @@ def _origin(recipe: Recipe, run: RunFolder) -> Base:
     recorded = origin.get("run") or origin.get("folder")
     if recorded is None:
         return _as_then(recipe, recipe.base, made_on)
-    places = list(dict.fromkeys([recorded, recipe.base, str(run.path.parent / Path(recorded).name)]))
-    there = [place for place in places if (is_run(Path(place)) if "run" in origin else Path(place).is_dir())]
+    around = run.path.parents[2] if run.path.parent.name == SEEDS else run.path.parent
+    places: dict[str, str] = {}
+    for place in (recorded, recipe.base, str(around / Path(recorded).name)):
+        places.setdefault(os.path.realpath(place), place)
+    named = list(places.values())
+    there = [place for place in named if _is_there(place, run="run" in origin)]
     if not there:
         what = "the run" if "run" in origin else "the folder"
         raise RunError(
             f"was made on {what} '{recipe.base}', which is not there.",
             where=str(run.path),
-            remedy=f"Put it to one of these places: {', '.join(places)}.",
+            remedy=f"Put it to one of these places: {', '.join(named)}.",
         )
-    for place in there[:-1]:
+    failed = []
+    for place in there:
         try:
             return _as_then(recipe, place, made_on)
-        except (BaseError, RunError):
-            continue  # another one of that name
-    return _as_then(recipe, there[-1], made_on)
+        except (DomainTuneError, OSError) as error:
+            failed.append(error)  # another one of that name
+    raise failed[0]
+
+
+def _is_there(place: str, *, run: bool) -> bool:
+    try:
+        return is_run(Path(place)) if run else Path(place).is_dir()
+    except OSError:  # a folder that may not be read
+        return False
 
 
 def _as_then(recipe: Recipe, place: str, made_on: Mapping[str, Any]) -> Base:
@@ -379,4 +395,4 @@ def _as_then(recipe: Recipe, place: str, made_on: Mapping[str, Any]) -> Base:
                 where=place,
                 remedy="Restore the base.",
             )
-    return base
+    return replace(base, name=recipe.base, provenance={**base.provenance, "source": recipe.base})

@@ -222,7 +222,6 @@ class Recipe(Settings):
                 raise RecipeError("must be a mapping of keys to values.", where=str(path))
             merged.update(loaded)
         merged.update({key: value for key, value in values.items() if value is not None})
-        method = merged.get("method")
         for key, value in nested:
             put_(merged, key.split("."), value)
         for override in overrides:
@@ -238,7 +237,7 @@ class Recipe(Settings):
                     remedy="Write key=value, the value in YAML, the key of a setting.",
                 ) from None
         merged = with_inherited(filled(merged, defaults or {}))
-        if method is None and isinstance(merged.get("method"), dict):  # settings of a method that nothing names
+        if isinstance(merged.get("method"), dict):  # perhaps settings of a method that nothing names
             merged["method"] = {"name": LoRASettings().name, **merged["method"]}
         return cls.make(merged, where=str(path) if path else "arguments")
 

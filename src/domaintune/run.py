@@ -200,27 +200,18 @@ class RunFolder:
                 one to overwrite in which the recipe's own base or data stand.
         """
         folder = cls(Path(recipe.output))
-        path = folder.path
-        if overwrite and is_run(path) and (not folder._same(recipe, data) or folder.reported):
-            folder._clear([*inputs, *_bases(recipe.base)])
-        if folder.takes_up(recipe, data):
+        if folder.refuse(recipe, data=data, inputs=inputs, overwrite=overwrite):
+            folder._clear()
+        elif folder.takes_up(recipe, data):
             return folder
-        path.mkdir(parents=True, exist_ok=True)
-        write_json(path / "recipe.json", recipe.plain())
+        folder.path.mkdir(parents=True, exist_ok=True)
+        write_json(folder.path / "recipe.json", recipe.plain())
         facts = {"format": FORMAT, "finished": False, "data": dict(data), "threads": threads, "started": time.time()}
-        write_json(path / "run.json", facts)
+        write_json(folder.path / "run.json", facts)
         return folder
 
-    def _clear(self, inputs: Iterable[str]) -> None:
+    def _clear(self) -> None:
         """Remove a run, all but the lock that this process holds; `run.json` last, so that it stays a run until it is gone."""
-        here = self.path.resolve()
-        for name in inputs:
-            if Path(name).resolve().is_relative_to(here) and not Path(name).resolve().is_relative_to(here / ROWS):
-                raise RunError(
-                    f"holds what this run is to be made from ({name}).",
-                    where=str(self.path),
-                    remedy="Choose another --output.",
-                )
         for entry in sorted(self.path.iterdir(), key=lambda entry: entry.name == "run.json"):
             if entry.name == ROWS:
                 continue  # rows that were given in memory, by their checksum
@@ -239,6 +230,25 @@ class RunFolder:
         """Whether there is more in it than its beginning, so that there is something to lose."""
         own = any(not _is_beginning(e) and e.name not in ("run.json", SEEDS) for e in self.path.iterdir())
         return own or self.finished or any(RunFolder(entry).begun for entry in self.path.glob(f"{SEEDS}/*"))
+
+    def refuse(self, recipe: Recipe, *, data: Mapping[str, str], inputs: Iterable[str], overwrite: bool) -> bool:
+        """Whether the folder holds a run to be removed first.
+
+        Raises:
+            RunError: as of `start`.
+        """
+        if not overwrite or not is_run(self.path) or (self._same(recipe, data) and not self.reported):
+            self.takes_up(recipe, data)
+            return False
+        here = self.path.resolve()
+        for name in (*inputs, *_bases(recipe.base)):
+            if Path(name).resolve().is_relative_to(here) and not Path(name).resolve().is_relative_to(here / ROWS):
+                raise RunError(
+                    f"holds what this run is to be made from ({name}).",
+                    where=str(self.path),
+                    remedy="Choose another --output.",
+                )
+        return True
 
     def takes_up(self, recipe: Recipe, data: Mapping[str, str]) -> bool:
         """Whether the folder holds the run of this recipe and data, unfinished or without its page; False where it may be begun here.

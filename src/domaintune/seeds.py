@@ -13,7 +13,15 @@ from scipy.special import ndtri, stdtrit
 from domaintune.balance.frontier import Point
 from domaintune.confirm import judged
 from domaintune.errors import RunError
-from domaintune.evaluation.intervals import Estimate, bootstrap_weights, kept, percentiles, retention_kind
+from domaintune.evaluation.intervals import (
+    Estimate,
+    bootstrap_weights,
+    drawn_units,
+    kept,
+    percentiles,
+    retention_kind,
+    within_range,
+)
 from domaintune.evaluation.records import ScoredRows, load_records
 from domaintune.evaluation.verdict import Confirmed
 from domaintune.inputs import checksums, files
@@ -40,27 +48,34 @@ def tune_seeds(
     with folder.lock():
         folder = RunFolder.start(recipe, data=checksums(recipe), inputs=files(recipe), overwrite=overwrite)
         made = [_recipe_of(recipe, number) for number in range(recipe.seeds)]
+        revision, once = None, _once(say)  # all have the same parts, and the same is to be said of them
         for number, one in enumerate(made, start=1):
             if not RunFolder(Path(one.output)).reported:
                 numbered = _numbered(report, f"seed {number} of {recipe.seeds}: ")
-                tune_one(one, report=numbered, say=say if number == 1 else _silent)  # all have the same parts
-            _same_base(made[0].output, one.output)
+                tune_one(one, report=numbered, say=once, revision=revision)
+            revision = _same_base(made[0].output, one.output)
         _summarise(folder, recipe, [RunFolder.existing(one.output) for one in made])
     return load(recipe.output)
 
 
-def _same_base(first: str, other: str) -> None:
-    """
+def _same_base(first: str, other: str) -> str | None:
+    """The commit of the Hub that both were made from; None of what is not from there.
+
     Raises:
         RunError: two seeds' runs were made from other weights, such as those of a run whose strength was changed between them.
     """
     bases = [RunFolder.existing(path).read("provenance.json")["base"] for path in (first, other)]
-    if any(bases[0].get(key) != bases[1].get(key) for key in ("weights_sha256", "revision", "strength")):
+    same = bases[0].get("checksum_of") == bases[1].get("checksum_of")  # runs as bases had another one once
+    keys = ("weights_sha256", "revision", "strength") if same else ("revision", "strength")
+    if any(bases[0].get(key) != bases[1].get(key) for key in keys):
         raise RunError(
             "was made from another base than the first seed's run: it changed in between.",
             where=other,
             remedy="Restore the base and remove this run, or the whole output folder to begin anew.",
         )
+
+    revision: str | None = bases[0].get("revision")
+    return revision
 
 
 def _recipe_of(recipe: Recipe, number: int) -> Recipe:
@@ -73,8 +88,17 @@ def _numbered(report: Callable[[str, Any], None], prefix: str) -> Callable[[str,
     return lambda stage, progress: report(prefix + stage, progress)
 
 
-def _silent(lines: Sequence[str]) -> None:
-    """Says nothing."""
+def _once(say: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
+    """Says each line the first time alone."""
+    told: set[str] = set()
+
+    def new(lines: list[str]) -> None:
+        fresh = [line for line in lines if line not in told]
+        told.update(fresh)
+        if fresh:
+            say(fresh)
+
+    return new
 
 
 def _summarise(folder: RunFolder, recipe: Recipe, runs: Sequence[RunFolder]) -> None:
@@ -169,6 +193,8 @@ class _Side:
 
     task: Task
     count: int
+    units: int
+    """Rows, or the groups that are resampled whole."""
     points: dict[str, dict[str, float]]
     each: dict[str, dict[str, np.ndarray]]
     """As `points`, seed by seed."""
@@ -187,7 +213,7 @@ class _Side:
         return self._reaching(self._interval(value, draws, each), name, lambda side, key: side["change"][key])
 
     def _interval(self, value: float, draws: np.ndarray, each: np.ndarray) -> Estimate:
-        return widened(percentiles(value, draws), draws, each, rows=self.count)
+        return widened(percentiles(value, draws), draws, each, rows=self.units)
 
     def change(self, name: str, *, agreement: bool) -> Estimate:
         """Retention: of the means over seeds; or agreement."""
@@ -200,13 +226,13 @@ class _Side:
         whole = kept(primary, np.array(value), np.array(base), kind)
         each = kept(primary, self.each[name][primary.name], self.each["base"][primary.name], kind)
         made = self._interval(float(whole), kept(primary, draws, base_draws, kind), each)
+        if primary.higher_is_better and kind == "ratio":
+            made = replace(made, low=max(made.low, 0.0), lower=max(made.lower, 0.0))
         return self._reaching(made, name, lambda side, key: side["change"][key])
 
     def score(self, name: str, score: str) -> Estimate:
         made = self._interval(self.points[name][score], self.draws[name][score], self.each[name][score])
-        if self.task.primary.binary and score == self.task.primary.name:
-            made = replace(made, low=max(made.low, 0.0), high=min(made.high, 1.0), lower=max(made.lower, 0.0))
-        return self._reaching(made, name, lambda side, key: side["scores"][key][score])
+        return self._reaching(within_range(made, score), name, lambda side, key: side["scores"][key][score])
 
     def _reaching(
         self, made: Estimate, name: str, of: Callable[[Mapping[str, Any], str], Mapping[str, Any]]
@@ -247,7 +273,7 @@ def _side(task: Task, runs: Sequence[RunFolder], part: str, chosen: Sequence[str
         points[name] = {key: float(values.mean()) for key, values in each[name].items()}
         drawn[name] = {key: (over_seeds * np.stack([one[key] for one in often], axis=1)).sum(1) for key in once[0]}
     sides = [run.read("scores.json")["domain" if part == "test" else part] for run in runs]
-    return _Side(task, count, points, each, drawn, strengths, sides)
+    return _Side(task, count, drawn_units(weights), points, each, drawn, strengths, sides)
 
 
 def widened(made: Estimate, draws: np.ndarray, each: np.ndarray, *, rows: int) -> Estimate:
@@ -257,7 +283,8 @@ def widened(made: Estimate, draws: np.ndarray, each: np.ndarray, *, rows: int) -
     Source: Satterthwaite 1946, An Approximate Distribution of Estimates of Variance Components.
     """
     of_seeds = float(each.var(ddof=1)) / len(each)
-    of_rows = max(float(draws.var()) - of_seeds, 0.0)
+    finite = draws[np.isfinite(draws)]
+    of_rows = max(float(finite.var()) - of_seeds, 0.0) if finite.size else 0.0
     if not of_seeds + of_rows > 0:  # also where they are no numbers
         return made
     freedom = (of_seeds + of_rows) ** 2 / (of_seeds**2 / (len(each) - 1) + of_rows**2 / max(rows - 1, 1))

@@ -12,12 +12,13 @@ from pathlib import Path
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from domaintune.bases.base import Base, Head, fork
 from domaintune.errors import RunError
-from domaintune.run import data_checksum, file_sha256, write_file
+from domaintune.methods.weights import write_tensors
+from domaintune.run import file_sha256
 from domaintune.tasks.base import Task
 
 HEADS = "heads.safetensors"
@@ -51,7 +52,7 @@ def save_heads(base: Base, path: Path) -> None:
         for name, head in base.heads.items()
         for key, tensor in head.state().items()
     }
-    write_file(path, lambda temporary: save_file(tensors, temporary))
+    write_tensors(path, tensors)
 
 
 def with_saved_heads(base: Base, tasks: Mapping[str, Task], path: Path) -> Base:
@@ -88,7 +89,9 @@ def _filled(head: Head, name: str, tensors: Mapping[str, Tensor]) -> Head:
 def learned_checksum(folder: Path, *, strength: float, base: str | None) -> str:
     """sha256 of all that a run's merged weights come from: its adapter's and its heads' files, the strength, and its own base's
     checksum. The merged weights themselves have other last bits on other processors."""
-    parts = [data_checksum(str(folder / "adapter")), file_sha256(folder / HEADS), float(strength), base]
+    written = sorted(file for file in (folder / "adapter").iterdir() if file.suffix in (".safetensors", ".json"))
+    files = [(file.name, file_sha256(file)) for file in (*written, folder / HEADS)]
+    parts = [files, float(strength), base]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

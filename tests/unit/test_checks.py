@@ -174,5 +174,8 @@ def test_labels_that_look_like_several() -> None:
     (finding,) = task.check(rows)
     assert (finding.name, finding.count) == ("joined-labels", 1)
     assert "'a, b'" in finding.message
+    assert "task.label_separator=','" in finding.remedy
+    (other,) = task.model_copy(update={"labels": ("a", "a;b")}).check(rows)
+    assert "task.label_separator=';'" in other.remedy
     assert list(task.check([*rows, TextExample(file="f", line=21, text="t", labels=(0, 1))])) == []
     assert list(task.model_copy(update={"multi_label": False}).check(rows)) == []

@@ -15,7 +15,7 @@ from domaintune.checks.classes import class_findings
 from domaintune.checks.shared import Part, unseen_labels
 from domaintune.data.formats import read_part
 from domaintune.data.rows import Wanted
-from domaintune.pipeline import check
+from domaintune.preview import check
 from domaintune.tasks.base import Finding, Keys
 
 

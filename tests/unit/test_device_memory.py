@@ -16,7 +16,7 @@ from domaintune.bases.device_memory import within_memory
 from domaintune.engine.gradient import StepGradient
 from domaintune.errors import DeviceMemoryError, RunError
 from domaintune.evaluation.score import scoring_costs
-from domaintune.pipeline import plan
+from domaintune.preview import plan
 from domaintune.tasks.base import Task, dataset
 from domaintune.tasks.text_classification import TextClassification
 

@@ -743,10 +743,11 @@ def test_ends_inside_words_are_told(tmp_path: Path) -> None:
 
 
 def test_a_second_column_of_tags_is_told(tmp_path: Path) -> None:
-    made = conll(tmp_path, "Paris B-LOC O\nist O O\n\nBerlin B-LOC B-GPE\n")
-    assert sentences(made) == [(["Paris", "ist"], ["O", "O"]), (["Berlin"], ["B-GPE"])]
+    made = conll(tmp_path, "Paris B-LOC O\nist O O\n\nBerlin B-LOC B-LOC\n")
+    assert sentences(made) == [(["Paris", "ist"], ["O", "O"]), (["Berlin"], ["B-LOC"])]
     (note,) = notes(made)
-    assert note.endswith("column 2 holds tags too; the last column's were read.")
+    assert note.endswith("column 2 holds such tags too; the last column's were read.")
+    assert notes(conll(tmp_path, "EU NNP B-NP B-ORG\nrejects VBZ B-VP O\n")) == [], "chunks are no second layer"
     assert notes(conll(tmp_path, "Paris NNP B-LOC\nist VBZ O\n")) == []
 
 

@@ -185,9 +185,15 @@ def test_no_other_script_is_taken_for_chinese(tmp_path: Path, encoding: str, tex
 
 
 @pytest.mark.parametrize("text", ["很好", "服务太差了", "屏幕清晰，电池耐用，性价比高", "一般般吧", "中国北京，上海。"])
-def test_short_chinese_text_is_recognised_or_asked_for(tmp_path: Path, text: str) -> None:
+def test_short_chinese_text_is_recognised(tmp_path: Path, text: str) -> None:
     path = write(tmp_path / "a.tsv", f"text\tlabel\n{text}\t正面\n".encode("gb18030"))
     assert read_rows(path)[0].values["text"] == text
+
+
+def test_what_could_be_korean_as_well_is_asked_for(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tsv", "text\tlabel\n房间很干净，非常好\t好评\n".encode("gb18030"))
+    with pytest.raises(DataError, match=r"--encoding cp1252 .*gb18030"):
+        read_rows(path)
 
 
 def test_a_file_that_is_utf_8_is_read_as_such_beside_files_of_another_encoding(tmp_path: Path) -> None:

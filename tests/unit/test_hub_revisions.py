@@ -68,6 +68,19 @@ def test_a_run_opens_after_a_push(cache: Path, tmp_path: Path) -> None:
     assert load(run.path).predict(["a clean room"]) == before
 
 
+def test_seeds_take_one_commit_whatever_is_pushed_between_them(cache: Path, tmp_path: Path) -> None:
+    made = given(tmp_path).model_copy(update={"seeds": 2})
+
+    def pushing(stage: str, progress: Progress | None) -> None:
+        if stage == "seed 1 of 2: confirmation" and not list(cache.glob(f"*/snapshots/{SECOND}")):
+            push(cache, SECOND, seed=1, pooling="max")
+
+    tune(made, report=pushing)
+    for number in (0, 1):
+        facts = read_json(tmp_path / f"runs/x/seeds/{number}/provenance.json")
+        assert facts["base"]["revision"] == FIRST
+
+
 def test_a_run_resumes_after_a_push(cache: Path, tmp_path: Path) -> None:
     made = given(tmp_path)
 

@@ -157,8 +157,48 @@ def test_scores_that_are_no_accuracies_have_bounds_where_few_examples_differ():
     assert kept.lower > 0.995, "none of 3,000 says much"
 
 
-def test_a_perfect_score_of_few_rows_is_not_certain():
-    task = F1()
-    perfect = [{"hits": 1, "counts": 2}] * 30
-    made = intervals.score_estimates(task, perfect, intervals.bootstrap_weights(30, draws=200, seed=0))["f1"]
+def test_a_score_of_0_or_1_of_few_rows_is_not_certain():
+    task, weights = F1(), intervals.bootstrap_weights(30, draws=200, seed=0)
+    made = intervals.score_estimates(task, [{"hits": 1, "counts": 2}] * 30, weights)["f1"]
     assert (made.low, made.high) == (pytest.approx(0.025 ** (1 / 30)), 1.0)
+    made = intervals.score_estimates(task, [{"hits": 0, "counts": 2}] * 30, weights)["f1"]
+    assert (made.low, made.high) == (0.0, pytest.approx(1 - 0.025 ** (1 / 30)))
+
+
+def test_a_ratio_of_scores_is_not_negative():
+    weights = intervals.bootstrap_weights(40, draws=200, seed=0)
+    low = [{"hits": int(n < 3), "counts": 2} for n in range(40)]
+    kept, kind = intervals.retention_estimate(F1(), low, low, weights)
+    assert kind == "ratio"
+    assert kept.low == 0.0
+    assert kept.lower >= 0.0
+
+
+class Loss:
+    """Nats."""
+
+    primary = Primary("cross_entropy", higher_is_better=False)
+
+    @staticmethod
+    def reduce(records, weights):
+        values = np.array([float(r["cross_entropy"]) for r in records])
+        return {"cross_entropy": weights @ values / weights.sum(1)}
+
+
+def test_losses_have_no_bounds_in_shares_of_examples():
+    """Four blocks of running text: every one differs, and a share of blocks is no number of nats."""
+    base, tuned = ([{"cross_entropy": value + 0.01 * n} for n in range(4)] for value in (3.0, 2.5))
+    weights = intervals.bootstrap_weights(4, draws=500, seed=0)
+    gain = intervals.gain_estimate(Loss(), tuned, base, weights)
+    assert (gain.how, gain.low) == ("bootstrap", pytest.approx(0.5))
+    kept, _ = intervals.retention_estimate(Loss(), tuned, base, weights)
+    assert kept.low > 1.5
+    assert intervals.differing_records(tuned, base) == 0
+
+
+def test_intervals_stay_within_what_a_score_can_be():
+    wide = intervals.Estimate(0.9, -1.5, 1.3, -1.2)
+    assert intervals.within_range(wide, "f1").low == 0.0
+    assert intervals.within_range(wide, "f1").high == 1.0
+    assert intervals.within_range(wide, "mcc").low == -1.0
+    assert intervals.within_range(wide, "log_loss") == intervals.Estimate(0.9, 0.0, 1.3, 0.0)

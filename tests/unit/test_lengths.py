@@ -14,7 +14,7 @@ from domaintune import Recipe
 from domaintune.checks.lengths import ends_within_a_sentence, length_findings
 from domaintune.data.batches import plan as plan_batches
 from domaintune.data.rows import Row
-from domaintune.pipeline import check, plan
+from domaintune.preview import check, plan
 from domaintune.settings import GenerationSettings, TextClassificationSettings, TokenClassificationSettings
 from domaintune.tasks.base import Finding, dataset
 from domaintune.tasks.generation import Generation

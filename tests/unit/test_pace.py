@@ -21,7 +21,7 @@ from domaintune.engine.pace import Pace, pace
 from domaintune.engine.precision import FEWEST_STEPS, TRIAL, faster, narrowed
 from domaintune.engine.train import train
 from domaintune.fit import validator
-from domaintune.pipeline import plan
+from domaintune.preview import plan
 from domaintune.recipe import TrainingSettings
 from domaintune.tasks.base import dataset
 

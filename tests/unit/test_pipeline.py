@@ -18,11 +18,13 @@ from small_runs import recipe, save_base, table
 from typer.testing import CliRunner
 
 from domaintune import Recipe, fit, load, tune
+from domaintune import predict as predicting
 from domaintune.bases.load import load_base
 from domaintune.cli import app
+from domaintune.engine.checkpoint import MANIFEST
 from domaintune.errors import BaseError, DataError, DomainTuneError, MethodError, RecipeError, RunError
-from domaintune.pipeline import check, plan
 from domaintune.predict import Run
+from domaintune.preview import check, plan
 from domaintune.recipe import DataSettings
 from domaintune.terminal import trust_lines
 
@@ -525,6 +527,10 @@ def test_a_head_that_is_unused_for_its_spelling_is_told(folder: Path) -> None:
     assert any(told in note for note in check(made).notes)
     named = {"label_map": {"Negative": "negative", "Positive": "positive"}}
     assert not any("own head" in note for note in check(made.model_copy(update={"data": DataSettings(**named)})).notes)
+    three = table(folder / "three.csv", 42, labels=("negative", "positive", "mixed"))
+    tune(recipe(folder, output=str(folder / "runs/v3"), general=None, train=three))
+    more = made.model_copy(update={"base": str(folder / "runs/v3")})
+    assert not any("own head" in note for note in check(more).notes), "a head of other labels too is not for these"
 
 
 def test_a_mapped_label_that_no_row_has_is_an_error(folder: Path) -> None:
@@ -605,3 +611,70 @@ def test_a_dry_run_refuses_what_tune_refuses(folder: Path) -> None:
 def test_a_mistyped_built_in_base_is_named_at_once(tmp_path: Path) -> None:
     with pytest.raises(BaseError, match="Did you mean 'minilm'"):
         load_base("minilmm", auto_class="AutoModelForSequenceClassification")
+
+
+def test_overwrite_drops_a_checkpoint_that_cannot_be_gone_on_with(folder: Path) -> None:
+    made = recipe(folder)
+
+    def stop(stage: str, progress: object) -> None:
+        if stage == "frontier":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tune(made, report=stop)
+    manifest = next(path for path in (folder / "runs/x").rglob(MANIFEST) if path.is_file())
+    values = json.loads(manifest.read_text())
+    values["fingerprint"]["caller"] = "base of another kind"
+    manifest.write_text(json.dumps(values))
+    with pytest.raises(RunError, match=r"is the checkpoint of another training.*--overwrite"):
+        tune(made)
+    assert tune(made, overwrite=True).path.is_dir()
+
+
+def test_a_dry_run_refuses_to_overwrite_what_it_is_made_from(folder: Path) -> None:
+    first = tune(recipe(folder))
+    again = recipe(folder, base=str(first.path), output=str(first.path))
+    for act in (plan, tune):
+        with pytest.raises(RunError, match="holds what this run is to be made from"):
+            act(again, overwrite=True)
+    (folder / "other").mkdir()
+    (folder / "other/file").write_text("x")
+    with pytest.raises(RunError, match="exists and is no run"):
+        plan(recipe(folder, output=str(folder / "other")), overwrite=True)
+
+
+def test_a_base_beside_a_run_over_seeds_is_found(folder: Path) -> None:
+    tune(recipe(folder, output=str(folder / "runs/v1"), general=None))
+    tune(
+        recipe(
+            folder, base=str(folder / "runs/v1"), output=str(folder / "runs/v2"), general=None, seeds=2, method="full"
+        )
+    )
+    expected = load(folder / "runs/v2").predict(["a lovely view"])
+    shutil.move(folder / "runs", folder / "moved")
+    assert load(folder / "moved/v2").predict(["a lovely view"]) == expected
+
+
+def test_what_else_lies_in_an_adapters_folder_is_no_change(folder: Path) -> None:
+    first = tune(recipe(folder, output=str(folder / "runs/a"), general=None))
+    child = tune(recipe(folder, base=str(first.path), output=str(folder / "runs/b"), general=None))
+    (first.path / "adapter/.DS_Store").write_bytes(b"x")
+    (first.path / "adapter/README.md").write_text("# A card")
+    assert load(child.path).predict(["a lovely view"])
+
+
+def test_a_damaged_place_does_not_hide_the_right_base(folder: Path) -> None:
+    first = tune(recipe(folder, output=str(folder / "runs/a"), general=None))
+    child = tune(recipe(folder, base=str(first.path), output=str(folder / "runs/b"), general=None))
+    expected = child.predict(["a lovely view"])
+    shutil.copytree(folder / "runs", folder / "copy")
+    (first.path / "adapter/adapter_model.safetensors").write_bytes(b"damaged")
+    assert load(folder / "copy/b").predict(["a lovely view"]) == expected
+
+
+def test_budgets_reach_predictions(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = tune(recipe(folder, evaluation={"draws": 100, "batch_budget": 77}))
+    seen: list[int | None] = []
+    monkeypatch.setattr(predicting, "predict_by_domain", lambda *a, budget, **k: seen.append(budget) or [])
+    made.predictions(made.task, [], {"": 1.0}, wanted=frozenset({"output"}))
+    assert seen == [77]

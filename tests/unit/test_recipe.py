@@ -91,3 +91,13 @@ def test_numbers_are_labels_too(tmp_path: Path) -> None:
     for wrong in ({"labels": [True, False]}, {"label_separator": ""}):
         with pytest.raises(RecipeError):
             Recipe.make({**LEAST, "task": {"name": "text-classification", **wrong}})
+
+
+def test_settings_of_a_method_that_nothing_names_are_loras(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text("task: text-classification\nbase: minilm\ntrain: t.csv\noutput: o\nmethod: {rank: 4}\n")
+    for overrides, alpha in (((), None), (("method.alpha=8",), 8)):
+        made = Recipe.read(path, overrides)
+        assert isinstance(made.method, LoRASettings)
+        assert made.method.rank == 4
+        assert alpha is None or made.method.alpha == alpha

@@ -19,6 +19,7 @@ from domaintune.data.rows import Row, Wanted
 from domaintune.data.span_shapes import accepted
 from domaintune.data.splits import together
 from domaintune.errors import DataError
+from domaintune.memory import given_inputs
 from domaintune.recipe import Recipe
 from domaintune.tasks.text_classification import TextClassification
 
@@ -200,6 +201,7 @@ def test_labels_as_tools_write_them() -> None:
     ]  # fmt: skip
     for value, told in (
         (None, "'label' is empty. Give a label"),
+        ([], "'label' holds 0 labels"),
         (["a", "b"], "'label' holds 2 labels.*--set task.multi_label=true"),
         (1.5, "must be text, got float. Write it as text"),
         ({"a": 1}, "must be text, got dict"),
@@ -209,18 +211,20 @@ def test_labels_as_tools_write_them() -> None:
 
 
 def test_several_labels_as_tools_write_them() -> None:
-    given = [["a ", " b", ""], '["a", "b"]', "a| b|", "[]", [], "a"]
-    expected = [("a", "b"), ("a", "b"), ("a", "b"), (), (), ("a",)]
+    given = [["a ", " b", ""], '["a", "b"]', "a| b|", "[]", [], "a", "[urgent]|[billing]", "[1, 2]"]
+    expected = [("a", "b"), ("a", "b"), ("a", "b"), (), (), ("a",), ("[urgent]", "[billing]"), ("1", "2")]
     assert labels_read([{"text": "t", "label": value} for value in given], multi_label=True) == expected
     with pytest.raises(DataError, match="is no JSON"):
         labels_read([{"text": "t", "label": "['a', 'b']"}], multi_label=True)
+    with pytest.raises(DataError, match="'label' is empty"):  # "no label applies" is an empty list or cell
+        labels_read([{"text": "t", "label": None}], multi_label=True)
 
 
 def test_what_prodigy_rejected_is_no_row() -> None:
     rows = [
-        {"text": "a", "label": "POS", "answer": "accept"},
-        {"text": "b", "label": "POS", "answer": "reject"},
-        {"text": "c", "label": "POS", "answer": "ignore"},
+        {"text": "a", "label": "POS", "answer": "accept", "_task_hash": 1},
+        {"text": "b", "label": "POS", "answer": "reject", "_task_hash": 2},
+        {"text": "c", "label": "POS", "answer": "ignore", "_task_hash": 3},
         {"text": "d", "options": [{"id": "POS"}, {"id": "NEG"}], "accept": ["NEG"], "answer": "accept"},
         {"text": "e", "label": "NEG", "answer": "42"},
     ]
@@ -228,8 +232,15 @@ def test_what_prodigy_rejected_is_no_row() -> None:
     entries = [Row(values, "a.jsonl", n) for n, values in enumerate(rows, start=1)]
     left_out = [e.reason for e in accepted(entries, Wanted("text-classification")) if not isinstance(e, Row)]
     assert left_out == ["rejected", "ignored"]
-    own = [Row({"text": "a", "verdict": "x", "answer": "reject"}, "a", 1)]
-    assert list(accepted(own, Wanted("text-classification", {"label": "answer"}))) == own
+    own = [Row({"text": "a", "topic": "x", "answer": "reject"}, "a", 1)]
+    assert list(accepted(own, Wanted("text-classification", {"label": "topic"}))) == own
+
+
+def test_blank_labels_are_none_where_some_alone_are_scored() -> None:
+    rows = [Row({"text": "a", "label": value}, "a", 1) for value in ("", None, "pos", "neg")]
+    kept, dropped = only(rows, Wanted("text-classification"), ["pos"], where="x")
+    assert [row.values["label"] for row in kept] == ["", None, "pos"]
+    assert dropped == 1
 
 
 def test_a_label_that_no_row_has_is_named() -> None:
@@ -240,3 +251,27 @@ def test_a_label_that_no_row_has_is_named() -> None:
         require_labels(["PSO"], rows, wanted, where="--label-map", separator=None)
     tags = [Row({"tags": ["B-PER", "O"]}, "a", 1)]
     require_labels(["PER"], tags, Wanted("token-classification"), where="x", separator=None)
+
+
+def test_pictures_in_memory_are_those_of_their_files(tmp_path: Path) -> None:
+    """Turned as their file says, and in a mode that PNG holds."""
+    turned = Image.effect_noise((40, 20), 50).convert("RGB")
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "a.jpg", exif=exif)
+    with (
+        Image.open(tmp_path / "a.jpg") as held,
+        given_inputs([{"image": held}]) as (row,),
+        Image.open(row["image"]) as made,
+    ):
+        assert made.size == (20, 40)
+    inks = Image.new("CMYK", (8, 8), (10, 20, 30, 40))
+    with given_inputs([{"image": inks}]) as (row,), Image.open(row["image"]) as made:
+        assert made.mode == "RGB"
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:-200])
+    with (
+        Image.open(tmp_path / "cut.jpg") as cut,
+        pytest.raises(DataError, match="input:2: holds a picture"),
+        given_inputs([{"image": inks}, {"image": cut}]),
+    ):
+        pass

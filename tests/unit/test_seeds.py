@@ -152,7 +152,16 @@ def test_intervals_over_few_seeds_cover(number: int, of_rows: float) -> None:
         draws = weights @ each + of_rows * generator.normal(size=1000) / np.sqrt(number)
         made = seeds.widened(seeds.percentiles(float(each.mean()), draws), draws, each, rows=500)
         held += made.low <= 0 <= made.high
-    assert held / times > (0.88 if number == 2 else 0.91)
+    assert (0.88 if number == 2 else 0.91) < held / times < 0.995
+    assert made.high - made.low < 25 * np.sqrt(2 / number), "and not by being endless"
+
+
+def test_draws_that_are_no_numbers_do_not_narrow_an_interval() -> None:
+    each, draws = np.array([0.93, 0.985]), seeds.seed_weights(2, draws=2000, seed=0) @ np.array([0.93, 0.985])
+    broken = draws.copy()
+    broken[3] = np.inf
+    whole, other = (seeds.widened(seeds.percentiles(0.9575, d), d, each, rows=100) for d in (draws, broken))
+    assert (other.low, other.high) == (pytest.approx(whole.low, abs=0.01), pytest.approx(whole.high, abs=0.01))
 
 
 def test_a_base_that_changes_between_seeds_is_noticed(tmp_path: Path) -> None:

@@ -9,6 +9,9 @@ import torch
 
 from domaintune.errors import DeviceMemoryError
 
+_BEGINS_ANEW = {"training.micro_batch_budget": " and --overwrite, which begins anew"}
+"""Keys that a training under way cannot change: other sums have other last bits."""
+
 
 @contextmanager
 def within_memory(key: str, budget: int | None) -> Iterator[None]:
@@ -29,6 +32,6 @@ def within_memory(key: str, budget: int | None) -> Iterator[None]:
         raise DeviceMemoryError(
             f"the memory does not hold {amount} in one forward ({told.strip().splitlines()[0].split('. GPU')[0]}).",
             where=key,
-            remedy=f"Lower it: --set {key}={max(1, (budget or 4096) // 2)}. Where one row alone is too large, shorten the rows, take "
-            "a smaller base, or use --device cpu.",
+            remedy=f"Lower it: --set {key}={max(1, (budget or 4096) // 2)}{_BEGINS_ANEW.get(key, '')}. Where one row alone is too "
+            "large, shorten the rows, take a smaller base or --set device=cpu. A finished run predicts with --device cpu as well.",
         ) from error

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
-
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from domaintune.bases.base import fork
 from domaintune.bases.parts import inside
-from domaintune.bases.probe import probe_inputs
+from domaintune.bases.probe import probe_inputs, tensors_in
 
 
 def lacking_modules(model: nn.Module, missing: set[str]) -> tuple[str, ...]:
@@ -30,16 +27,8 @@ def _used(model: nn.Module, names: list[str]) -> set[str]:
     trial = fork(model).eval()
     parameters = [trial.get_parameter(name).requires_grad_() for name in names]
     with torch.enable_grad():
-        outputs = [tensor.float().sum() for tensor in _tensors(trial(**probe_inputs(trial))) if tensor.requires_grad]
+        outputs = [tensor.float().sum() for tensor in tensors_in(trial(**probe_inputs(trial))) if tensor.requires_grad]
     if not outputs:
         return set()
     gradients = torch.autograd.grad(torch.stack(outputs).sum(), parameters, allow_unused=True)
     return {name for name, gradient in zip(names, gradients, strict=True) if gradient is not None}
-
-
-def _tensors(output: Any) -> Iterator[Tensor]:
-    if isinstance(output, Tensor):
-        yield output
-    elif isinstance(output, Mapping | list | tuple):
-        for part in output.values() if isinstance(output, Mapping) else output:
-            yield from _tensors(part)

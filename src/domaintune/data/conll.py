@@ -53,9 +53,8 @@ def read_conll(source: Source, wanted: Wanted) -> Iterator[Entry]:
         }
         yield Row(values, str(source), sentence.line)
     yield from conversion.notes(str(source))
-    if columns.tagged:
-        others = " and ".join(f"column {place + 1}" for place in sorted(columns.tagged))
-        yield Note(f"{source}: {others} holds tags too; the last column's were read.")
+    for place in columns.others_of_the_same():
+        yield Note(f"{source}: column {place + 1} holds such tags too; the last column's were read.")
 
 
 def _all_tags(source: Source, wanted: Wanted, columns: _Columns) -> Iterator[list[str]]:
@@ -105,8 +104,13 @@ class _Columns:
     count: int = 0
     line: int = 0
     tabs: bool = False
-    tagged: set[int] = field(default_factory=set)
-    """Columns between word and tag in which nothing but tags was met."""
+    types: dict[int, set[str]] = field(default_factory=dict)
+    """Of the last column, and of those between word and tag in which nothing but tags was met, the types."""
+
+    def others_of_the_same(self) -> list[int]:
+        """Columns beside the last one with tags of its types: a second layer, which chunks or parts of speech are not."""
+        last = self.types.get(self.count - 1, set()) - {""}
+        return [place for place, types in self.types.items() if place != self.count - 1 and types & last]
 
     def is_comment(self, line: str) -> bool:
         """A "#" of its own at the beginning, and no tag where the tag must stand."""
@@ -131,8 +135,11 @@ class _Columns:
             )
         if not self.count:
             self.count, self.line = len(cells), number
-            self.tagged = set(range(1, len(cells) - 1))
-        self.tagged = {place for place in self.tagged if is_tag(cells[place].strip())}
+            self.types = {place: set() for place in range(1, len(cells))}
+        if self.count > FEWEST_COLUMNS:
+            self.types = {p: t for p, t in self.types.items() if p == self.count - 1 or is_tag(cells[p].strip())}
+            for place, types in self.types.items():
+                types.add(cells[place].strip()[2:])
         token, tag = cells[0], cells[-1].strip()
         if not token or not tag:
             raise DataError(f"the {'tag' if token else 'word'} is empty.", where=where, remedy="Mend or drop the line.")

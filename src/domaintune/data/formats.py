@@ -47,6 +47,7 @@ PAIRED: dict[str, Reader] = {".tmx": read_tmx, ".po": read_po, ".xlf": read_xlif
 BY_TASK: dict[str, dict[str, Reader]] = {"token-classification": TAGGED, "translation": PAIRED}
 WITH_PICTURES = ("image-classification", "object-detection")
 SNIFFED_LINES = 200
+LABELS_IN_CELL = r"\[\s*[\"'\d\]]"
 ANY = Wanted("")
 
 
@@ -210,7 +211,9 @@ def _shaped(entries: Iterable[Entry], wanted: Wanted, folder: Path) -> Iterator[
         entries = lists_in_cells(entries, (wanted.column("tokens"), *marked), may_be_blank=spans)
     if wanted.task == "text-classification" and not wanted.inputs:
         entries = accepted(entries, wanted)
-        entries = lists_in_cells(entries, (wanted.column("label"),), may_be_blank=()) if wanted.several else entries
+        entries = (
+            lists_in_cells(entries, (wanted.column("label"),), begin=LABELS_IN_CELL) if wanted.several else entries
+        )
     entries = iter(entries)
     before: list[Entry] = []
     first = None

@@ -52,6 +52,9 @@ def require_labels(
     Raises:
         DataError: one of the names is the label of no row and none of `known`, with the nearest that is.
     """
+    names = list(names)
+    if not names:
+        return
     held = {*known, *(label for row in rows for label in labels_of(row, wanted, separator))}
     for name in names:
         if name not in held:
@@ -111,7 +114,7 @@ def _without_others(row: Row, wanted: Wanted, labels: set[str], separator: str |
             return None, len(parts), 0
         made: Any = kept if isinstance(value, list) else str(separator).join(kept)
         return Row({**row.values, column: made}, row.file, row.line), len(parts) - len(kept), len(kept)
-    if value is None:
+    if value is None or name_of(value) == "":
         return row, 0, 0
     return (row, 0, 1) if name_of(value) in labels else (None, 1, 0)
 

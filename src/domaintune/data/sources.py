@@ -134,7 +134,7 @@ class Source:
         return DataError(
             f"the byte {bad:#04x} is not {encoding.upper().removesuffix('-SIG')}.",
             where=f"{self}:{line}",
-            remedy="Save the file as UTF-8, or say what it is: --encoding cp1252 (older Excel in the West), shift_jis, cp949, big5 ...",
+            remedy="Save the file as UTF-8, or say what it is: --encoding cp1252 (older Excel in the West), gb18030, big5, shift_jis, cp949 ...",
         )
 
 
@@ -210,7 +210,9 @@ def _reads_as_chinese(text: str) -> bool:
     late = sum(code[:1] >= b"\xc9" for code in common)
     fitting = len(common) + sum(c in "，。、；：？！“”‘’（）《》…—" for c in wide)
     runs = sum(ord(a) > 127 and ord(b) > 127 for a, b in pairwise(text))
-    return len(wide) >= 2 and fitting >= 0.8 * len(wide) and runs >= 0.5 * len(wide) and late >= 0.05 * len(common)
+    return (
+        len(wide) >= 2 and fitting >= 0.8 * len(wide) and runs >= 0.5 * len(wide) and late >= 0.05 * max(len(common), 1)
+    )
 
 
 def lines_of(stream: TextIO) -> Iterator[str]:

@@ -15,6 +15,7 @@ SPAN_COLUMNS = ("entities", "spans", "label", "labels")
 TOOLS_OWN_KEYS = ("id", "user", "score", "source", "rank", "token_start", "token_end", "globalOffsets", "pattern")
 SPAN_KEYS = frozenset(("start", "end", "start_offset", "end_offset", "label", "labels", "text", *TOOLS_OWN_KEYS))
 """Everything that the tools write into a span. A key that is none of these may mean anything, so it is an error."""
+PRODIGYS_OWN = ("_task_hash", "_input_hash", "_view_id", "options")
 ANSWERS = {"accept": None, "reject": "rejected", "ignore": "ignored"}
 """Prodigy's, and why a row with that answer is left out."""
 NOT_ANNOTATED = "not annotated"
@@ -153,10 +154,11 @@ def _prodigy(row: Row, wanted: Wanted) -> Annotated | LeftOut:
 
 def accepted(entries: Iterable[Entry], wanted: Wanted) -> Iterator[Entry]:
     """Rows of a classification as Prodigy exports them: those that were rejected or ignored are left out, and where options were
-    chosen from, the chosen ones are the label. Other rows pass as they stand."""
+    chosen from, the chosen ones are the label. Other rows pass as they stand, also those that have an answer of their own."""
     label = wanted.column("label")
     for entry in entries:
-        answer = entry.values.get("answer") if isinstance(entry, Row) and label != "answer" else None
+        own = isinstance(entry, Row) and any(key in entry.values for key in PRODIGYS_OWN)
+        answer = entry.values.get("answer") if isinstance(entry, Row) and own else None
         if not isinstance(entry, Row) or answer not in tuple(ANSWERS):
             yield entry
         elif reason := ANSWERS[answer]:

@@ -185,9 +185,10 @@ def parse_json(text: str, *, where: str) -> Any:
 
 
 def lists_in_cells(
-    entries: Iterable[Entry], columns: Collection[str], *, may_be_blank: Collection[str]
+    entries: Iterable[Entry], columns: Collection[str], *, may_be_blank: Collection[str] = (), begin: str = r"\["
 ) -> Iterator[Entry]:
     """The rows with the lists that a table of texts holds as JSON in these columns; a blank cell of `may_be_blank` is an empty list.
+    Other text in brackets passes where it does not `begin` so (a regular expression).
 
     Raises:
         DataError: a cell in square brackets that is no JSON.
@@ -199,7 +200,7 @@ def lists_in_cells(
             cell = value.strip() if isinstance(value, str) else None
             if cell == "" and column in may_be_blank:
                 made[column] = []
-            elif cell and cell[0] == "[" and cell[-1] == "]":
+            elif cell and cell[-1] == "]" and re.match(begin, cell):
                 made[column] = _cell(cell, column, entry.where)  # type: ignore[union-attr]
         yield Row({**entry.values, **made}, entry.file, entry.line) if made else entry  # type: ignore[union-attr]
 

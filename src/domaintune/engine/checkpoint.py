@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from domaintune.errors import RunError
+from domaintune.errors import CheckpointError
 from domaintune.run import flatten, read_json, sync, write_file, write_json
 
 FORMAT = 1
@@ -62,12 +62,14 @@ class CheckpointFolder:
         """The scalars of the checkpoint.
 
         Raises:
-            RunError: it belongs to another training, with everything that differs, or it cannot be read.
+            CheckpointError: it belongs to another training, with everything that differs, or it cannot be read.
         """
         manifest = read_json(self.path / MANIFEST)
         if manifest.get("format") != FORMAT:
-            raise RunError(
-                "was written by another version of domaintune.", where=str(self.path), remedy="Remove it to begin anew."
+            raise CheckpointError(
+                "was written by another version of domaintune.",
+                where=str(self.path),
+                remedy="Add --overwrite to begin anew.",
             )
         before, now = flatten(manifest["fingerprint"]), flatten(dict(fingerprint))
         differing = [
@@ -76,10 +78,10 @@ class CheckpointFolder:
             if before.get(key) != now.get(key)
         ]
         if differing:
-            raise RunError(
+            raise CheckpointError(
                 f"is the checkpoint of another training ({'; '.join(differing)}).",
                 where=str(self.path),
-                remedy="Restore what differs to go on with it, or remove the folder to begin anew.",
+                remedy="Restore what differs to go on with it, or add --overwrite to begin anew.",
             )
         scalars: dict[str, Any] = manifest["scalars"]
         return scalars
@@ -88,7 +90,7 @@ class CheckpointFolder:
         """The tensors of one file of the checkpoint.
 
         Raises:
-            RunError: the file is missing or damaged.
+            CheckpointError: the file is missing or damaged.
         """
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -97,6 +99,6 @@ class CheckpointFolder:
         try:
             return load_file(path)
         except (OSError, SafetensorError) as error:
-            raise RunError(
-                f"cannot be read ({error}).", where=str(path), remedy="Remove the checkpoint folder to begin anew."
+            raise CheckpointError(
+                f"cannot be read ({error}).", where=str(path), remedy="Add --overwrite to begin anew."
             ) from None

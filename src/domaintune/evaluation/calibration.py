@@ -93,10 +93,12 @@ def calibration_error(probability: np.ndarray, truth: np.ndarray) -> float:
 def error_by_chance(confidence: np.ndarray) -> float:
     """The calibration error that a perfectly calibrated model of these confidences is expected to show: bins hold few decisions, and
     the share of right ones strays from the confidence by chance."""
-    drawn = np.random.default_rng(0).random((CHANCE_DRAWS, len(confidence))) < confidence
-    bins = equal_mass(confidence)
-    off = sum(np.abs(confidence[b].mean() - drawn[:, b].mean(1)) * len(b) for b in bins) / len(confidence)
-    return float(np.mean(off))
+    generator, bins = np.random.default_rng(0), equal_mass(confidence)
+    off = 0.0
+    for _ in range(CHANCE_DRAWS):
+        right = generator.random(len(confidence)) < confidence
+        off += sum(abs(confidence[b].mean() - right[b].mean()) * len(b) for b in bins) / len(confidence)
+    return float(off) / CHANCE_DRAWS
 
 
 def calibration_report(probability: np.ndarray, truth: np.ndarray, temperature: float) -> dict[str, Any]:

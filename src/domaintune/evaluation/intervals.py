@@ -17,6 +17,8 @@ from domaintune.tasks.base import Primary, Record, Task
 Kind = Literal["ratio", "difference"]
 
 FEW = 5
+LOSSES, SIGNED = ("log_loss", "cross_entropy", "perplexity"), ("mcc",)
+"""Scores that are not between 0 and 1: from 0 up, and from -1 to 1."""
 UNDEFINED_BELOW = 0.05
 
 
@@ -89,20 +91,30 @@ def score_estimates(task: Task, records: Sequence[Record], weights: np.ndarray) 
             low, high = binomial_bounds(rights, units)
             lower = binomial_bounds(rights, units, level=0.9)[0]
             made[task.primary.name] = Estimate(right / len(records), low, high, lower, "exact")
-    for name, estimate in made.items():
-        if (
-            estimate.low == estimate.value == 1.0
-        ):  # all right in every draw, as of so few examples no other could be drawn
+    for name in made.keys() - {*LOSSES, *SIGNED}:
+        if made[name].low == made[name].high and made[name].value in (
+            0.0,
+            1.0,
+        ):  # the same in every draw, of however few examples
             units = drawn_units(weights)
-            low, lower = (binomial_bounds(units, units, level=level)[0] for level in (0.95, 0.9))
-            made[name] = Estimate(1.0, low, 1.0, lower, "exact")
+            low, high = binomial_bounds(units * made[name].value, units)
+            lower = binomial_bounds(units * made[name].value, units, level=0.9)[0]
+            made[name] = Estimate(made[name].value, low, high, lower, "exact")
     return made
 
 
+def within_range(made: Estimate, score: str) -> Estimate:
+    """The estimate of a score, its interval cut at the smallest and largest value that the score can have."""
+    least, most = (0.0, np.inf) if score in LOSSES else (-1.0, 1.0) if score in SIGNED else (0.0, 1.0)
+    low, high, lower = (float(np.clip(end, least, most)) for end in (made.low, made.high, made.lower))
+    return replace(made, low=low, high=high, lower=lower)
+
+
 def differing_records(ours: Sequence[Record], theirs: Sequence[Record]) -> int:
-    """On how many examples two models' statistics differ in what is no loss or probability (in those every example does)."""
+    """On how many examples two models' statistics differ in what is no loss or probability (in those every example does; so do boxes,
+    which move a little)."""
     return sum(
-        any(not np.array_equal(a[key], b[key]) for key in a if key not in ("log_loss", "probability"))
+        any(not np.array_equal(a[key], b[key]) for key in a if key not in (*LOSSES, "probability"))
         for a, b in zip(ours, theirs, strict=True)
     )
 
@@ -122,12 +134,13 @@ def gain_estimate(task: Task, tuned: Sequence[Record], base: Sequence[Record], w
     if task.primary.binary and decided_records(tuned, base) < FEW:
         return _exact_difference(tuned, base, differing, units=drawn_units(weights))
     draws = sign * (task.reduce(tuned, weights)[name] - task.reduce(base, weights)[name])
-    return _at_least_few(percentiles(value, draws, differing=differing), len(base), weights)
+    made = percentiles(value, draws, differing=differing)
+    return _at_least_few(made, len(base), weights) if task.primary.higher_is_better else made
 
 
 def _at_least_few(made: Estimate, count: int, weights: np.ndarray, *, scale: float = 1.0) -> Estimate:
-    """The estimate, where fewer than 5 of `count` examples differ with an interval that reaches as far as a score would move in which
-    as many examples as may differ by exact bounds lost or won all, in units of `scale`."""
+    """The estimate, where fewer than 5 of `count` examples differ with an interval that reaches as far as a score between 0 and 1 would
+    move in which as many examples as may differ by exact bounds lost or won all, in units of `scale`."""
     if made.differing is None or made.differing >= FEW:
         return made
     units = drawn_units(weights)
@@ -167,8 +180,10 @@ def retention_estimate(
         return Estimate(value, low, high, lower, "exact", differing), kind
     draws = kept(task.primary, task.reduce(tuned, weights)[name], task.reduce(base, weights)[name], kind)
     made = percentiles(float(kept(task.primary, t, b, kind)), draws, differing=differing)
-    scale = float(b) if task.primary.higher_is_better and kind == "ratio" else 1.0
-    return _at_least_few(made, len(base), weights, scale=scale), kind
+    if task.primary.higher_is_better:
+        made = _at_least_few(made, len(base), weights, scale=float(b) if kind == "ratio" else 1.0)
+        made = replace(made, low=max(made.low, 0.0), lower=max(made.lower, 0.0)) if kind == "ratio" else made
+    return made, kind
 
 
 def retention_kind(primary: Primary, base: float) -> Kind:

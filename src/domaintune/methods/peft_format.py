@@ -18,15 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from domaintune.bases.base import Base
 from domaintune.bases.pooled import PooledClassifier
 from domaintune.errors import MethodError
 from domaintune.methods.lora_layers import LoRAConv1D, LoRAConv1d, LoRAConv2d, LoRALayer, weight_rows
-from domaintune.methods.weights import ChangedTensors, read_tensors
-from domaintune.run import write_file
+from domaintune.methods.weights import ChangedTensors, read_tensors, write_tensors
 from domaintune.settings import LoRASettings
 
 PREFIX = "base_model.model."
@@ -165,8 +163,7 @@ def _layer_tensors(layer: LoRALayer) -> dict[str, Tensor]:
 
 
 def _save(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    plain = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
-    write_file(path, lambda temporary: save_file(plain, temporary))
+    write_tensors(path, {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()})
 
 
 def _check_config(path: Path, settings: LoRASettings) -> None:

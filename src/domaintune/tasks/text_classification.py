@@ -119,7 +119,7 @@ class TextClassification(Task):
         else:
             names = [row.name(column)]
         found = [name for name in names if name]
-        if not found and not self.multi_label:
+        if not found and (value is None or not self.multi_label):
             raise DataError(f"'{column}' is empty.", where=row.where, remedy="Give a label, or drop the row.")
         return found
 
@@ -139,6 +139,8 @@ class TextClassification(Task):
 
     def has_target(self, row: Row) -> bool:
         value = row.values.get(self.label_column)
+        if isinstance(value, list):
+            return self.multi_label or any(entry not in (None, "") for entry in value)
         return value is not None and (self.multi_label or not isinstance(value, str) or bool(value.strip()))
 
     def head(self) -> HeadSpec:
@@ -170,14 +172,15 @@ class TextClassification(Task):
                 "What so few rows teach and test is chance.",
                 len(rare),
             )
-        joined = [name for name in self.labels if any(mark in name for mark in ",;|#/")]
+        marks = Counter(mark for name in self.labels for mark in ",;|#/" if mark in name)
+        joined = [name for name in self.labels if any(mark in name for mark in marks)]
         if self.multi_label and joined and all(len(example.labels) < 2 for example in examples):
             yield Finding(
                 "joined-labels",
                 "warning",
                 f"no row has two labels, but labels look like several in one: {', '.join(map(repr, joined[:5]))}.",
                 (),
-                "Say what separates the labels of a cell: --set \"task.label_separator=','\".",
+                f"Say what separates the labels of a cell: --set \"task.label_separator='{marks.most_common(1)[0][0]}'\".",
                 "Each combination is learned as a label of its own.",
                 len(joined),
             )
