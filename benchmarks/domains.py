@@ -202,7 +202,8 @@ def scored_at(run: Any, path: str, strength: float) -> dict[str, float]:
 def table() -> list[str]:
     """Scores by domain, and paired differences of the weighted LoRA, averaged over the seeds that every way has."""
     seeds = sorted({int(path.stem.rpartition(".")[2]) for path in RESULTS.glob("*.json")})
-    lines = ["", "## Several domains in one model", ""]
+    told = f"Scores on at most {SCORED_ROWS:,} test rows of each domain and as many train rows that no run saw, at strength 1."
+    lines = ["", "## Several domains in one model", "", told, ""]
     for name, facts in SETS.items():
         held = {way: [_stored(f"{name}.{way}.{seed}") for seed in seeds] for way in WAYS}
         common = [i for i in range(len(seeds)) if all(held[way][i] is not None for way in WAYS)]

@@ -82,13 +82,13 @@ def today(code: str | None) -> str | None:
 
 def alike(stored: Mapping[str, Any], key: Mapping[str, Any]) -> bool:
     """Whether two keys are of the same numbers: equal hashes of code or such that are known to give the same, and equal in all else; a
-    setting that did not exist when the row was measured has its default."""
+    setting that did not exist when one of them was made has its default."""
     before, now = flatten(stored), flatten(key)
     for name in before.keys() | now.keys():
         if name in HASHES:
             if today(before.get(name)) != today(now.get(name)):
                 return False
-        elif before.get(name, _default(name, now)) != now.get(name):
+        elif before.get(name, _default(name, now)) != now.get(name, _default(name, before)):
             return False
     return True
 

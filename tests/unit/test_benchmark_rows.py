@@ -38,6 +38,7 @@ def test_keys_of_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not rows.alike(key(), {**key(), "code": "d"})
     # A setting that did not exist then has its default.
     assert rows.alike(key(), key(text_column="text", spans_column=None))
+    assert rows.alike(key(text_column="text", spans_column=None), key()), "of two rows the later may come first"
     assert not rows.alike(key(), key(text_column="body"))
     assert not rows.alike(key(), {**key(), "epochs": 7})
     assert not rows.alike({**key(), "epochs": 7}, key())
