@@ -16,6 +16,7 @@ import torch
 from linear import Regression, Trained, network, rows, settings
 from torch import Tensor, nn
 
+from domaintune import run
 from domaintune.engine import checkpoint
 from domaintune.engine.checkpoint import CheckpointFolder
 from domaintune.engine.epochs import Training
@@ -131,11 +132,20 @@ def test_a_write_that_stops_anywhere_leaves_the_old_or_the_new(tmp_path: Path, m
 def test_names_reach_the_disk_before_they_are_counted_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order = []
     sync, write = checkpoint.sync, checkpoint.write_json
+    write_file = checkpoint.write_file
     monkeypatch.setattr(checkpoint, "sync", lambda path: (order.append(Path(path).suffix or "folder"), sync(path)))
+    monkeypatch.setattr(checkpoint, "write_file", lambda path, fill: (write_file(path, fill), order.append(path.name)))
     monkeypatch.setattr(checkpoint, "write_json", lambda *a: (order.append("manifest"), write(*a)))
     CheckpointFolder(tmp_path / "folder").write({}, {"one": ODD}, fingerprint={})
-    assert order[-3:] == ["folder", "manifest", "folder"]
-    assert len(order) == 4
+    assert order == ["one.safetensors", "folder", "manifest", "folder"]
+
+
+def test_a_files_content_reaches_the_disk_before_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = []
+    monkeypatch.setattr(run, "sync", lambda path: there.append((path.read_text(), (tmp_path / "a").exists())))
+    run.write_file(tmp_path / "a", lambda path: path.write_text("whole"))
+    assert there == [("whole", False)]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a"]
 
 
 def test_another_trainings_checkpoint_is_refused_with_what_differs(tmp_path: Path) -> None:

@@ -238,7 +238,7 @@ def test_a_plan_tells_time_and_memory(recipe: Recipe) -> None:
 
 def test_a_plan_counts_what_a_run_takes(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     """At a second a token: what goes through the trainings of the run itself, forwards apart (dev) a third of it."""
-    monkeypatch.setattr("domaintune.pipeline.pace", lambda *arguments, **more: Pace(1.0, 1))
+    monkeypatch.setattr("domaintune.preview.pace", lambda *arguments, **more: Pace(1.0, 1))
     accumulate_, taken = StepGradient.accumulate_, {"trained": 0, "scored": 0}
 
     def counted(self: StepGradient, micro_batches: Any, **more: Any) -> list[torch.Tensor]:
