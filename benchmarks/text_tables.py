@@ -6,6 +6,7 @@ Rows hold [numerator, denominator] pairs an example; a score is the ratio of the
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -371,21 +372,21 @@ def plot(results: Path, cell: str, seeds: Sequence[int]) -> str | None:
 def p_tuning(results: Path, seeds: Sequence[int]) -> list[str]:
     lines = [
         "\n## P-tuning v2 against head only, PEFT's prefix and LoRA\n",
-        "| cell | against | seeds | difference | interval |",
-        "|" + " --- |" * 5,
+        "`p-tuning-norms` is its variant with layer norms tuned beside it.\n",
+        "| cell | ours | against | seeds | difference | interval |",
+        "|" + " --- |" * 6,
     ]
-    for cell in CELLS:
-        mine = found(results, cell, "p-tuning", seeds)
-        for other in ("head-only", "peer-prefix-same", "lora"):
-            theirs = found(results, cell, other, seeds)
-            pair = paired(mine, [row for row in theirs if "error" not in row])
-            if not pair[0]:
-                lines.append(f"| {cell} | {other} | missing | | |")
-                continue
-            value, draws = difference(*pair)
-            ages = [age_of(name, rows) for name, rows in zip(("p-tuning", other), pair, strict=True)]
-            label = f"{cell}{ages[0]} | {other}{ages[1]}"
-            lines.append(f"| {label} | {len(pair[0])} | {value:+.3f} | {interval(draws)} |")
+    others = ("head-only", "peer-prefix-same", "lora")
+    for cell, mine, other in itertools.product(CELLS, ("p-tuning", "p-tuning-norms"), others):
+        theirs = found(results, cell, other, seeds)
+        pair = paired(found(results, cell, mine, seeds), [row for row in theirs if "error" not in row])
+        if not pair[0]:
+            lines.append(f"| {cell} | {mine} | {other} | missing | | |")
+            continue
+        value, draws = difference(*pair)
+        ages = [age_of(name, rows) for name, rows in zip((mine, other), pair, strict=True)]
+        label = f"{cell} | {mine}{ages[0]} | {other}{ages[1]}"
+        lines.append(f"| {label} | {len(pair[0])} | {value:+.3f} | {interval(draws)} |")
     return lines
 
 
