@@ -60,7 +60,7 @@ def plan(recipe: Recipe, *, overwrite: bool = False) -> Plan:
         DomainTuneError: what `tune` would raise before training.
     """
     require(recipe.track)
-    RunFolder(Path(recipe.output)).refuse(recipe, data=checksums(recipe), inputs=files(recipe), overwrite=overwrite)
+    RunFolder(Path(recipe.output)).fate(recipe, data=checksums(recipe), inputs=files(recipe), overwrite=overwrite)
     recipe, base, parts = opened(recipe)
     task = parts.task
     attached, data = untrained(recipe, base, parts)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 from domaintune.errors import DomainTuneError, RunError
 from domaintune.memory import FOLDER as ROWS
@@ -26,6 +26,7 @@ SEEDS, SEEDS_SUMMARY = "seeds", "seeds.json"
 """Where a run over several seeds keeps one run for each, and what they have in common."""
 FREE = {"evaluation.batch_budget"}
 """Settings that may change while a run is unfinished: scores do not depend on them beyond rounding."""
+Fate = Literal["begin", "take up", "remove"]
 
 
 def sync(path: Path) -> None:
@@ -200,10 +201,10 @@ class RunFolder:
                 one to overwrite in which the recipe's own base or data stand.
         """
         folder = cls(Path(recipe.output))
-        if folder.refuse(recipe, data=data, inputs=inputs, overwrite=overwrite):
-            folder._clear()
-        elif folder.takes_up(recipe, data):
+        if (fate := folder.fate(recipe, data=data, inputs=inputs, overwrite=overwrite)) == "take up":
             return folder
+        if fate == "remove":
+            folder._clear()
         folder.path.mkdir(parents=True, exist_ok=True)
         write_json(folder.path / "recipe.json", recipe.plain())
         facts = {"format": FORMAT, "finished": False, "data": dict(data), "threads": threads, "started": time.time()}
@@ -231,15 +232,14 @@ class RunFolder:
         own = any(not _is_beginning(e) and e.name not in ("run.json", SEEDS) for e in self.path.iterdir())
         return own or self.finished or any(RunFolder(entry).begun for entry in self.path.glob(f"{SEEDS}/*"))
 
-    def refuse(self, recipe: Recipe, *, data: Mapping[str, str], inputs: Iterable[str], overwrite: bool) -> bool:
-        """Whether the folder holds a run to be removed first.
+    def fate(self, recipe: Recipe, *, data: Mapping[str, str], inputs: Iterable[str], overwrite: bool) -> Fate:
+        """What `start` does with what the folder holds.
 
         Raises:
             RunError: as of `start`.
         """
         if not overwrite or not is_run(self.path) or (self._same(recipe, data) and not self.reported):
-            self.takes_up(recipe, data)
-            return False
+            return "take up" if self._takes_up(recipe, data) else "begin"
         here = self.path.resolve()
         for name in (*inputs, *_bases(recipe.base)):
             if Path(name).resolve().is_relative_to(here) and not Path(name).resolve().is_relative_to(here / ROWS):
@@ -248,9 +248,9 @@ class RunFolder:
                     where=str(self.path),
                     remedy="Choose another --output.",
                 )
-        return True
+        return "remove"
 
-    def takes_up(self, recipe: Recipe, data: Mapping[str, str]) -> bool:
+    def _takes_up(self, recipe: Recipe, data: Mapping[str, str]) -> bool:
         """Whether the folder holds the run of this recipe and data, unfinished or without its page; False where it may be begun here.
 
         Raises:
@@ -313,7 +313,7 @@ class RunFolder:
         state = self.read("run.json")
         sync(
             self.path
-        )  # the names of all that a finished run has are on the disk before it is one, and that before the checkpoint goes
+        )  # all names of a finished run are on the disk before it is one, and that before the checkpoint goes
         write_json(self.path / "run.json", {**state, "finished": True, "ended": time.time(), **summary})
         sync(self.path)
         shutil.rmtree(self.checkpoint, ignore_errors=True)

@@ -187,8 +187,8 @@ class _Side:
     Resamples draw seeds and examples independently, as the seeds were all scored on the same examples. Source: Owen 2007, the
     pigeonhole bootstrap (arXiv 0711.0083). Where a run's own interval is exact, because its models differ on few examples, the
     interval reaches at least as far as that of every run. Few seeds tell little of how much seeds vary: intervals are widened as
-    Student's t is wider than the normal distribution, with Satterthwaite's degrees of freedom. `points` and `draws`: "base", "chosen" (each run at its own choice), "tuned" ->
-    score -> the mean over seeds, once and by draw.
+    Student's t is wider than the normal distribution, with Satterthwaite's degrees of freedom. `points` and
+    `draws`: "base", "chosen" (each run at its own choice), "tuned" -> score -> the mean over seeds, once and by draw.
     """
 
     task: Task

@@ -28,7 +28,8 @@ def plan(
 
     `rows` are the positions of each row's items, at least one a row; by default each item is a row. A row whose items stood in
     several steps would count once in each of them, since a step is divided by its own units. Rows are shuffled, sorted by their
-    dearest item within windows of 50 batches, cut into steps, and the steps shuffled. Each step's items, dearest first, are split into micro-batches of at most `budget` (largest cost x count, which is what padding makes of it); an item above the budget
+    dearest item within windows of 50 batches, cut into steps, and the steps shuffled. Each step's items, dearest first, are split
+    into micro-batches of at most `budget` (largest cost x count, which is what padding makes of it); an item above the budget
     stands alone; without a budget a step is one micro-batch. Costs are tokens or pixels. With `groups`, one an item, a
     micro-batch holds items of one group.
     """

@@ -77,8 +77,8 @@ class Snapshot:
 class Training:
     """What `train` did. `best_epoch` is the one whose weights the model holds, -1 where none was trained; `steps` are those that
     count, without what was rolled back. `states` give the weights after each epoch that was judged, as `Attached.state` does, where
-    asked for: read from the checkpoint folder, which must still be there, where there is one; `averaged` is the mean of those of the last `averaged_epochs`, which the model does not hold, where the settings ask for
-    it and training came past the first half of its schedule. `precision` is that of every step.
+    asked for: read from the checkpoint folder, which must still be there, where there is one; `averaged` is the mean of those of the
+    last `averaged_epochs`, which the model does not hold, where the settings ask for it and training came past the first half of its schedule. `precision` is that of every step.
     Source of averaging late epochs: stochastic weight averaging, arXiv 1803.05407. Differs: the schedule is the usual one."""
 
     epochs: tuple[Epoch, ...]

@@ -92,10 +92,8 @@ def score_estimates(task: Task, records: Sequence[Record], weights: np.ndarray) 
             lower = binomial_bounds(rights, units, level=0.9)[0]
             made[task.primary.name] = Estimate(right / len(records), low, high, lower, "exact")
     for name in made.keys() - {*LOSSES, *SIGNED}:
-        if made[name].low == made[name].high and made[name].value in (
-            0.0,
-            1.0,
-        ):  # the same in every draw, of however few examples
+        # The same in every draw, of however few examples.
+        if made[name].low == made[name].high and made[name].value in (0.0, 1.0):
             units = drawn_units(weights)
             low, high = binomial_bounds(units * made[name].value, units)
             lower = binomial_bounds(units * made[name].value, units, level=0.9)[0]

@@ -13,7 +13,8 @@ from domaintune.run import SEEDS_SUMMARY, RunFolder, is_run
 def list_runs(folder: str | Path) -> list[dict[str, Any]]:
     """Facts of every run below `folder`, finished or not, by name; what lies inside a run is not looked at.
 
-    `gain` and `retention` are estimates as in scores.json, at the strength that was confirmed (over several seeds their means, each at its own); `date` is seconds since 1970.
+    `gain` and `retention` are estimates as in scores.json, at the strength that was confirmed (over several seeds their means, each
+    at its own); `date` is seconds since 1970.
 
     Raises:
         RunError: no such folder, or no run in it.
