@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -108,8 +108,9 @@ def confirm(recipe: Recipe, fitted: Fitted, parts: Parts, *, report: Callable[[s
     agreement = parts.general is not None and parts.general.agreement
 
     def at(strength: float) -> Confirmed:
-        kept = general.change[strength] if general is not None else None
-        return Confirmed(strength, domain.change[strength], kept)
+        if general is None:
+            return Confirmed(strength, domain.change[strength], None)
+        return Confirmed(strength, domain.change[strength], general.change[strength], kept_kind(general.kind))
 
     rows = (domain.rows, general.rows if general else 0)
     verdict = judged(recipe, parts.task, fitted.frontier, at(fitted.chosen), at(1.0), agreement=agreement, rows=rows)
@@ -133,11 +134,15 @@ def judged(
         chosen,
         full,
         floor=keep if agreement else recipe.balance.floor,
-        agreement=agreement,
         test_rows=rows[0],
         general_rows=rows[1],
         why_the_base=why,
     )
+
+
+def kept_kind(kind: str) -> Literal["ratio", "difference", "agreement"]:
+    """Of the general side's `kind`, how what is kept is told."""
+    return "agreement" if kind == "agreement" else "difference" if "difference" in kind else "ratio"
 
 
 def _general_side(fitted: Fitted, general: GeneralParts) -> Side:

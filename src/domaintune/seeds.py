@@ -11,10 +11,12 @@ import numpy as np
 from scipy.special import ndtri, stdtrit
 
 from domaintune.balance.frontier import Point
-from domaintune.confirm import judged
+from domaintune.confirm import judged, kept_kind
 from domaintune.errors import RunError
 from domaintune.evaluation.intervals import (
+    MEANS_OF_CLASSES,
     Estimate,
+    above_zero,
     bootstrap_weights,
     drawn_units,
     kept,
@@ -115,8 +117,9 @@ def _summarise(folder: RunFolder, recipe: Recipe, runs: Sequence[RunFolder]) -> 
 
     def at(strength: float, name: str) -> Confirmed:
         retention = None if general is None else general.change(name, agreement=agreement)
+        kind = "ratio" if general is None else kept_kind(scores[0]["general"]["kind"])
         own = None if name == "tuned" or len(set(chosen)) == 1 else f"each run's own strength ({', '.join(chosen)})"
-        return Confirmed(strength, domain.gain(name), retention, own)
+        return Confirmed(strength, domain.gain(name), retention, kind, own)
 
     verdict = judged(
         recipe,
@@ -226,12 +229,13 @@ class _Side:
         whole = kept(primary, np.array(value), np.array(base), kind)
         each = kept(primary, self.each[name][primary.name], self.each["base"][primary.name], kind)
         made = self._interval(float(whole), kept(primary, draws, base_draws, kind), each)
-        if primary.higher_is_better and kind == "ratio":
-            made = replace(made, low=max(made.low, 0.0), lower=max(made.lower, 0.0))
+        made = above_zero(made) if kind == "ratio" else made
         return self._reaching(made, name, lambda side, key: side["change"][key])
 
     def score(self, name: str, score: str) -> Estimate:
-        made = self._interval(self.points[name][score], self.draws[name][score], self.each[name][score])
+        value, draws = self.points[name][score], self.draws[name][score]
+        draws = 2 * value - draws if score in MEANS_OF_CLASSES else draws
+        made = self._interval(value, draws, self.each[name][score])
         return self._reaching(within_range(made, score), name, lambda side, key: side["scores"][key][score])
 
     def _reaching(
@@ -285,10 +289,14 @@ def widened(made: Estimate, draws: np.ndarray, each: np.ndarray, *, rows: int) -
     of_seeds = float(each.var(ddof=1)) / len(each)
     finite = draws[np.isfinite(draws)]
     of_rows = max(float(finite.var()) - of_seeds, 0.0) if finite.size else 0.0
+    if rows == 1:
+        return replace(made, low=-np.inf, high=np.inf, lower=-np.inf)
     if not of_seeds + of_rows > 0:  # also where they are no numbers
         return made
-    freedom = (of_seeds + of_rows) ** 2 / (of_seeds**2 / (len(each) - 1) + of_rows**2 / max(rows - 1, 1))
-    two, one = (float(stdtrit(freedom, level) / ndtri(level)) for level in (0.975, 0.95))
+    unbiased = of_rows * rows / (rows - 1)
+    freedom = (of_seeds + unbiased) ** 2 / (of_seeds**2 / (len(each) - 1) + unbiased**2 / (rows - 1))
+    more = np.sqrt((of_seeds + unbiased) / (of_seeds + of_rows))
+    two, one = (float(stdtrit(freedom, level) / ndtri(level) * more) for level in (0.975, 0.95))
     low, high, lower = (
         made.value + (end - made.value) * by for end, by in ((made.low, two), (made.high, two), (made.lower, one))
     )

@@ -190,10 +190,108 @@ def test_losses_have_no_bounds_in_shares_of_examples():
     base, tuned = ([{"cross_entropy": value + 0.01 * n} for n in range(4)] for value in (3.0, 2.5))
     weights = intervals.bootstrap_weights(4, draws=500, seed=0)
     gain = intervals.gain_estimate(Loss(), tuned, base, weights)
-    assert (gain.how, gain.low) == ("bootstrap", pytest.approx(0.5))
+    assert (gain.how, gain.low) == ("bootstrap", pytest.approx(0.5))  # every block gained the same
     kept, _ = intervals.retention_estimate(Loss(), tuned, base, weights)
     assert kept.low > 1.5
-    assert intervals.differing_records(tuned, base) == 0
+    assert intervals.differing_records(Loss.primary, tuned, base) == 0
+
+
+@pytest.mark.parametrize("units", [2, 3, 5, 8, 20])
+@pytest.mark.parametrize("rows", [1, 10])
+def test_intervals_over_few_groups_or_rows_hold_the_truth(units, rows):
+    """Blocks of text, or rows of a few patients who differ from each other: no true gain, 95 % intervals."""
+    generator, covered, sets = np.random.default_rng(units), 0, 400
+    groups = [str(n // rows) for n in range(units * rows)]
+    for trial in range(sets):
+        of_group = generator.normal(0, 0.2, units).repeat(rows)
+        gained = of_group + generator.normal(0, 0.1, units * rows)
+        base, tuned = ([{"cross_entropy": v} for v in values] for values in (np.full(len(gained), 3.0), 3.0 - gained))
+        weights = intervals.bootstrap_weights(len(groups), draws=400, seed=trial, groups=groups)
+        gain = intervals.gain_estimate(Loss(), tuned, base, weights)
+        covered += gain.low <= 0 <= gain.high
+    assert 0.91 <= covered / sets <= 0.985
+
+
+def test_one_group_has_no_interval():
+    groups = ["patient 7"] * 20
+    weights = intervals.bootstrap_weights(20, draws=100, seed=0, groups=groups)
+    base, tuned = records([0] * 10 + [1] * 10), records([1] * 16 + [0] * 4)
+    gain = intervals.gain_estimate(accuracy_task(), tuned, base, weights)
+    assert (gain.low, gain.high, gain.lower) == (-1.0, 1.0, -1.0)
+    kept, _ = intervals.retention_estimate(accuracy_task(), tuned, base, weights)
+    assert (kept.low, kept.high, kept.lower) == (0.0, np.inf, 0.0)
+    score = intervals.score_estimates(accuracy_task(), tuned, weights)["accuracy"]
+    assert (score.low, score.high) != (score.value, score.value)
+
+
+class Macro:
+    """Mean recall over the classes of a resample, as a mean over classes loses those that no row has."""
+
+    primary = Primary("macro_f1")
+
+    @staticmethod
+    def reduce(records, weights):
+        truth, guess = (np.array([r[key] for r in records]) for key in ("truth", "guess"))
+        sums = [
+            [weights @ ((truth == c) & (guess == c)), weights @ (truth == c), weights @ (guess == c)] for c in range(77)
+        ]
+        hits, truths, guesses = np.array(sums).transpose(1, 0, 2)
+        f1 = np.divide(2 * hits, truths + guesses, out=np.zeros_like(hits), where=truths + guesses > 0)
+        return {"macro_f1": f1.sum(0) / ((truths + guesses) > 0).sum(0)}
+
+
+def test_a_mean_over_many_classes_is_in_its_interval():
+    generator, covered, sets = np.random.default_rng(0), 0, 40
+
+    def rows(count):
+        truth = generator.integers(0, 77, count)
+        guess = np.where(generator.random(count) < 0.8, truth, generator.integers(0, 77, count))
+        return [{"truth": t, "guess": g} for t, g in zip(truth, guess, strict=True)]
+
+    true = Macro.reduce(rows(200_000), np.ones((1, 200_000)))["macro_f1"][0]
+    for trial in range(sets):
+        weights = intervals.bootstrap_weights(300, draws=200, seed=trial)
+        made = intervals.score_estimates(Macro(), rows(300), weights)["macro_f1"]
+        covered += made.low <= true <= made.high
+    assert covered / sets >= 0.85, "plain percentiles hold it half of the time"
+
+
+def test_what_the_score_does_not_see_is_no_difference():
+    """Entities of types that are not scored, and tags that continue nothing, change no count."""
+
+    class Entities(F1):
+        primary = Primary("f1", counts=("hits", "counts"))
+
+    base = [{"hits": 1, "counts": 2, "correct_words": 5} for _ in range(40)]
+    tuned = [{**record, "correct_words": 4} for record in base]
+    assert intervals.differing_records(Entities.primary, tuned, base) == 0
+    kept, _ = intervals.retention_estimate(Entities(), tuned, base, intervals.bootstrap_weights(40, draws=100, seed=0))
+    assert kept.how == "exact"
+    assert kept.lower < 0.95
+    wider = [{"hits": np.array([1, 0]), "counts": np.array([2, 0])} for _ in base]
+    narrow = [{"hits": np.array([1]), "counts": np.array([2])} for _ in base]
+    assert intervals.differing_records(Entities.primary, wider, narrow) == 0, "a type more that no row has"
+
+
+def test_a_faultless_small_part_is_not_certain_by_any_score():
+    class Both:
+        primary = Primary("accuracy", binary=True)
+
+        @staticmethod
+        def reduce(records, weights):
+            values = np.array([float(r["correct"]) for r in records])
+            return {"accuracy": weights @ values / weights.sum(1), "mcc": np.ones(len(weights))}
+
+    made = intervals.score_estimates(Both(), records([1] * 30), intervals.bootstrap_weights(30, draws=50, seed=0))
+    assert made["mcc"].low == pytest.approx(2 * made["accuracy"].low - 1)
+
+
+def test_a_ratio_with_exact_bounds_is_not_negative():
+    held = records([1, 1] + [0] * 18)
+    kept, kind = intervals.retention_estimate(
+        accuracy_task(), held, held, intervals.bootstrap_weights(20, draws=50, seed=0)
+    )
+    assert (kind, kept.how, kept.low, kept.lower) == ("ratio", "exact", 0.0, 0.0)
 
 
 def test_intervals_stay_within_what_a_score_can_be():

@@ -402,7 +402,37 @@ def test_scores_of_predictions() -> None:
     words = [tag for example in examples for tag in example.tags]
     assert (scores["f1"], scores["token_accuracy"]) == (0.0, words.count(0) / len(words))
     for prediction, example in zip(perfect, examples, strict=True):
-        assert made.as_reference(prediction, replace(example, tags=())) == example
+        assert made.as_reference(prediction, replace(example, tags=())) == replace(example, by_base=True)
+
+
+def test_agreement_that_there_is_no_entity_is_whole() -> None:
+    made = task()
+    examples = list(made.read(rows()))
+    nothing = [made.majority(examples, example) for example in examples]
+    asked = [made.as_reference(p, e) for p, e in zip(nothing, examples, strict=True)]
+    same = [made.statistics(p, e) for p, e in zip(nothing, asked, strict=True)]
+    assert point_scores(made, same)["f1"] == 1.0
+    found = {"probability": np.eye(len(made.tags))[list(examples[0].tags)], "tokens": examples[0].tokens}
+    assert point_scores(made, [made.statistics(found, asked[0]), *same[1:]])["f1"] == 0.0
+    assert (
+        point_scores(made, [made.statistics(nothing[0], replace(examples[0], tags=(0,) * len(examples[0].tags)))])["f1"]
+        == 0.0
+    ), "of labelled rows"
+
+
+def test_words_of_types_that_are_not_scored_are_outside() -> None:
+    made = task()
+    kept = made.scoring([made.types[0]])
+    example = next(e for e in made.read(rows()) if e.tags)
+    other = made.tags.index(f"B-{made.types[1]}")
+    probability = np.full((len(example.tokens), len(made.tags)), 0.0)
+    probability[:, 0], probability[:, other] = 0.4, 0.6
+    answer = {"probability": probability, "tokens": example.tokens}
+    outside = replace(example, tags=(0,) * len(example.tokens))
+    every, some = made.statistics(answer, outside), kept.statistics(answer, outside)
+    assert (every["correct_words"], some["correct_words"]) == (0, len(example.tokens))
+    assert some["log_loss"] == pytest.approx(0.0)
+    assert every["log_loss"] == pytest.approx(-np.log(0.4) * len(example.tokens))
 
 
 def test_render_gives_entities_with_their_text() -> None:

@@ -12,20 +12,19 @@ def estimate(value, half, lower=None):
     return Estimate(value, value - half, value + half, value - half * 0.84 if lower is None else lower)
 
 
-def verdict(chosen, full, **more):
+def verdict(chosen, full):
     return judge(
         chosen,
         full,
         floor=0.95,
-        agreement=more.pop("agreement", False),
         test_rows=400,
         general_rows=300,
         why_the_base="the reason",
     )
 
 
-def at(strength, gain, kept):
-    return Confirmed(strength, gain, kept)
+def at(strength, gain, kept, kind="ratio"):
+    return Confirmed(strength, gain, kept, kind)
 
 
 def test_deploy():
@@ -51,7 +50,7 @@ def test_where_the_base_was_chosen_the_numbers_are_said_to_be_strength_1s():
 
 
 def test_strengths_that_differ_between_seeds_are_all_told():
-    good = Confirmed(0.25, estimate(0.1, 0.03), estimate(0.99, 0.02), "each run's own strength (0.25, 0.5)")
+    good = Confirmed(0.25, estimate(0.1, 0.03), estimate(0.99, 0.02), told="each run's own strength (0.25, 0.5)")
     assert verdict(good, good).sentence.startswith("Deploy at each run's own strength (0.25, 0.5): gain")
 
 
@@ -98,10 +97,32 @@ def test_without_general_data_the_gain_decides():
 
 
 def test_agreement_uses_its_threshold():
-    agrees = at(1.0, estimate(0.1, 0.02), estimate(0.97, 0.01))
-    assert verdict(agrees, agrees, agreement=True).kind == "deploy"
-    unlike = at(1.0, estimate(0.0, 0.02), estimate(0.9, 0.01))
-    assert verdict(unlike, unlike, agreement=True).kind == "keep the base"
+    agrees = at(1.0, estimate(0.1, 0.02), estimate(0.97, 0.01), "agreement")
+    assert verdict(agrees, agrees).kind == "deploy"
+    unlike = at(1.0, estimate(0.0, 0.02), estimate(0.9, 0.01), "agreement")
+    assert verdict(unlike, unlike).kind == "keep the base"
+
+
+def test_what_is_kept_has_its_own_name_and_remedy():
+    unlike = at(1.0, estimate(0.1, 0.02), estimate(0.93, 0.01), "agreement")
+    told = verdict(unlike, unlike).sentence
+    assert "agreement with the base 93.0 %" in told
+    assert "agreement is below the floor of 0.95" in told
+    assert "balance.keep_agreement" in told
+    assert "retention" not in told
+    lost = at(1.0, estimate(0.1, 0.02), estimate(0.955, 0.02), "difference")
+    told = verdict(lost, lost).sentence
+    assert "general score -0.045 [-0.065, -0.025] (the base's is too near 0 for a ratio)" in told
+    assert "95.5" not in told
+
+
+@pytest.mark.parametrize("low", [-1.0, -float("inf")])
+def test_a_test_part_of_one_group_decides_nothing(low):
+    gain = Estimate(0.15, low, 1.0, low)
+    made = verdict(*[at(1.0, gain, estimate(0.99, 0.02))] * 2)
+    assert made.kind == "too close to call"
+    assert "too few rows" in made.sentence
+    assert made.test_rows_needed is None
 
 
 @pytest.mark.parametrize(

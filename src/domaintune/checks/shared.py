@@ -24,6 +24,7 @@ SHIFT_ROWS = 50
 IMBALANCE = 20
 NEAR = 0.8
 MOST_IN_CHAIN = 10
+FEW_UNITS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,7 @@ def shared_findings(parts: Mapping[str, Part], *, near: bool, one_label: bool) -
     train = parts["train"]
     for name, part in parts.items():
         if name != "train":
+            yield from few_rows(part)
             yield from shared_rows(train, part)
             yield from shared_groups(train, part)
     if "dev" in parts and "test" in parts:
@@ -78,6 +80,18 @@ def shared_findings(parts: Mapping[str, Part], *, near: bool, one_label: bool) -
         yield from label_findings(domain)
     yield from unseen_labels(domain, severity="error" if one_label else "warning")
     yield from like_labels(domain)
+
+
+def few_rows(part: Part) -> Iterator[Finding]:
+    """`few-rows`: a part of so few rows, or groups of rows that hang together, that a score on it says little."""
+    groups = {key.group for key in part.keys if key.group is not None}
+    alone = sum(key.group is None for key in part.keys)
+    if (units := len(groups) + alone) < FEW_UNITS:
+        yield Finding(
+            "few-rows", "warning",
+            f"{part.name} holds {counted(units, '[group|groups] of rows that belong together' if groups else '[row|rows]')}.", (),
+            "Give more of them.", "A score over so few is mostly chance, and its interval wide.", units,
+        )  # fmt: skip
 
 
 def repeats(part: Part, *, texts: bool = True) -> Iterator[Finding]:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-from scipy.special import betaincinv
+from scipy.special import betaincinv, ndtri, stdtrit
 
 from domaintune.tasks.base import Primary, Record, Task
 
@@ -19,6 +19,9 @@ Kind = Literal["ratio", "difference"]
 FEW = 5
 LOSSES, SIGNED = ("log_loss", "cross_entropy", "perplexity"), ("mcc",)
 """Scores that are not between 0 and 1: from 0 up, and from -1 to 1."""
+MEANS_OF_CLASSES = {"macro_f1"}
+"""Scores that resamples shift, as they lose rare classes: their intervals are mirrored at the value (basic bootstrap). Source: Davison and
+Hinkley 1997, section 5.2."""
 UNDEFINED_BELOW = 0.05
 
 
@@ -55,13 +58,24 @@ def bootstrap_weights(count: int, *, draws: int, seed: int, groups: Sequence[str
     return drawn[:, [position[name] for name in names]].astype(np.float64)
 
 
-def percentiles(value: float, draws: np.ndarray, *, differing: int | None = None) -> Estimate:
-    """Percentile interval of bootstrap draws (draws that are not finite are left out)."""
+def percentiles(value: float, draws: np.ndarray, *, units: int | None = None, differing: int | None = None) -> Estimate:
+    """Percentile interval of bootstrap draws (draws that are not finite are left out).
+
+    With `units`, the number of things that were resampled, the interval is as much wider as Student's t with n - 1 degrees of freedom
+    is than the normal distribution, times sqrt(n / (n - 1)) for the resamples' variance: percentiles alone hold the truth 73 % of
+    the time over three things, and over one have no width. One thing gives no bounds.
+    """
     finite = draws[np.isfinite(draws)]
     if not finite.size:
         return Estimate(value, float("nan"), float("nan"), float("nan"), differing=differing)
-    low, lower, high = np.quantile(finite, [0.025, 0.05, 0.975])
-    return Estimate(value, float(low), float(high), float(lower), differing=differing)
+    low, high, lower = (float(end) for end in np.quantile(finite, [0.025, 0.975, 0.05]))
+    if units == 1:
+        low, high, lower = -np.inf, np.inf, -np.inf
+    elif units is not None:
+        unbiased = np.sqrt(units / (units - 1))
+        two, one = (float(stdtrit(units - 1, level) / ndtri(level) * unbiased) for level in (0.975, 0.95))
+        low, high, lower = value + (low - value) * two, value + (high - value) * two, value + (lower - value) * one
+    return Estimate(value, low, high, lower, differing=differing)
 
 
 def drawn_units(weights: np.ndarray) -> int:
@@ -80,23 +94,27 @@ def binomial_bounds(successes: float, trials: float, *, level: float = 0.95) -> 
 
 def score_estimates(task: Task, records: Sequence[Record], weights: np.ndarray) -> dict[str, Estimate]:
     """Every score of one model with its interval; a binary primary with few rights or wrongs gets exact bounds."""
-    points = task.reduce(records, np.ones((1, len(records))))
-    draws = task.reduce(records, weights)
-    made = {name: percentiles(float(points[name][0]), draws[name]) for name in points}
+    points = {name: float(once[0]) for name, once in task.reduce(records, np.ones((1, len(records)))).items()}
+    draws, units = task.reduce(records, weights), drawn_units(weights)
+    for name in MEANS_OF_CLASSES & draws.keys():
+        draws[name] = 2 * points[name] - draws[name]
+    made = {name: within_range(percentiles(value, draws[name], units=units), name) for name, value in points.items()}
     if task.primary.binary:
         right = int(sum(float(r["correct"]) for r in records))
         if min(right, len(records) - right) < FEW:
-            units = drawn_units(weights)
             rights = units * right / len(records)
             low, high = binomial_bounds(rights, units)
             lower = binomial_bounds(rights, units, level=0.9)[0]
             made[task.primary.name] = Estimate(right / len(records), low, high, lower, "exact")
-    for name in made.keys() - {*LOSSES, *SIGNED}:
+    for name in made.keys() - {*LOSSES}:
         # The same in every draw, of however few examples.
         if made[name].low == made[name].high and made[name].value in (0.0, 1.0):
-            units = drawn_units(weights)
+            if name in SIGNED and made[name].value == 0.0:
+                continue  # one answer to all, which says nothing of how far from 0 another could be
             low, high = binomial_bounds(units * made[name].value, units)
             lower = binomial_bounds(units * made[name].value, units, level=0.9)[0]
+            if name in SIGNED:
+                low, lower = 2 * low - 1, 2 * lower - 1
             made[name] = Estimate(made[name].value, low, high, lower, "exact")
     return made
 
@@ -108,13 +126,18 @@ def within_range(made: Estimate, score: str) -> Estimate:
     return replace(made, low=low, high=high, lower=lower)
 
 
-def differing_records(ours: Sequence[Record], theirs: Sequence[Record]) -> int:
-    """On how many examples two models' statistics differ in what is no loss or probability (in those every example does; so do boxes,
-    which move a little)."""
+def differing_records(primary: Primary, ours: Sequence[Record], theirs: Sequence[Record]) -> int:
+    """On how many examples two models' statistics differ in what the primary score is made of; where it does not say what that is, in
+    what is no loss or probability (in those every example does; so do boxes, which move a little)."""
     return sum(
-        any(not np.array_equal(a[key], b[key]) for key in a if key not in (*LOSSES, "probability"))
+        any(not _same(a[key], b[key]) for key in primary.counts or (k for k in a if k not in (*LOSSES, "probability")))
         for a, b in zip(ours, theirs, strict=True)
     )
+
+
+def _same(a: np.ndarray, b: np.ndarray) -> bool:
+    """Counts of tasks with other numbers of types are compared in sum."""
+    return bool(np.array_equal(a, b) if np.shape(a) == np.shape(b) else np.sum(a) == np.sum(b))
 
 
 def decided_records(ours: Sequence[Record], theirs: Sequence[Record]) -> int:
@@ -125,23 +148,25 @@ def decided_records(ours: Sequence[Record], theirs: Sequence[Record]) -> int:
 def gain_estimate(task: Task, tuned: Sequence[Record], base: Sequence[Record], weights: np.ndarray) -> Estimate:
     """Tuned minus base of the primary score (for losses base minus tuned), paired: the same resamples for both."""
     sign = 1.0 if task.primary.higher_is_better else -1.0
-    name = task.primary.name
+    name, units = task.primary.name, drawn_units(weights)
     ones = np.ones((1, len(base)))
     value = sign * float(task.reduce(tuned, ones)[name][0] - task.reduce(base, ones)[name][0])
-    differing = differing_records(tuned, base)
+    differing = differing_records(task.primary, tuned, base)
     if task.primary.binary and decided_records(tuned, base) < FEW:
-        return _exact_difference(tuned, base, differing, units=drawn_units(weights))
+        return _exact_difference(tuned, base, differing, units=units)
     draws = sign * (task.reduce(tuned, weights)[name] - task.reduce(base, weights)[name])
-    made = percentiles(value, draws, differing=differing)
-    return _at_least_few(made, len(base), weights) if task.primary.higher_is_better else made
+    made = percentiles(value, draws, units=units, differing=differing)
+    if not task.primary.higher_is_better:
+        return made
+    made = _at_least_few(made, len(base), units)
+    return replace(made, low=max(made.low, -1.0), high=min(made.high, 1.0), lower=max(made.lower, -1.0))
 
 
-def _at_least_few(made: Estimate, count: int, weights: np.ndarray, *, scale: float = 1.0) -> Estimate:
+def _at_least_few(made: Estimate, count: int, units: int, *, scale: float = 1.0) -> Estimate:
     """The estimate, where fewer than 5 of `count` examples differ with an interval that reaches as far as a score between 0 and 1 would
     move in which as many examples as may differ by exact bounds lost or won all, in units of `scale`."""
     if made.differing is None or made.differing >= FEW:
         return made
-    units = drawn_units(weights)
     two, one = (binomial_bounds(units * made.differing / count, units, level=level)[1] for level in (0.95, 0.9))
     low, high, lower = made.value - two / scale, made.value + two / scale, made.value - one / scale
     return replace(made, low=min(made.low, low), high=max(made.high, high), lower=min(made.lower, lower), how="exact")
@@ -168,20 +193,25 @@ def retention_estimate(
 
     Where the base's score is below .05 the ratio is undefined, and 1 - (base - tuned) stands for it ("difference").
     """
-    name, ones = task.primary.name, np.ones((1, len(base)))
+    name, ones, units = task.primary.name, np.ones((1, len(base))), drawn_units(weights)
     b, t = task.reduce(base, ones)[name][0], task.reduce(tuned, ones)[name][0]
-    differing, kind = differing_records(tuned, base), retention_kind(task.primary, float(b))
+    differing = differing_records(task.primary, tuned, base)
+    kind = retention_kind(task.primary, float(b))
+    scale = float(b) if kind == "ratio" else 1.0
     if task.primary.binary and decided_records(tuned, base) < FEW:
-        gain = _exact_difference(tuned, base, differing, units=drawn_units(weights))
-        scale = 1.0 if kind == "difference" else float(b)
+        gain = _exact_difference(tuned, base, differing, units=units)
         value, low, high, lower = (1 + x / scale for x in (gain.value, gain.low, gain.high, gain.lower))
-        return Estimate(value, low, high, lower, "exact", differing), kind
-    draws = kept(task.primary, task.reduce(tuned, weights)[name], task.reduce(base, weights)[name], kind)
-    made = percentiles(float(kept(task.primary, t, b, kind)), draws, differing=differing)
-    if task.primary.higher_is_better:
-        made = _at_least_few(made, len(base), weights, scale=float(b) if kind == "ratio" else 1.0)
-        made = replace(made, low=max(made.low, 0.0), lower=max(made.lower, 0.0)) if kind == "ratio" else made
-    return made, kind
+        made = Estimate(value, low, high, lower, "exact", differing)
+    else:
+        draws = kept(task.primary, task.reduce(tuned, weights)[name], task.reduce(base, weights)[name], kind)
+        made = percentiles(float(kept(task.primary, t, b, kind)), draws, units=units, differing=differing)
+        made = _at_least_few(made, len(base), units, scale=scale) if task.primary.higher_is_better else made
+    return above_zero(made) if kind == "ratio" else made, kind
+
+
+def above_zero(made: Estimate) -> Estimate:
+    """A retention told as a ratio: not below 0."""
+    return replace(made, low=max(made.low, 0.0), lower=max(made.lower, 0.0))
 
 
 def retention_kind(primary: Primary, base: float) -> Kind:

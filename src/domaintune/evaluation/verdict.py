@@ -15,12 +15,14 @@ MOST_ROWS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Confirmed:
-    """One strength on the parts that nothing was chosen on. `retention` is None without general data. `told`: how the strength is named,
-    where it is not the same in all runs that the estimates are of."""
+    """One strength on the parts that nothing was chosen on. `retention` is None without general data; `kind`: what it is, by
+    `intervals.retention_kind`, or agreement with the base. `told`: how the strength is named, where it is not the same in all runs
+    that the estimates are of."""
 
     strength: float
     gain: Estimate
     retention: Estimate | None
+    kind: Literal["ratio", "difference", "agreement"] = "ratio"
     told: str | None = None
 
 
@@ -40,7 +42,6 @@ def judge(
     full: Confirmed,
     *,
     floor: float,
-    agreement: bool,
     test_rows: int,
     general_rows: int,
     why_the_base: str,
@@ -52,15 +53,14 @@ def judge(
     """
     shown = chosen if chosen.strength > 0 else full
     gain, kept = shown.gain, shown.retention
-    word = "agreement with the base" if agreement else "retention"
-    tail = f"{word} {_percent(kept)}" if kept is not None else "no general data, so what was lost is unknown"
+    tail = "no general data, so what was lost is unknown" if kept is None else _told_kept(kept, shown.kind)
     at_one = "at strength 1: " if chosen.strength == 0 else ""
-    told = f"{at_one}gain {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}], {tail}"
+    told = f"{at_one}gain {_signed(gain)}, {tail}"
     if chosen.strength > 0 and gain.low > 0 and (kept is None or kept.lower >= floor):
         return Verdict("deploy", f"Deploy at {chosen.told or f'strength {chosen.strength:g}'}: {told}.")
     if chosen.strength == 0 and full.gain.low > 0:
         return Verdict("trade", f"A trade: {why_the_base}; {told}.")
-    whole = floor if agreement else 1.0
+    whole = floor if shown.kind == "agreement" else 1.0
     if gain.high < 0 or (gain.low <= 0 and kept is not None and kept.high < whole):
         return Verdict("keep the base", f"Keep the base: {told}.")
     return _open(shown, told, floor=floor, test_rows=test_rows, general_rows=general_rows)
@@ -70,8 +70,13 @@ def _open(shown: Confirmed, told: str, *, floor: float, test_rows: int, general_
     gain, kept = shown.gain, shown.retention
     test_needed = general_needed = None
     wants = []
+    word, setting = (
+        ("agreement", "balance.keep_agreement") if shown.kind == "agreement" else ("retention", "balance.floor")
+    )
     if gain.low <= 0:
-        if gain.value > 0:
+        if gain.value > 0 and gain.low in (-1.0, -math.inf):  # as far as it goes
+            wants.append("the test part has too few rows, or groups of them, to show how far they vary")
+        elif gain.value > 0:
             test_needed = _rows(test_rows, gain.value - gain.low, gain.value)
             wants.append(
                 f"about {test_needed:,} test rows would show a gain of this size"
@@ -84,12 +89,12 @@ def _open(shown: Confirmed, told: str, *, floor: float, test_rows: int, general_
         if kept.value > floor:
             general_needed = _rows(general_rows, kept.value - kept.lower, kept.value - floor)
             wants.append(
-                f"about {general_needed:,} general rows would settle the retention"
+                f"about {general_needed:,} general rows would settle the {word}"
                 if general_needed
-                else f"retention is at the floor of {floor:g}, above which only a lower strength can lift it"
+                else f"{word} is at the floor of {floor:g}, above which only a lower strength can lift it"
             )
         else:
-            wants.append(f"retention is below the floor of {floor:g}: lower the strength or the floor")
+            wants.append(f"{word} is below the floor of {floor:g}: lower the strength or the floor ({setting})")
     sentence = f"Too close to call: {told}" + (f"; {'; '.join(wants)}." if wants else ".")
     return Verdict("too close to call", sentence, test_needed, general_needed)
 
@@ -97,9 +102,17 @@ def _open(shown: Confirmed, told: str, *, floor: float, test_rows: int, general_
 def _rows(now: int, margin: float, wanted: float) -> int | None:
     """Rows at which an interval of half-width `margin` shrinks to `wanted`: widths go with 1 / sqrt(rows). None above what anyone
     would label."""
-    needed = math.ceil(now * (margin / wanted) ** 2 / 10) * 10
-    return needed if needed <= MOST_ROWS else None
+    needed = now * (margin / wanted) ** 2
+    return math.ceil(needed / 10) * 10 if needed <= MOST_ROWS else None
 
 
-def _percent(estimate: Estimate) -> str:
-    return f"{100 * estimate.value:.1f} % [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
+def _signed(estimate: Estimate) -> str:
+    return f"{estimate.value:+.3f} [{estimate.low:+.3f}, {estimate.high:+.3f}]"
+
+
+def _told_kept(kept: Estimate, kind: str) -> str:
+    if kind == "difference":
+        change = Estimate(kept.value - 1, kept.low - 1, kept.high - 1, kept.lower - 1)
+        return f"general score {_signed(change)} (the base's is too near 0 for a ratio)"
+    word = "agreement with the base" if kind == "agreement" else "retention"
+    return f"{word} {100 * kept.value:.1f} % [{100 * kept.low:.1f}, {100 * kept.high:.1f}]"

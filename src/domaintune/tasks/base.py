@@ -121,11 +121,13 @@ class Primary:
 
     `higher_is_better` is false for losses, whose gain is base - tuned and whose retention is exp(base - tuned).
     `binary` marks a score that is the mean of a 0/1 entry per example (record key `correct`), for which exact bounds exist.
+    `counts` are the keys of records that it is computed from, where others could differ though the score does not.
     """
 
     name: str
     higher_is_better: bool = True
     binary: bool = False
+    counts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

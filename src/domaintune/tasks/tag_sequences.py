@@ -79,7 +79,7 @@ def entity_counts(predicted: Sequence[str], target: Sequence[str], types: Sequen
 
 def reduce_entities(records: Sequence[Mapping[str, np.ndarray]], weights: np.ndarray) -> dict[str, np.ndarray]:
     """f1, precision, recall (over all entities) and macro_f1 (mean over the types that occur in targets or predictions); 0 where
-    undefined. weights [draws, records], one value a draw."""
+    undefined, but f1 1 where the base's answer is the target and neither side has an entity. weights [draws, records], one value a draw."""
     weights = np.asarray(weights, dtype=np.float64)
     hits, guesses, truths = (
         weights @ np.stack([record[name] for record in records]).astype(np.float64)
@@ -87,8 +87,11 @@ def reduce_entities(records: Sequence[Mapping[str, np.ndarray]], weights: np.nda
     )
     occurring = (guesses + truths) > 0
     by_type = _ratio(2 * hits, guesses + truths)
+    f1 = _ratio(2 * hits.sum(1), guesses.sum(1) + truths.sum(1))
+    if any("by_base" in record for record in records):
+        f1 = np.where(occurring.any(1), f1, 1.0)
     return {
-        "f1": _ratio(2 * hits.sum(1), guesses.sum(1) + truths.sum(1)),
+        "f1": f1,
         "precision": _ratio(hits.sum(1), guesses.sum(1)),
         "recall": _ratio(hits.sum(1), truths.sum(1)),
         "macro_f1": _ratio(by_type.sum(1), occurring.sum(1)),

@@ -58,6 +58,8 @@ class TokenExample(Example):
     """Words, whatever a tokenizer makes of them."""
     tags: tuple[int, ...]
     """Positions in the task's tag list; empty for an unlabelled row."""
+    by_base: bool = False
+    """The tags are the base's answer: another model that finds no entity either agrees with it."""
 
 
 class TokenClassification(Task):
@@ -69,7 +71,7 @@ class TokenClassification(Task):
 
     name: ClassVar[str] = "token-classification"
     auto_class: ClassVar[str] = "AutoModelForTokenClassification"
-    primary: ClassVar[Primary] = Primary("f1")
+    primary: ClassVar[Primary] = Primary("f1", counts=("hits", "predicted", "target"))
     scores: ClassVar[tuple[str, ...]] = ("f1", "precision", "recall", "macro_f1", "token_accuracy", "log_loss")
     input_kind: ClassVar[Literal["words"]] = "words"
 
@@ -316,16 +318,18 @@ class TokenClassification(Task):
 
     def statistics(self, prediction: Prediction, example: TokenExample) -> Record:
         probability = np.asarray(prediction["probability"])
-        best, tags = probability.argmax(1), np.asarray(example.tags)
-        eps = np.finfo(np.float64).eps
-        losses = -np.log(np.clip(probability[np.arange(len(tags)), tags], eps, 1.0))
+        tags = np.asarray(example.tags)
+        found, true = self._scored_names(probability.argmax(1)), self._scored_names(example.tags)
+        names = np.array(self._scored_names(range(len(self.tags))))  # of tags that do not count: outside
+        right = np.where(names == np.array(true)[:, None], probability, 0.0).sum(1)
         return {
-            **entity_counts(self._scored_names(best), self._scored_names(example.tags), self._scored_types),
+            **entity_counts(found, true, self._scored_types),
             "words": np.asarray(len(tags)),
-            "correct_words": np.asarray((best == tags).sum()),
-            "log_loss": np.asarray(losses.sum()),
+            "correct_words": np.asarray(sum(a == b for a, b in zip(found, true, strict=True))),
+            "log_loss": np.asarray(-np.log(np.clip(right, np.finfo(np.float64).eps, 1.0)).sum()),
             "probability": probability,
             "tags": tags,
+            **({"by_base": np.asarray(True)} if example.by_base else {}),
         }
 
     def reduce(self, records: Sequence[Record], weights: np.ndarray) -> dict[str, np.ndarray]:
@@ -367,7 +371,8 @@ class TokenClassification(Task):
         return rendered(self._names(example.tags), example.tokens)
 
     def as_reference(self, prediction: Prediction, example: TokenExample) -> TokenExample:
-        return replace(example, tags=tuple(int(index) for index in np.asarray(prediction["probability"]).argmax(1)))
+        tags = tuple(int(index) for index in np.asarray(prediction["probability"]).argmax(1))
+        return replace(example, tags=tags, by_base=True)
 
     def divergence(self, tuned: nn.Module, base_model: nn.Module, batch: Batch) -> tuple[Tensor, float]:
         """Over words."""

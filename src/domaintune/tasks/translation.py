@@ -53,7 +53,7 @@ class Translation(Task):
 
     name: ClassVar[str] = "translation"
     auto_class: ClassVar[str] = "AutoModelForSeq2SeqLM"
-    primary: ClassVar[Primary] = Primary("chrf")
+    primary: ClassVar[Primary] = Primary("chrf", counts=("chrf",))
     scores: ClassVar[tuple[str, ...]] = ("chrf", "bleu", "exact_match", "cross_entropy", "perplexity")
     cross_validates: ClassVar[bool] = False
 
