@@ -108,13 +108,25 @@ def confirm(recipe: Recipe, fitted: Fitted, parts: Parts, *, report: Callable[[s
     agreement = parts.general is not None and parts.general.agreement
 
     def at(strength: float) -> Confirmed:
+        gain, primary = domain.change[strength], parts.task.primary
+        score = domain.scores[strength][primary.name].value if primary.higher_is_better else None
         if general is None:
-            return Confirmed(strength, domain.change[strength], None)
-        return Confirmed(strength, domain.change[strength], general.change[strength], kept_kind(general.kind))
+            return Confirmed(strength, gain, None, score=score)
+        return Confirmed(strength, gain, general.change[strength], kept_kind(general.kind), score=score)
 
+    majority = majority_score(parts.task, parts.train, parts.test)
     rows = (domain.rows, general.rows if general else 0)
-    verdict = judged(recipe, parts.task, fitted.frontier, at(fitted.chosen), at(1.0), agreement=agreement, rows=rows)
-    return Confirmation(domain, general, majority_score(parts.task, parts.train, parts.test), verdict)
+    verdict = judged(
+        recipe,
+        parts.task,
+        fitted.frontier,
+        at(fitted.chosen),
+        at(1.0),
+        agreement=agreement,
+        rows=rows,
+        majority=majority,
+    )
+    return Confirmation(domain, general, majority, verdict)
 
 
 def judged(
@@ -126,6 +138,7 @@ def judged(
     *,
     agreement: bool,
     rows: tuple[int, int],
+    majority: float | None,
 ) -> Verdict:
     """The verdict by the recipe's bounds. `frontier` is what `chosen` was chosen on, `rows` count the test and general part."""
     keep = keep_of(recipe, task, agreement=agreement)
@@ -137,6 +150,7 @@ def judged(
         test_rows=rows[0],
         general_rows=rows[1],
         why_the_base=why,
+        majority=majority,
     )
 
 

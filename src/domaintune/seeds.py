@@ -119,7 +119,9 @@ def _summarise(folder: RunFolder, recipe: Recipe, runs: Sequence[RunFolder]) -> 
         retention = None if general is None else general.change(name, agreement=agreement)
         kind = "ratio" if general is None else kept_kind(scores[0]["general"]["kind"])
         own = None if name == "tuned" or len(set(chosen)) == 1 else f"each run's own strength ({', '.join(chosen)})"
-        return Confirmed(strength, domain.gain(name), retention, kind, own)
+        primary = tasks["domain"].primary
+        score = domain.points[name][primary.name] if primary.higher_is_better else None
+        return Confirmed(strength, domain.gain(name), retention, kind, own, score)
 
     verdict = judged(
         recipe,
@@ -129,6 +131,7 @@ def _summarise(folder: RunFolder, recipe: Recipe, runs: Sequence[RunFolder]) -> 
         at(1.0, "tuned"),
         agreement=agreement,
         rows=(domain.count, 0 if general is None else general.count),
+        majority=scores[0]["majority"],
     )
     summary = {
         "primary": scores[0]["primary"],

@@ -290,6 +290,7 @@ class TestWhatMoreStrengthWouldBring:
             "chosen_strength": chosen,
             "frontier": frontier,
             "general": {"kind": "retention (ratio)"},
+            "verdict": {"kind": "keep the base"},
         }
 
     def test_the_next_strength_that_gains_much_more_is_told(self) -> None:
@@ -306,14 +307,25 @@ class TestWhatMoreStrengthWouldBring:
         [
             ([0.5, 0.6, 0.7, 0.72, 0.74], 0.5),  # little more
             ([0.5, 0.6, 0.7, 0.8, 0.9], 1.0),  # nothing above
-            ([0.5, 0.6, 0.7, 0.8, 0.9], 0.0),  # the verdict tells it
+            ([0.5, 0.6, 0.7, 0.8, 0.9], 0.0),  # the base is kept
         ],
     )
     def test_elsewhere_nothing_is_said(self, domain: list[float], chosen: float) -> None:
         assert further(self.scores(domain, chosen)) is None
 
-    def test_without_general_data_nothing_is_said(self) -> None:
+    def test_a_trade_tells_where_to_stand_instead(self) -> None:
+        made = {**self.scores([0.5, 0.6, 0.8, 0.7, 0.7], 0.0), "verdict": {"kind": "trade"}}
+        said = str(further(made))
+        assert "at strength 0.5 f1 is 0.800 instead of 0.500 and retention 96.9 %" in said
+        assert "`domaintune balance RUN --strength 0.5 --set-strength`" in said
+
+    def test_without_general_data_a_clearly_better_strength_is_told(self) -> None:
         assert further(self.scores([0.5, 0.6, 0.7, 0.8, 0.9], 1.0, kept=[None] * 5)) is None
+        assert further(self.scores([0.5, 0.6, 0.7, 0.92, 0.9], 1.0, kept=[None] * 5)) is None
+        said = str(further(self.scores([0.7, 0.69, 0.69, 0.62, 0.61], 1.0, kept=[None] * 5)))
+        assert "f1 is 0.700 at strength 0 and 0.610 at 1" in said
+        said = str(further(self.scores([3.0, 2.5, 2.2, 2.6, 2.9], 1.0, higher=False, kept=[None] * 5)))
+        assert "2.200 at strength 0.5" in said
 
     def test_terminal_page_and_card_say_it(self, first: Run, tmp_path: Path) -> None:
         copied = Path(shutil.copytree(first.path, tmp_path / "run"))

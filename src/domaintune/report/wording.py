@@ -88,22 +88,38 @@ def spoken(key: str) -> str:
 
 
 def further(scores: Mapping[str, Any]) -> str | None:
-    """What the next higher strength would gain and cost on the rows that the strength was chosen on, where it gains much more; None
-    elsewhere, and where the base was chosen: then the verdict itself tells it."""
+    """What another strength would gain and cost on the rows that strengths are compared on: the next higher one that gains much more; the
+    best one, where the verdict is a trade; a better one than 1, which is taken where nothing tells what is lost. None elsewhere."""
     sign = 1 if scores.get("higher_is_better", True) else -1
     points = {point["strength"]: point for point in scores["frontier"]}
     base, chosen = points[0.0]["domain"], points[scores["chosen_strength"]]
-    wanted = MUCH_MORE * sign * (chosen["domain"] - base)
-    above = [p for s, p in points.items() if s > chosen["strength"] and sign * (p["domain"] - base) >= wanted]
-    if not chosen["strength"] or not above or above[0]["retention"] is None:
+    best = max(points.values(), key=lambda point: (sign * point["domain"], -point["strength"]))
+    gained = sign * (chosen["domain"] - base)
+    if chosen["retention"] is None:
+        if sign * (best["domain"] - base) <= max(MUCH_MORE * gained, gained):
+            return None
+        return (
+            f"Without general data strength 1 is taken, though on the rows that strengths are compared on {scores['primary']} is "
+            f"{best['domain']:.3f} at strength {best['strength']:g} and {chosen['domain']:.3f} at 1: {_command(best['strength'])}"
+        )
+    above = [
+        p for s, p in points.items() if s > chosen["strength"] and sign * (p["domain"] - base) >= MUCH_MORE * gained
+    ]
+    if not chosen["strength"]:
+        above = [best] if scores["verdict"]["kind"] == "trade" and best["strength"] else []
+    if not above:
         return None
     found = above[0]
     kept = "agreement with the base" if (scores.get("general") or {}).get("kind") == "agreement" else "retention"
     return (
         f"More is to be had for more loss: at strength {found['strength']:g} {scores['primary']} is {found['domain']:.3f} "
         f"instead of {chosen['domain']:.3f} and {kept} {100 * found['retention']:.1f} % instead of "
-        f"{100 * chosen['retention']:.1f} % on the rows that the strength was chosen on."
+        f"{100 * chosen['retention']:.1f} % on the rows that the strength was chosen on: {_command(found['strength'])}"
     )
+
+
+def _command(strength: float) -> str:
+    return f"`domaintune balance RUN --strength {strength:g} --set-strength` takes it."
 
 
 FORMATS = {
