@@ -293,3 +293,27 @@ def test_a_group_of_a_given_part_leaves_train() -> None:
         assert not {e.group for e in (*train, *test)} & {"p"}
     with pytest.raises(DataError, match="every group of train also stands in test"):
         domain_parts(given(), task, {**parts, "train": parts["train"][:1]}, [])
+
+
+def test_of_many_small_strata_every_one_is_tested_by_some_seed() -> None:
+    """150 labels of two rows: a fifth of the rows are 60, which only 60 of the labels can give."""
+    strata = [f"label {row // 2}" for row in range(300)]
+    tested = [{strata[row] for row in cut(strata, range(300), fraction=0.2, seed=seed)[1]} for seed in range(20)]
+    assert all(len(names) == 60 for names in tested)
+    assert len(set().union(*tested)) > 145
+    assert tested[0] == {strata[row] for row in cut(strata, range(300), fraction=0.2, seed=0)[1]}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("rated 3.5", "rated 35", False),
+        ("12-3", "12/3", False),
+        ("It cost 5.", "it cost 5", True),
+        ("born in (1990)", "Born in 1990", True),
+        ("rooms 5, 6", "rooms 5 6", True),
+        ("1\uff0e5 kg", "1.5 kg", True),
+    ],
+)
+def test_signs_between_digits_are_told_apart(one: str, other: str, same: bool) -> None:
+    assert (normal_form(one) == normal_form(other)) is same

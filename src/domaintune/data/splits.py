@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
@@ -19,10 +20,12 @@ Positions = np.ndarray
 def normal_form(text: str) -> str:
     """What two texts share when they say the same: NFKC, case folded, without punctuation, spaces and control characters.
 
-    Letters, digits, marks and symbols (emoji, currency, mathematics) of every script stay. A text of nothing else stays as it
-    is, so that "..." and "???" do not count as one.
+    Letters, digits, marks and symbols (emoji, currency, mathematics) of every script stay, and what stands between two digits: 3.5
+    is not 35. A text of nothing else stays as it is, so that "..." and "???" do not count as one.
     """
-    return unicodedata.normalize("NFKC", text).casefold().translate(_KEPT) or text
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    pieces = _BETWEEN_DIGITS.split(folded)  # signs stand at the odd places
+    return "".join(piece if place % 2 else piece.translate(_KEPT) for place, piece in enumerate(pieces)) or text
 
 
 class _Kept(dict[int, int | None]):
@@ -34,6 +37,7 @@ class _Kept(dict[int, int | None]):
 
 
 _KEPT = _Kept()
+_BETWEEN_DIGITS = re.compile(r"(?<=\d)([^\w\s])(?=\d)")
 
 
 def together(inputs: Sequence[str], groups: Sequence[str | None], links: Iterable[tuple[int, int]] = ()) -> list[int]:
@@ -64,7 +68,8 @@ def cut(
 ) -> tuple[Positions, Positions]:
     """(rest, part): a random part of about `fraction` of the rows, stratified, groups kept whole.
 
-    A group belongs to the stratum that most of its rows have. Strata get their share of the part by largest remainder. Every
+    A group belongs to the stratum that most of its rows have. Strata get their share of the part by largest remainder, of equal ones
+    those that are drawn (and not those that come first in the file: of many small strata the same would always go without). Every
     stratum of two or more groups keeps at least one in the rest; strata of a single group stay in the rest, unless there are no
     others: then all are drawn as one.
 
@@ -76,7 +81,7 @@ def cut(
         raise _too_few(len(strata), "two parts")
     generator = np.random.default_rng(seed)
     divisible = [rows for rows in members if len(rows) > 1] or [[group for rows in members for group in rows]]
-    quotas = _largest_remainder([sum(map(len, rows)) for rows in divisible], fraction)
+    quotas = _largest_remainder([sum(map(len, rows)) for rows in divisible], fraction, seed)
     part: list[int] = []
     for rows, quota in zip(divisible, quotas, strict=True):
         part += _draw(rows, quota, generator)
@@ -152,12 +157,13 @@ def _by_stratum(strata: Sequence[Hashable], groups: Sequence[Hashable]) -> list[
     return list(members.values())
 
 
-def _largest_remainder(sizes: Sequence[int], fraction: float) -> list[int]:
-    """Whole quotas close to `fraction` of each size that add up to that of the sum, at least 1; equal remainders in order."""
+def _largest_remainder(sizes: Sequence[int], fraction: float, seed: int) -> list[int]:
+    """Whole quotas close to `fraction` of each size that add up to that of the sum, at least 1; equal remainders in random order."""
     exact = np.array(sizes, dtype=np.float64) * fraction
     quotas = np.floor(exact).astype(np.int64)
     missing = max(round(sum(sizes) * fraction), 1) - int(quotas.sum())
-    by_remainder = np.argsort(-(exact - quotas), kind="stable")
+    order = np.random.default_rng([seed, len(sizes)]).permutation(len(sizes))
+    by_remainder = order[np.argsort(-(exact - quotas)[order].round(9), kind="stable")]
     quotas[by_remainder[: max(missing, 0)]] += 1
     return [int(quota) for quota in quotas]
 
