@@ -16,6 +16,7 @@ from PIL import Image
 
 from domaintune.checks.pictures import picture_findings
 from domaintune.data.formats import read_part, stream_part
+from domaintune.data.labels import labels_of, only, renamed
 from domaintune.data.pictures import like_pictures, look_at
 from domaintune.data.rows import Reading, Wanted
 from domaintune.errors import DataError
@@ -214,6 +215,23 @@ def test_tables_name_pictures_or_hold_them(tmp_path: Path) -> None:
     made = read_part(str(tmp_path / "r"), CLASSES)
     assert [row.values["label"] for row in made.rows] == ["cat"]
     assert [entry.reason for entry in made.left_out] == ["none or several classes"]
+
+
+def test_labels_of_pictures_have_other_names_wherever_they_stand(tmp_path: Path) -> None:
+    """A label column of any name, class folders and one-hot columns beside it: what the task reads is what is renamed."""
+    pictures(tmp_path / "p")
+    (tmp_path / "t.csv").write_text("file,class\np/a.png,husky\np/b.png,tabby\n")
+    for name in ("husky", "tabby"):
+        pictures(tmp_path / "folders" / name, ["a.png"])
+    pictures(tmp_path / "r")
+    (tmp_path / "r" / "_classes.csv").write_text("filename,husky,tabby\na.png,1,0\nb.png,0,1\n")
+    wanted = Wanted("image-classification", {"image": "file", "label": "class"})
+    for given in ("t.csv", "folders", "r"):
+        rows = read_part(str(tmp_path / given), wanted, targets=True).rows
+        made = renamed(rows, wanted, {"husky": "dog", "tabby": "cat"})
+        assert [row.values["label"] for row in made] == ["dog", "cat"], given
+        assert [label for row in rows for label in labels_of(row, wanted, None)] == ["husky", "tabby"]
+        assert [row.values["label"] for row in only(made, wanted, ["dog"], where="x")[0]] == ["dog"]
 
 
 def test_archives_are_unpacked_once_and_cannot_reach_outside(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from domaintune.data.formats import stream_part
 from domaintune.data.rows import Row, Wanted
 from domaintune.errors import DataError, RecipeError, RunError
 from domaintune.finished import predictions
+from domaintune.finished.evaluate import evaluate
 from domaintune.finished.predictions import line_total, predict_file
 
 
@@ -151,6 +152,37 @@ def test_pictures_in_memory_are_predicted(folder: Path) -> None:
     rows[0]["image"].save(folder / "one.png")
     (answer,) = made.predict([rows[0]])
     assert [answer] == made.predict([str(folder / "one.png")]) == made.predict([folder / "one.png"])  # type: ignore[list-item]
+
+
+def test_pictures_of_columns_and_labels_under_other_names(folder: Path, tmp_path: Path) -> None:
+    base = tiny_base("vit", "image-classification")
+    base.model.save_pretrained(tmp_path / "vit")
+    base.processor.save_pretrained(tmp_path / "vit")
+    cells = ["photo,breed"]
+    for number, breed in enumerate(["husky", "beagle", "tabby", "siamese"] * 3):
+        Image.new("RGB", (32, 32), (20 * number, 90, 5 * number)).save(tmp_path / f"{number}.png")
+        cells.append(f"{number}.png,{breed}")
+    data = tmp_path / "t.csv"
+    data.write_text("\n".join(cells), encoding="utf-8")
+    task = {"name": "image-classification", "image_column": "photo", "label_column": "breed"}
+    names = {"husky": "dog", "beagle": "dog", "tabby": "cat", "siamese": "cat"}
+    made = tune(
+        recipe(
+            folder,
+            task=task,
+            base=str(tmp_path / "vit"),
+            output=str(tmp_path / "run"),
+            **dict.fromkeys(("train", "dev", "test"), str(data)),
+            general=None,
+            data={"keep_leaks": True, "label_map": names},
+        )
+    )
+    assert made.task.head().labels == ("cat", "dog")
+    assert evaluate(made, str(data)).side.rows == 12
+    for given in (data, tmp_path / "0.png"):
+        predict_file(made, str(given), output=tmp_path / "o.jsonl")
+        key = "predicted_label" if given == data else "label"  # the table has labels of its own
+        assert {row[key] for row in lines(tmp_path / "o.jsonl")} <= {"cat", "dog"}
 
 
 @pytest.mark.parametrize(

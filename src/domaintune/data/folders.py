@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from domaintune.data.pictures import PICTURE_SUFFIXES, examine_picture, find_picture
-from domaintune.data.rows import Declared, Row
+from domaintune.data.rows import Declared, Row, Wanted
 from domaintune.data.sources import Source
 from domaintune.data.tables import parse_json
 from domaintune.errors import DataError
@@ -18,9 +18,9 @@ LEFT_BY_SYSTEMS = frozenset({"Thumbs.db", "desktop.ini"})
 COCO_KEYS = ("images", "annotations", "categories")
 
 
-def read_class_folders(path: Path) -> list[Row]:
-    """Rows {"image": path, "label": folder name}, in sorted order; a row's file is its class folder, its line the picture's
-    number there. A folder that holds pictures alone gives rows without a label.
+def read_class_folders(path: Path, wanted: Wanted) -> list[Row]:
+    """Rows {"image": path, "label": folder name}, also under the user's names of these, in sorted order; a row's file is its class
+    folder, its line the picture's number there. A folder that holds pictures alone gives rows without a label.
 
     Hidden files, and those that desktops leave behind, are passed over.
 
@@ -37,7 +37,7 @@ def read_class_folders(path: Path) -> list[Row]:
             remedy="Give one folder of pictures a class: FOLDER/class/picture.jpg.",
         )
     if not classes:
-        return [Row({"image": str(file)}, str(path), number) for number, file in _pictures(path)]
+        return [Row(_named("image", str(file), wanted), str(path), number) for number, file in _pictures(path)]
     if loose:
         raise DataError(
             f"'{loose[0].name}' stands beside class folders ({classes[0].name}, ...).",
@@ -45,10 +45,14 @@ def read_class_folders(path: Path) -> list[Row]:
             remedy="Move it into its class's folder, or out of this one.",
         )
     return [
-        Row({"image": str(file), "label": folder.name}, str(folder), number)
+        Row(_named("image", str(file), wanted) | _named("label", folder.name, wanted), str(folder), number)
         for folder in classes
         for number, file in _pictures(folder)
     ]
+
+
+def _named(name: str, value: str, wanted: Wanted) -> dict[str, str]:
+    return {name: value, wanted.column(name): value}
 
 
 def _entries(path: Path) -> list[Path]:

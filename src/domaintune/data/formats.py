@@ -139,7 +139,7 @@ def _folder(place: Path, wanted: Wanted, part: str) -> Iterator[Entry]:
     if wanted.task == "image-classification" and len(tables) == 1:
         return _file(Source(tables[0]), wanted, part)
     if wanted.task in ("", "image-classification"):
-        return iter(read_class_folders(place))
+        return iter(read_class_folders(place, wanted))
     raise DataError(
         "is a folder.",
         where=str(place),

@@ -142,6 +142,7 @@ def _changed(row: Row, wanted: Wanted, renamed_to: Callable[[str], str], separat
 
 
 def _label_column(wanted: Wanted) -> str:
-    if wanted.task == "token-classification":
-        return wanted.column("tags")
-    return "labels" if wanted.task == "object-detection" else wanted.column("label")
+    """Where the task reads labels: those of pictures under one name, whatever the user's table calls them."""
+    pictures = {"image-classification": "label", "object-detection": "labels"}
+    column = "tags" if wanted.task == "token-classification" else "label"
+    return pictures.get(wanted.task) or wanted.column(column)

@@ -43,7 +43,8 @@ def table_pictures(rows: Iterable[Row], wanted: Wanted, folder: Path) -> Iterato
             if len(ones) != 1:
                 yield LeftOut("none or several classes", row.file, row.line)
                 continue
-            values[LABEL] = ones[0]
+            values[LABEL] = values[label] = ones[0]
+            values[image] = values[key]
         yield Row({**values, "image": path}, row.file, row.line)
 
 

@@ -157,7 +157,7 @@ def _entries(given: str, wanted: Wanted) -> Iterator[Entry]:
     if wanted.task in WITH_PICTURES and path.suffix.lower() in PICTURE_SUFFIXES and path.is_file():
         return iter([Row({"image": given}, given, 1)])
     if wanted.task == "object-detection" and path.is_dir() and _holds_pictures_alone(path):
-        return iter(read_class_folders(path))
+        return iter(read_class_folders(path, wanted))
     return stream_part(given, wanted)
 
 
@@ -189,7 +189,7 @@ def _is_blank(wanted: Wanted, row: Row) -> bool:
 
 def _with_input(run: Run, wanted: Wanted, row: Row) -> Row:
     """The row itself where it has the task's input, else the one that its "text" makes."""
-    if _is_blank(wanted, row):
+    if _is_blank(wanted, row) or (wanted.task in WITH_PICTURES and "image" in row.values):
         return row
     names = [wanted.column(name) for name in INPUTS[wanted.task]]
     text = row.values.get(wanted.column("text"), row.values.get("text"))
