@@ -63,8 +63,8 @@ class TranslationSettings(Settings):
     source_column: str = "source"
     target_column: str = "target"
     source_language: str | None = None
-    """Of the data: which two languages of a translation memory are read. Multilingual bases need both, as their tokenizer knows
-    them."""
+    """Of the data: which two languages of a translation memory are read, and from which to which XLIFF and PO are. Multilingual bases
+    need both, as their tokenizer knows them."""
     target_language: str | None = None
     max_source_length: int = Field(default=256, ge=4)
     max_target_length: int = Field(default=256, ge=4)

@@ -357,11 +357,61 @@ def test_xliff_2_segments_and_what_is_not_to_be_translated(tmp_path: Path) -> No
     assert reasons(made) == [("untranslated", 6)]
 
 
+@pytest.mark.parametrize(
+    ("source", "target", "turned"),
+    [
+        ("en", "de", False),
+        ("de_DE", "eng_Latn", True),
+        (None, "en", True),
+        ("de", None, True),
+        (None, None, False),
+        ("fra_Latn", "spa_Latn", None),
+        ("en", "fr", None),
+        ("fr", None, None),
+    ],
+)
+def test_xliff_is_read_in_the_direction_that_is_named(
+    tmp_path: Path, source: str | None, target: str | None, turned: bool | None
+) -> None:
+    named = {"source_language": source, "target_language": target}
+    wanted = Wanted("translation", {key: code for key, code in named.items() if code is not None})
+    first = xliff(trans_unit("<target>Sichern</target>"))
+    second = first.replace("source-language", "srcLang").replace("target-language", "trgLang")
+    for name, content in (("a.xlf", first), ("b.xliff", second)):
+        if turned is None:
+            with pytest.raises(
+                DataError, match=rf"{name}: holds translations from en to de, not from {source or 'any'}"
+            ):
+                read(tmp_path / name, content, wanted)
+            continue
+        made = read(tmp_path / name, content, wanted)
+        assert [pair[:2] for pair in pairs(made)] == [("Sichern", "Save") if turned else ("Save", "Sichern")]
+        assert any("the other way round" in note for note in made.notes) is turned
+
+
+def test_what_a_file_does_not_say_of_its_languages_is_no_fault(tmp_path: Path) -> None:
+    """A source language alone, as XLIFF 1.2 allows, and a target language alone, as PO has it."""
+    half = xliff(trans_unit("<target>Sichern</target>")).replace('target-language="de"', "")
+    catalogue = 'msgid ""\nmsgstr ""\n"Language: de\\n"\n\nmsgid "Save"\nmsgstr "Sichern"\n'
+    for name, content, languages, turned in (
+        ("a.xlf", half, {"source_language": "en", "target_language": "fr"}, False),
+        ("b.xlf", half, {"source_language": "de", "target_language": "en"}, True),
+        ("a.po", catalogue, {"target_language": "de"}, False),
+        ("b.po", catalogue, {"source_language": "de"}, True),
+        ("c.po", catalogue.replace("Language", "X-Other"), {"source_language": "fr"}, False),
+    ):
+        made = read(tmp_path / name, content, Wanted("translation", languages))
+        assert [pair[:2] for pair in pairs(made)] == [("Sichern", "Save") if turned else ("Save", "Sichern")], name
+    regions = xliff(trans_unit("<target>Sichern</target>")).replace('"en"', '"pt"').replace('"de"', '"pt-BR"')
+    named = Wanted("translation", {"source_language": "pt-BR", "target_language": "pt"})
+    assert pairs(read(tmp_path / "c.xlf", regions, named)) == [("Sichern", "Save", 2)]
+
+
 def test_xliff_of_several_languages_is_refused(tmp_path: Path) -> None:
     one = xliff(trans_unit("<target>Sichern</target>"))
     start = one.index("<file")
     two = one.replace("</xliff>", "\n" + one[start:].replace('"de"', '"fr"'))
-    with pytest.raises(DataError, match=r"a.xlf:5: holds translations from en to de and en to fr"):
+    with pytest.raises(DataError, match=r"a.xlf:5: holds translations from en to de and from en to fr"):
         read(tmp_path / "a.xlf", two)
 
 
@@ -370,6 +420,16 @@ def test_xliff_of_several_languages_is_refused(tmp_path: Path) -> None:
     [
         ("en", "EN-us", True),
         ("en_XX", "en", True),
+        ("en_XX", "EN-US", True),
+        ("ja_XX", "ja-JP", True),
+        ("en_XX", "fr_XX", False),
+        ("als_Latn", "sq", True),
+        ("khk_Cyrl", "mn-MN", True),
+        ("nob_Latn", "no", True),
+        ("nno_Latn", "no", False),
+        ("iw", "heb_Hebr", True),
+        ("in", "ind_Latn", True),
+        ("fil", "tgl_Latn", True),
         ("en-US", "en-GB", False),
         ("zh-CN", "zh-TW", False),
         ("zho_Hans", "zh-CN", True),

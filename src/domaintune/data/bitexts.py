@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 from typing import Any
 
-from domaintune.data.languages import distinct_languages, same_language
+from domaintune.data.languages import distinct_languages, parsed, same_language
 from domaintune.data.rows import Entry, LeftOut, Note, Row, Wanted
 from domaintune.data.sources import SNIFFED_BYTES, Source, lines_of
 from domaintune.data.xml_elements import XmlElement, xml_elements
@@ -57,10 +57,11 @@ def read_aligned(source: Source, target: Source, wanted: Wanted) -> Iterator[Ent
 def read_po(source: Source, wanted: Wanted) -> Iterator[Entry]:
     """Entries of a gettext catalogue; fuzzy, untranslated, plural and obsolete ones are left out. `context` holds msgctxt.
 
-    The encoding is the one that the header declares, unless `wanted` names one.
+    The encoding is the one that the header declares, unless `wanted` names one. Where the header's language is the source that
+    `wanted` names, entries are read from msgstr to msgid.
 
     Raises:
-        DataError: not a PO file, with the line.
+        DataError: not a PO file, with the line; a language that is not named.
     """
     import polib
 
@@ -72,15 +73,19 @@ def read_po(source: Source, wanted: Wanted) -> Iterator[Entry]:
         raise DataError(
             "not a PO file (a keyword out of place).", where=where, remedy="Check it with msgfmt -c."
         ) from None
+    direction = ("", catalogue.metadata.get("Language", "").partition("@")[0])
+    turned = _is_turned(direction, wanted, str(source))
     for entry in catalogue:
         reason = _po_reason(entry)
         if reason is not None:
             yield LeftOut(reason, str(source), entry.linenum)
         else:
             text = (entry.msgid.translate(PO_SHOWN), entry.msgstr.translate(PO_SHOWN))
-            row = _row(*text, source, entry.linenum, wanted)
+            row = _row(*(text[::-1] if turned else text), source, entry.linenum, wanted)
             extra = {wanted.column("context"): entry.msgctxt.translate(PO_SHOWN)} if entry.msgctxt else {}
             yield Row({**row.values, **extra}, row.file, row.line)
+    if turned:
+        yield _turned_note(direction, source)
 
 
 def _po_reason(entry: Any) -> str | None:
@@ -138,10 +143,8 @@ def read_tmx(
     Raises:
         DataError: broken XML, entities; more than two languages and none named, or a named one that is not there.
     """
-    named = (
-        source_language or wanted.columns.get("source_language"),
-        target_language or wanted.columns.get("target_language"),
-    )
+    left, right = _named_languages(wanted)
+    named = (source_language or left, target_language or right)
     left, right = _tmx_languages(source, wanted, named)
     codes = further = 0
     for unit in xml_elements(source, {"tu"}, root="tmx", encoding=wanted.encoding):
@@ -161,6 +164,11 @@ def read_tmx(
     if further:
         yield Note(f"{further} further variants of a language were not read from {source}.")
     yield from _dropped(codes, source)
+
+
+def _named_languages(wanted: Wanted) -> tuple[str | None, str | None]:
+    """Of source and target."""
+    return wanted.columns.get("source_language"), wanted.columns.get("target_language")
 
 
 def _tmx_languages(source: Source, wanted: Wanted, named: tuple[str | None, str | None]) -> tuple[str, str]:
@@ -202,7 +210,7 @@ def translation_rows(rows: Iterable[Row], wanted: Wanted) -> Iterator[Entry]:
         if not isinstance(texts, dict):
             raise DataError("no column 'translation' of texts by language.", where=row.where, remedy="Mend the row.")
         if pair is None:
-            named = (wanted.columns.get("source_language"), wanted.columns.get("target_language"))
+            named = _named_languages(wanted)
             pair = _two_of(texts, named, "", row.where)
             if None in named:
                 yield Note(f"{row.file} is read as translated from {pair[0]} to {pair[1]}.")
@@ -238,21 +246,24 @@ def _of_language(variants: list[tuple[str, XmlElement]], language: str, other: s
 
 
 def read_xliff(source: Source, wanted: Wanted) -> Iterator[Entry]:
-    """Units of XLIFF 1.2 and segments of 2.x; untranslated, fuzzy and plural ones are left out.
+    """Units of XLIFF 1.2 and segments of 2.x, from the language to the other that `wanted` names, or as the file has them;
+    untranslated, fuzzy and plural ones are left out.
 
     An inline code is kept as its `equiv-text` (2.x: `equiv`), where it has one, else dropped and counted.
 
     Raises:
-        DataError: broken XML or entities, no units, or files of several languages in one.
+        DataError: broken XML or entities, no units, files of several languages in one, or of others than those named.
     """
-    codes = 0
+    codes, turned = 0, False
     directions: dict[tuple[str, str], None] = {}
     for unit in xml_elements(source, {"trans-unit", "unit"}, root="xliff", encoding=wanted.encoding):
+        if not directions:
+            turned = _is_turned(_direction(unit), wanted, str(source))
         directions.setdefault(_direction(unit))
         if len(directions) > 1:
-            told = " and ".join(f"{left or '?'} to {right or '?'}" for left, right in directions)
+            told = " and ".join(map(_told, directions))
             raise DataError(
-                f"holds translations from {told}.", where=f"{source}:{unit.line}", remedy="Give one file for each."
+                f"holds translations {told}.", where=f"{source}:{unit.line}", remedy="Give one file for each."
             )
         for segment in [unit] if unit.name == "trans-unit" else unit.children("segment"):
             ours, theirs = (
@@ -264,10 +275,46 @@ def read_xliff(source: Source, wanted: Wanted) -> Iterator[Entry]:
                 yield LeftOut(reason, str(source), segment.line)
             else:
                 codes += ours[1] + theirs[1]
-                yield _row(ours[0], theirs[0], source, segment.line, wanted)
+                yield _row(*((theirs[0], ours[0]) if turned else (ours[0], theirs[0])), source, segment.line, wanted)
     if not directions:
         raise DataError("holds no translation units.", where=str(source), remedy="Give XLIFF 1.2 or 2.0.")
+    if turned:
+        yield _turned_note(next(iter(directions)), source)
     yield from _dropped(codes, source)
+
+
+def _is_turned(direction: tuple[str, str], wanted: Wanted, where: str) -> bool:
+    """Whether a file of this direction ("": it does not say) is to be read the other way round, for the languages that are named.
+
+    Raises:
+        DataError: they are others.
+    """
+    named = _named_languages(wanted)
+
+    def fit(pair: tuple[str, str]) -> int | None:
+        """How many of the named languages are the pair's, exact ones twice; None where one is another."""
+        both = [(code, own) for code, own in zip(named, pair, strict=True) if code and own]
+        if not all(same_language(code, own) for code, own in both):
+            return None
+        return sum(1 + (parsed(code) == parsed(own)) for code, own in both)
+
+    straight, back = fit(direction), fit(direction[::-1]) or 0
+    if straight is None and not back:
+        raise DataError(
+            f"holds translations {_told(direction)}, not from {named[0] or 'any'} to {named[1] or 'any'}.",
+            where=where,
+            remedy="Name its languages (task.source_language, task.target_language), mend what it says of them, or leave it out.",
+        )
+    return straight is None or back > straight
+
+
+def _turned_note(direction: tuple[str, str], source: Source) -> Note:
+    return Note(f"{source} holds translations {_told(direction)} and is read the other way round.")
+
+
+def _told(direction: tuple[str, str]) -> str:
+    left, right = direction
+    return f"from {left or '?'} to {right or '?'}"
 
 
 def _direction(unit: XmlElement) -> tuple[str, str]:
