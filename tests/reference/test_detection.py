@@ -443,6 +443,32 @@ def test_what_the_user_sees_and_agreement(folder: Path) -> None:
     assert task.reduce([task.statistics(prediction, example)], np.ones((2, 1)))["mAP50"] == pytest.approx([1.0, 1.0])
 
 
+def test_a_base_that_shows_nothing_is_agreed_with_by_showing_nothing(folder: Path) -> None:
+    _, task = make(folder, threshold=0.4)
+    examples = list(task.read(rows(folder)[:2]))
+    place, kind = np.array([[10.0, 5, 20, 30]]), np.array([0])
+
+    def shown(*scores: float) -> list[Any]:
+        return [{"boxes": place, "scores": np.array([score]), "classes": kind} for score in scores]
+
+    weights = np.array([[1, 1], [2, 0], [0, 2]])
+    for base, tuned, expected in (
+        (shown(0.3, 0.1), shown(0.39, 0.2), [1, 1, 1]),
+        (shown(0.3, 0.1), shown(0.3, 0.4), [0, 1, 0]),
+        (shown(0.9, 0.1), shown(0.9, 0.1), [1, 1, 1]),  # nothing is shown in the third draw
+        (shown(0.9, 0.1), shown(0.1, 0.9), [0.5, 1, 0]),
+    ):
+        references = [task.as_reference(p, e) for p, e in zip(base, examples, strict=True)]
+        records = [task.statistics(p, e) for p, e in zip(tuned, references, strict=True)]
+        assert task.reduce(records, weights)["mAP"] == pytest.approx(expected, abs=0.01)
+    dogs = task.scoring(["dog"])
+    reference = dogs.as_reference(shown(0.1)[0], examples[0])
+    assert dogs.reduce([dogs.statistics(shown(0.9)[0], reference)], np.ones((1, 1)))["mAP"] == [1.0]  # a cat
+    bare = replace(examples[0], boxes=(), labels=(), crowd=())
+    unlike = task.reduce([task.statistics(shown(0.1)[0], bare)], np.ones((1, 1)))
+    assert np.isnan(unlike["mAP"]).all()  # of labelled pictures without objects nothing can be said
+
+
 @pytest.mark.parametrize("family", ["rt-detr-v2", "yolos"])
 def test_divergence_is_that_of_the_distributions(folder: Path, family: str) -> None:
     base, task = make(folder, family)

@@ -4,6 +4,7 @@ makes it."""
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ import pytest
 from PIL import Image
 
 from domaintune.data.columns import wanted_of
-from domaintune.data.formats import read_part
+from domaintune.data.formats import read_part, stream_part
 from domaintune.data.labels import only
-from domaintune.data.rows import Reading, Wanted
+from domaintune.data.rows import Reading, Row, Wanted
 from domaintune.errors import DataError
 from domaintune.recipe import Recipe
 from domaintune.tasks.detection_examples import read_example
@@ -44,7 +45,7 @@ def picture(path: Path) -> Path:
 
 
 def read(path: Path, part: str = "train", wanted: Wanted = BOXES) -> Reading:
-    return read_part(str(path), wanted, part=part)
+    return read_part(str(path), wanted, part=part, targets=part != "general")
 
 
 def found(reading: Reading) -> dict[str, list[tuple[str, list[float]]]]:
@@ -118,6 +119,36 @@ class TestYolo:
         write(tmp_path / "a.txt", "0 0.5 0.5 0.5 0.5\n")
         write(tmp_path / "classes.txt", "cat\n")
         assert found(read(tmp_path)) == {"a.png": [("cat", [10, 5, 20, 10])]}
+
+    @pytest.mark.parametrize("outer", ["pictures/fruit", "images/fruit", "images"])
+    def test_labels_beside_pictures_wherever_the_folder_stands(self, tmp_path: Path, outer: str) -> None:
+        """Above the set a folder may be called images, and hold labels of other pictures beside it."""
+        folder = tmp_path / outer
+        picture(folder / "a.png")
+        picture(tmp_path / "labels" / "fruit" / "other.png")
+        write(folder / "a.txt", "0 0.5 0.5 0.5 0.5\n")
+        names = write(folder / "classes.txt", "cat\n")
+        listing = write(folder / "list.txt", "a.png\n")
+        for given in (folder, listing):
+            assert found(read(given)) == {"a.png": [("cat", [10, 5, 20, 10])]}
+        yaml = write(folder / "data.yaml", "train: .\nnames: [cat]\n")
+        names.unlink()
+        assert found(read(yaml)) == {"a.png": [("cat", [10, 5, 20, 10])]}
+
+    def test_pictures_in_folders_below(self, tmp_path: Path) -> None:
+        """As Ultralytics finds them; what has no label file is told."""
+        for name in ("a.png", "one/b.png", "one/two/c.png", ".hidden/d.png", "one/._b.png"):
+            picture(tmp_path / "images" / "train" / name)
+        for name in ("a", "one/b"):
+            write(tmp_path / "labels" / "train" / f"{name}.txt", "0 0.5 0.5 0.5 0.5\n")
+        yaml = write(tmp_path / "data.yaml", "train: images/train\nnames: [cat]\n")
+        box = [("cat", [10, 5, 20, 10])]
+        made = read(yaml)
+        assert found(made) == {"a.png": box, "b.png": box, "c.png": []}
+        train = tmp_path / "images" / "train"
+        assert made.notes == [f"1 pictures without labels, taken for pictures without objects (first: {train}:3)."]
+        yaml.unlink()
+        assert found(read(tmp_path)) == found(made) | {n: [("0", b[0][1])] for n, b in found(made).items() if b}
 
     def test_values_outside_leave_the_picture_out(self, tmp_path: Path) -> None:
         for name in ("a.png", "b.png", "c.png"):
@@ -421,3 +452,64 @@ class TestRows:
         with pytest.raises(DataError, match="outside the picture") as caught:
             read_example(kept[0], ("dog",), labelled=True)
         assert caught.value.where == f"{file}:3"
+
+
+class TestPicturesAlone:
+    """Where boxes need not be there: general sets and what is to be predicted."""
+
+    def test_every_way_to_give_them(self, tmp_path: Path) -> None:
+        content = picture(tmp_path / "p" / "a.png").read_bytes()
+        picture(tmp_path / "p" / "b.png")
+        rows = [{"image": f"p/{name}", "id": number} for number, name in enumerate(("a.png", "b.png"))]
+        served = [{"image": f"/data/upload/1/0a1b2c3d-{name}", "id": 1} for name in ("a.png", "b.png")]
+        tasks = [{"data": row, "annotations": []} for row in served]
+        pyarrow.parquet.write_table(
+            pyarrow.table({"image": [{"bytes": content, "path": None}] * 2}), tmp_path / "a.parquet"
+        )
+        for name in ("yolo/images/test/a.png", "yolo/images/test/b.png", "studio/a.png", "studio/images/b.png"):
+            picture(tmp_path / name)
+        for given in (
+            tmp_path / "p",
+            tmp_path / "a.parquet",
+            write(tmp_path / "r.jsonl", "\n".join(map(json.dumps, rows))),
+            write(tmp_path / "t.csv", "filename,width,height\np/a.png,40,20\np/b.png,40,20\n"),
+            write(tmp_path / "yolo" / "data.yaml", "test: images/test\nnames: [cat]\n"),
+            write(tmp_path / "studio" / "min.json", json.dumps(served)),
+            write(tmp_path / "studio" / "tasks.json", json.dumps(tasks)),
+        ):
+            made = read(given, "general")
+            assert [set(row.values) & {"image", "boxes"} for row in made.rows] == [{"image"}] * 2, given
+            assert all(Path(row.values["image"]).is_file() for row in made.rows)
+            assert (made.left_out, made.notes) == ([], [])
+            entries = stream_part(str(given), replace(BOXES, inputs=True))
+            assert [entry for entry in entries if isinstance(entry, Row)] == made.rows
+            assert [read_example(row, ("cat",), labelled=False).width for row in made.rows] == [40, 40]
+
+    def test_training_wants_boxes(self, tmp_path: Path) -> None:
+        picture(tmp_path / "p" / "a.png")
+        rows = write(tmp_path / "r.jsonl", '{"image": "p/a.png"}')
+        table = write(tmp_path / "t.csv", "filename\np/a.png\n")
+        for given, says in ((tmp_path / "p", "no boxes were found"), (rows, "not annotated"), (table, "say no boxes")):
+            with pytest.raises(DataError, match=says):
+                read_part(str(given), BOXES, targets=True)
+        write(table, "filename,class\np/a.png,cat\n")
+        fault(table, "say no boxes", "general")  # labels without boxes are no picture alone
+        assert [set(row.values) for row in stream_part(str(table), replace(BOXES, inputs=True))] == [  # type: ignore[union-attr]
+            {"filename", "class", "image"}
+        ]
+
+    def test_beside_others_with_boxes_they_are_what_they_were(self, tmp_path: Path) -> None:
+        for name in ("a.png", "b.png", "c.png"):
+            picture(tmp_path / name)
+        shape = {"l": [{**rectangle(), **SIZE}]}
+        rows = [{"image": "a.png"}, {"image": "b.png", **shape}, {"image": "gone.png"}]
+        made = read(write(tmp_path / "l.json", json.dumps(rows)), "general")
+        assert found(made) == {"b.png": [("cat", [4, 2, 12, 8])]}
+        assert [entry.reason for entry in made.left_out] == ["not annotated"] * 2
+        write(tmp_path / "b.txt", "0 0.5 0.5 0.5 0.5\n")
+        made = read(write(tmp_path / "list.txt", "a.png\nb.png\nc.png\n"), "general")
+        assert found(made) == {"a.png": [], "b.png": [("0", [10, 5, 20, 10])], "c.png": []}
+        assert (
+            f"2 pictures without labels, taken for pictures without objects (first: {tmp_path}/list.txt:1)."
+            in made.notes
+        )

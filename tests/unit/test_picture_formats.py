@@ -172,7 +172,7 @@ def test_faults_of_boxes_name_file_and_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="names no test part"):
         read_part(str(folder), BOXES, part="test")
     with pytest.raises(DataError, match="no boxes were found"):
-        read_part(str(pictures(tmp_path / "bare")), BOXES)
+        read_part(str(pictures(tmp_path / "bare")), BOXES, targets=True)
     bomb = voc(tmp_path / "voc") / "Annotations" / "a.xml"
     bomb.write_text('<!DOCTYPE x [<!ENTITY a "b">]><annotation>&a;</annotation>')
     with pytest.raises(DataError, match="XML entity"):

@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from small_runs import recipe, save_base, table
+from tiny import tiny_base
 from typer.testing import CliRunner
 
 from domaintune import Recipe, fit, load, tune
@@ -254,6 +256,29 @@ def test_an_unlabelled_general_set_is_judged_by_agreement(folder: Path) -> None:
     assert scores["general"]["kind"] == "agreement"
     assert scores["general"]["change"]["0"]["value"] == 1.0
     assert set(scores["general"]["mean_divergence"]) >= {"1"}
+
+
+def test_pictures_without_boxes_are_a_general_set(tmp_path: Path) -> None:
+    """Where the base shows nothing in them, a model that shows nothing either agrees with it."""
+    base = tiny_base("rt-detr-v2", "object-detection")
+    base.model.save_pretrained(tmp_path / "base")
+    base.processor.save_pretrained(tmp_path / "base")
+    (tmp_path / "general").mkdir()
+    rows = []
+    for number in range(8):
+        noise = Image.effect_noise((64, 64), 90 + number)
+        noise.save(tmp_path / f"{number}.png")
+        noise.rotate(90).save(tmp_path / "general" / f"{number}.png")
+        rows.append({"image": str(tmp_path / f"{number}.png"), "boxes": [[4, 4, 30, 30]], "labels": ["cat"]})
+    parts = {"train": rows, "dev": rows, "test": rows, "general": str(tmp_path / "general")}
+    values = {"base": str(tmp_path / "base"), "output": str(tmp_path / "run"), "data": {"keep_leaks": True}}
+    task = {"name": "object-detection", "threshold": 1.0}
+    made = tune(recipe(tmp_path, task=task, **parts, **values, training={"epochs": 1, "patience": 1}))
+    scores = json.loads((made.path / "scores.json").read_text())
+    assert scores["general"]["kind"] == "agreement"
+    assert [change["value"] for change in scores["general"]["change"].values()] == [1.0, 1.0]
+    assert [point["retention"] for point in scores["frontier"]] == [1.0] * 5
+    assert "nan" not in scores["verdict"]["sentence"]
 
 
 def test_without_dev_and_with_few_rows_folds_stand_in(folder: Path) -> None:

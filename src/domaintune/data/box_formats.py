@@ -11,7 +11,7 @@ from domaintune.data.box_pictures import finished
 from domaintune.data.box_tables import read_box_table
 from domaintune.data.box_xml import CVAT_ROOT, read_box_xml, voc_files
 from domaintune.data.box_yolo import CONFIGURATIONS, is_yolo_folder, read_yolo, read_yolo_folder, read_yolo_list
-from domaintune.data.folders import read_coco
+from domaintune.data.folders import holds_pictures_alone, read_class_folders, read_coco
 from domaintune.data.rows import Entry, Wanted, part_names
 from domaintune.data.sources import Source
 from domaintune.data.tables import read_json, read_json_lines
@@ -27,7 +27,8 @@ REMEDY = (
 
 def read_boxes(path: Path, wanted: Wanted, part: str) -> Iterator[Entry]:
     """Rows {"image", "width", "height", "boxes", "labels", "crowd", "lines"} of whatever the path is; `lines` are those of the boxes
-    in the row's file, where the format has any. Of a folder with splits the one that goes by `part` is read.
+    in the row's file, where the format has any. Of a folder with splits the one that goes by `part` is read. Rows {"image"} of pictures
+    without boxes, where these need not be there.
 
     Boxes without an area are left away and counted, as are shapes that are no boxes.
 
@@ -42,13 +43,13 @@ def read_boxes(path: Path, wanted: Wanted, part: str) -> Iterator[Entry]:
     if suffix in (".jsonl", ".ndjson"):
         return box_rows(read_json_lines(Source(path), wanted), wanted, path.parent)
     if suffix == ".csv":
-        return finished(read_box_table(path, wanted))
+        return finished(read_box_table(path, wanted), wanted)
     if suffix == ".xml":
-        return finished(read_box_xml(path, path.parent))
+        return finished(read_box_xml(path, path.parent), wanted)
     if suffix in (".yaml", ".yml", ".data"):
-        return finished(read_yolo(path, part))
+        return finished(read_yolo(path, part), wanted)
     if suffix == ".txt":
-        return finished(read_yolo_list(path))
+        return finished(read_yolo_list(path), wanted)
     raise DataError(f"unknown format '{suffix}' of boxes.", where=str(path), remedy=REMEDY)
 
 
@@ -57,7 +58,7 @@ def _json(path: Path, wanted: Wanted) -> Iterator[Entry]:
         beginning = stream.read(64).lstrip("\ufeff \t\r\n")
     if beginning.startswith("["):
         return box_rows(read_json(Source(path), wanted), wanted, path.parent)
-    return finished(read_coco(path))
+    return finished(read_coco(path), wanted)
 
 
 def _folder(path: Path, wanted: Wanted, part: str) -> Iterator[Entry]:
@@ -79,13 +80,15 @@ def _folder(path: Path, wanted: Wanted, part: str) -> Iterator[Entry]:
             raise DataError(f"has no {part} part (folders: {found}).", where=str(path), remedy="Name a folder.")
         return _folder(chosen, wanted, part)
     if is_yolo_folder(path):
-        return finished(read_yolo_folder(path, part))
+        return finished(read_yolo_folder(path, part), wanted)
     files = voc_files(path, part)
     if files:
-        return finished(found for file in files for found in read_box_xml(file, path))
+        return finished((found for file in files for found in read_box_xml(file, path)), wanted)
     loose = sorted(file for file in path.iterdir() if file.suffix.lower() in (".json", ".jsonl", ".csv"))
     if loose:
         return read_boxes(_of_part(loose, path, part), wanted, part)
+    if not wanted.targets and holds_pictures_alone(path):
+        return iter(read_class_folders(path, wanted))
     raise DataError("no boxes were found in the folder.", where=str(path), remedy=REMEDY)
 
 

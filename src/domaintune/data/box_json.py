@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlparse
 
-from domaintune.data.box_pictures import BoxPicture, Found, Passed, box_number, finished
+from domaintune.data.box_pictures import BoxPicture, Found, Passed, Unmarked, box_number, finished
 from domaintune.data.picture_tables import picture_path
 from domaintune.data.pictures import PICTURE_SUFFIXES, find_picture
 from domaintune.data.rows import Entry, LeftOut, Row, Wanted
@@ -23,12 +23,13 @@ NOT_ANNOTATED = "not annotated"
 
 def box_rows(rows: Iterable[Entry], wanted: Wanted, folder: Path) -> Iterator[Entry]:
     """Rows of boxes out of rows of JSON: Label Studio's JSON (`data` with `annotations`) and JSON_MIN, whose rectangles are in
-    percent of the picture; or rows that have `boxes` and `labels` already, or `objects` as data sets of the Hub do.
+    percent of the picture; or rows that have `boxes` and `labels` already, or `objects` as data sets of the Hub do. Rows of pictures
+    alone where boxes need not be there (`finished`).
 
     Raises:
         DataError: none of these, a picture that is not there, a rectangle that cannot be read.
     """
-    yield from finished(_found(rows, wanted, folder))
+    yield from finished(_found(rows, wanted, folder), wanted)
 
 
 def _found(rows: Iterable[Entry], wanted: Wanted, folder: Path) -> Iterator[Found]:
@@ -72,15 +73,19 @@ def _label_studio(row: Row, wanted: Wanted, folder: Path) -> Iterator[Found]:
         marked = [value for value in data.values() if isinstance(value, list)]
         results = [shape for shapes in marked for shape in shapes] if marked or "annotation_id" in data else None
     name = _picture_name(data, wanted)
-    if name is None:
+    if name is None and (
+        isinstance(results, list) or not isinstance(data.get(wanted.column("image")), Mapping | bytes)
+    ):
         raise DataError(
             f"no boxes and no picture of Label Studio (columns: {', '.join(map(str, row.values))}).",
             where=row.where,
             remedy="Export JSON or JSON_MIN, or write image, boxes and labels; --image-column names the picture's.",
         )
     if not isinstance(results, list):
-        yield LeftOut(NOT_ANNOTATED, row.file, row.line)
+        left_out = LeftOut(NOT_ANNOTATED, row.file, row.line)
+        yield Unmarked(lambda: _bare(row, data.get(wanted.column("image")), name, folder), left_out)
         return
+    assert name is not None
     picture = BoxPicture(_file(name, row, folder), row.file, row.line)
     for result in results:
         shape = _shape(result)
@@ -93,6 +98,18 @@ def _label_studio(row: Row, wanted: Wanted, folder: Path) -> Iterator[Found]:
         picture.size = int(size[0]), int(size[1])
         picture.add_([x * size[0], y * size[1], wide * size[0], high * size[1]], str(labels[0]), row.line)
     yield picture
+
+
+def _bare(row: Row, held: Any, name: str | None, folder: Path) -> Row:
+    """The row of a picture alone: of what its column holds, or else of the address of Label Studio that is `name`."""
+    try:
+        image = picture_path(held, row, folder)
+    except DataError:
+        if name is None:
+            raise
+        image = str(_file(name, row, folder))
+    values = {key: image if value is held and not isinstance(held, str) else value for key, value in row.values.items()}
+    return Row({**values, "image": image}, row.file, row.line)
 
 
 def _shape(result: Any) -> Mapping[str, Any]:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from domaintune.data.pictures import examine_picture
-from domaintune.data.rows import Declared, Entry, LeftOut, Note, Row
+from domaintune.data.rows import Declared, Entry, LeftOut, Note, Row, Wanted
 from domaintune.errors import DataError
 
 PICTURE_FOLDERS = ("", "images", "JPEGImages")
 NO_AREA = "boxes without an area left away"
 NO_SIZE = "sizes of 0 replaced by the picture's own"
+NO_LABELS = "pictures without labels, taken for pictures without objects"
 
 
 class Passed(NamedTuple):
@@ -58,12 +59,21 @@ class BoxPicture:
         return Row({**values, "crowd": [False] * len(self.boxes), "lines": self.lines}, self.file, self.line)
 
 
-Found = BoxPicture | Passed | Entry
+@dataclass(frozen=True, slots=True)
+class Unmarked:
+    """A picture that nobody has annotated, as a row without boxes, and what it is beside others that are annotated."""
+
+    row: Callable[[], Row]
+    beside: BoxPicture | LeftOut
+
+
+Found = BoxPicture | Unmarked | Passed | Entry
 """What readers of boxes yield."""
 
 
-def finished(found: Iterable[Found]) -> Iterator[Entry]:
-    """Rows of the pictures; boxes without an area go, and what was passed over is counted into notes."""
+def finished(found: Iterable[Found], wanted: Wanted) -> Iterator[Entry]:
+    """Rows of the pictures; boxes without an area go, and what was passed over is counted into notes. Pictures that nobody has annotated
+    have no boxes where inputs alone are wanted, and where boxes need not be there and no picture has any."""
     counts: Counter[str] = Counter()
     first: dict[str, str] = {}
 
@@ -71,7 +81,7 @@ def finished(found: Iterable[Found]) -> Iterator[Entry]:
         counts[what] += 1
         first.setdefault(what, where)
 
-    for entry in found:
+    for entry in _decided(found, wanted, count_):
         if isinstance(entry, Row):
             yield _without_flat_boxes(entry, count_)
         elif isinstance(entry, LeftOut | Note | Declared):
@@ -86,6 +96,28 @@ def finished(found: Iterable[Found]) -> Iterator[Entry]:
             yield entry.row()
     for what, count in counts.items():
         yield Note(f"{count} {what} (first: {first[what]}).")
+
+
+def _decided(found: Iterable[Found], wanted: Wanted, count_: Any) -> Iterator[BoxPicture | Passed | Entry]:
+    """What every unmarked picture is."""
+    held: list[Unmarked] | None = None if wanted.targets or wanted.inputs else []
+
+    def beside(entry: Unmarked) -> BoxPicture | LeftOut:
+        if isinstance(entry.beside, BoxPicture):
+            count_(NO_LABELS, f"{entry.beside.file}:{entry.beside.line}")
+        return entry.beside
+
+    for entry in found:
+        if isinstance(entry, BoxPicture | Row | LeftOut) and held is not None:
+            yield from map(beside, held)
+            held = None
+        if not isinstance(entry, Unmarked):
+            yield entry
+        elif held is not None:
+            held.append(entry)
+        else:
+            yield entry.row() if wanted.inputs else beside(entry)
+    yield from (entry.row() for entry in held or ())
 
 
 def _without_flat_boxes(row: Row, count_: Any) -> Row:

@@ -36,7 +36,7 @@ class _Columns:
     image: str
     label: str
     box: Mapping[str, str]
-    """Of CORNERS or SIDES."""
+    """Of CORNERS or SIDES; empty where the table names pictures alone."""
 
     def box_of(self, row: Row) -> list[float] | None:
         """x, y, width, height in pixels; None where all four cells are blank."""
@@ -51,7 +51,7 @@ class _Columns:
 
 def read_box_table(path: Path, wanted: Wanted) -> Iterator[Found]:
     """Gathered by picture; corners (xmin, ymin, xmax, ymax) or x, y, width, height, in pixels. A row whose box and label are blank
-    is of a picture without objects.
+    is of a picture without objects. A table without columns of boxes and labels gives pictures alone, where boxes need not be there.
 
     Raises:
         DataError: columns that say no boxes; a box without a label, or the other way round; boxes that are all shares of the picture.
@@ -62,9 +62,13 @@ def read_box_table(path: Path, wanted: Wanted) -> Iterator[Found]:
     for row in read_csv(Source(path), wanted):
         assert isinstance(row, Row)
         columns = columns or _columns(row, wanted)
-        name, label, box = row.text(columns.image).strip(), row.text(columns.label).strip(), columns.box_of(row)
+        name, places = row.text(columns.image).strip(), [path.parent / inner for inner in PICTURE_FOLDERS]
+        if not columns.box:
+            image = str(find_picture(name, places, where=row.where))
+            yield Row({**row.values, "image": image}, row.file, row.line)
+            continue
+        label, box = row.text(columns.label).strip(), columns.box_of(row)
         if name not in pictures:
-            places = [path.parent / inner for inner in PICTURE_FOLDERS]
             pictures[name] = BoxPicture(find_picture(name, places, where=row.where), row.file, row.line)
         if box is not None:
             pictures[name].add_(box, label, row.line)
@@ -92,6 +96,9 @@ def _columns(row: Row, wanted: Wanted) -> _Columns:
     named = any(wanted.column(edge) != edge for edge in SIDES)
     forms: list[dict[str, Any]] = [{edge: found(edge) for edge in form} for form in (CORNERS, SIDES)]
     box = next((form for form in (forms[::-1] if named else forms) if all(form.values())), None)
+    marked = label or any(map(found, (*CORNERS, "x", "y")))  # width and height may be the picture's
+    if image is not None and box is None and (wanted.inputs or not (wanted.targets or marked)):
+        return _Columns(image, "", {})
     if image is None or label is None or box is None:
         raise DataError(
             f"the columns say no boxes ({', '.join(map(str, row.values))}).",

@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
-from domaintune.data.box_pictures import BoxPicture, Found, Passed, box_number
+from domaintune.data.box_pictures import BoxPicture, Found, Passed, Unmarked, box_number
 from domaintune.data.pictures import PICTURE_SUFFIXES, examine_picture
-from domaintune.data.rows import Declared, LeftOut, Note, part_names
+from domaintune.data.rows import Declared, LeftOut, Note, Row, part_names
 from domaintune.data.sources import Source, lines_of
 from domaintune.errors import DataError
 
@@ -174,8 +174,9 @@ def _place(entry: str, root: Path, path: Path) -> Path:
 
 
 def _pictures_in(folder: Path) -> Iterator[tuple[Path, str]]:
-    """The folder's pictures, and where each is named."""
-    found = [file for file in sorted(folder.iterdir()) if file.suffix.lower() in PICTURE_SUFFIXES]
+    """The pictures of the folder and of those below it, and where each is named; nothing that is hidden."""
+    found = [file for file in sorted(folder.rglob("*")) if file.suffix.lower() in PICTURE_SUFFIXES and file.is_file()]
+    found = [file for file in found if not any(name.startswith(".") for name in file.relative_to(folder).parts)]
     if not found:
         raise DataError(
             "holds no pictures.", where=str(folder), remedy=f"Put them there ({', '.join(sorted(PICTURE_SUFFIXES))})."
@@ -203,23 +204,23 @@ def _pictures_of(listing: Path, roots: Iterable[Path]) -> Iterator[tuple[Path, s
 # --- labels
 
 
-def _label_file(picture: Path) -> Path:
-    """labels/ in the place of the last images/ of the path; beside the picture where there is none."""
+def _label_file(picture: Path) -> Path | None:
+    """The one below labels/ in the place of the last images/ of the path, else the one beside the picture; None: neither is there."""
     *before, _ = picture.parts
+    places = [Path(*before)]
     if "images" in before:
-        place = len(before) - 1 - before[::-1].index("images")
-        before[place] = "labels"
-    return Path(*before, f"{picture.stem}.txt")
+        before[len(before) - 1 - before[::-1].index("images")] = "labels"
+        places.insert(0, Path(*before))
+    return next((file for place in places if (file := place / f"{picture.stem}.txt").is_file()), None)
 
 
 def _labelled(pictures: Iterable[tuple[Path, str]], classes: _Classes) -> Iterator[Found]:
     for file, where in pictures:
         text = _label_file(file)
-        facts = examine_picture(str(file), where=where)
-        if not text.is_file():  # nothing is to be seen
-            place, _, line = where.rpartition(":")
-            yield BoxPicture(file, place, int(line), (facts.width, facts.height))
+        if text is None:
+            yield _unlabelled(file, where)
             continue
+        facts = examine_picture(str(file), where=where)
         picture = BoxPicture(file, str(text), 1, (facts.width, facts.height))
         outside = 0
         for number, content in _lines(text):
@@ -235,6 +236,11 @@ def _labelled(pictures: Iterable[tuple[Path, str]], classes: _Classes) -> Iterat
             picture.add_(box, label, number)
         # Without that box the picture would teach that nothing is there.
         yield LeftOut("a box with values outside of 0 to 1", str(text), outside) if outside else picture
+
+
+def _unlabelled(file: Path, where: str) -> Unmarked:
+    place, _, line = where.rpartition(":")
+    return Unmarked(lambda: Row({"image": str(file)}, place, int(line)), BoxPicture(file, place, int(line)))
 
 
 def _shares(cells: list[str], where: str, *, keypoints: bool) -> tuple[float, float, float, float, bool]:

@@ -55,6 +55,11 @@ def _named(name: str, value: str, wanted: Wanted) -> dict[str, str]:
     return {name: value, wanted.column(name): value}
 
 
+def holds_pictures_alone(folder: Path) -> bool:
+    entries = _entries(folder)
+    return bool(entries) and all(entry.suffix.lower() in PICTURE_SUFFIXES for entry in entries)
+
+
 def _entries(path: Path) -> list[Path]:
     return sorted(
         entry for entry in path.iterdir() if not entry.name.startswith(".") and entry.name not in LEFT_BY_SYSTEMS

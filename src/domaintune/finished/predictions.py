@@ -15,7 +15,6 @@ from typing import Any, TextIO, cast
 
 from domaintune.counting import counted
 from domaintune.data.columns import INPUTS, RENAME, wanted_of
-from domaintune.data.folders import read_class_folders
 from domaintune.data.formats import WITH_PICTURES, stream_part
 from domaintune.data.pictures import PICTURE_SUFFIXES
 from domaintune.data.rows import Entry, LeftOut, Note, Row, Wanted
@@ -156,14 +155,7 @@ def _entries(given: str, wanted: Wanted) -> Iterator[Entry]:
     path = Path(given)
     if wanted.task in WITH_PICTURES and path.suffix.lower() in PICTURE_SUFFIXES and path.is_file():
         return iter([Row({"image": given}, given, 1)])
-    if wanted.task == "object-detection" and path.is_dir() and _holds_pictures_alone(path):
-        return iter(read_class_folders(path, wanted))
     return stream_part(given, wanted)
-
-
-def _holds_pictures_alone(folder: Path) -> bool:
-    entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
-    return bool(entries) and all(entry.suffix.lower() in PICTURE_SUFFIXES for entry in entries)
 
 
 def _rows(entries: Iterable[Entry], passed: Passed) -> Iterator[Row]:

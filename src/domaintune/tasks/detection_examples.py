@@ -23,7 +23,8 @@ class DetectionExample(Example):
 
     `width` and `height` are those of the picture as it is shown: a rotation in its EXIF data is applied, and boxes are in those
     pixels. `boxes` are x, y, width, height, cut at the picture's edges; `labels` are positions in the task's label map; `crowd`
-    marks regions with many objects, which are not trained on and not counted. `clipped` counts boxes that reached outside.
+    marks regions with many objects, which are not trained on and not counted. `clipped` counts boxes that reached outside. `by_base`:
+    the boxes are those that the base shows.
     """
 
     image: str
@@ -33,6 +34,7 @@ class DetectionExample(Example):
     labels: tuple[int, ...] = ()
     crowd: tuple[bool, ...] = ()
     clipped: int = 0
+    by_base: bool = False
     sha256: str
 
 
@@ -40,14 +42,14 @@ def read_example(row: Row, labels: tuple[str, ...], *, labelled: bool) -> Detect
     """One row as an example; its picture is decoded once, coarsely, so that a broken one is found before training.
 
     Raises:
-        DataError: the picture is missing, broken or of another size than the row says; a box without four numbers, without
-            area or outside the picture; an unknown label. Names file and line.
+        DataError: the picture is missing or broken; where boxes are read, it is of another size than the row says, a box has not four
+            numbers, no area, lies outside the picture or has an unknown label. Names file and line.
     """
     path = row.text("image")
     facts = examine_picture(path, where=row.where)
-    _check_size(row, path, facts.width, facts.height)
     found: list[tuple[Box, int, bool, bool]] = []
     if labelled:
+        _check_size(row, path, facts.width, facts.height)
         names, crowds = box_labels(row), _crowds(row)
         for number, (value, name, crowd) in enumerate(zip(_boxes(row), names, crowds, strict=True), start=1):
             where = _place(row, number)

@@ -229,7 +229,8 @@ class ObjectDetection(Task):
         counted = self._counted
         truth = np.array(example.labels, dtype=np.int64)
         ours, theirs = np.isin(prediction["classes"], counted), np.isin(truth, counted)
-        return match_boxes(
+        shown = {"shown": np.asarray(ours[self._shown(prediction)].sum())} if example.by_base else {}
+        return shown | match_boxes(
             boxes=prediction["boxes"][ours],
             scores=prediction["scores"][ours],
             classes=prediction["classes"][ours],
@@ -240,7 +241,12 @@ class ObjectDetection(Task):
         )
 
     def reduce(self, records: Sequence[Record], weights: np.ndarray) -> dict[str, np.ndarray]:
-        return mean_average_precision(records, weights)
+        """Where boxes of the base are the truth and it shows none in a draw: 1 where the model shows none either, else 0."""
+        made = mean_average_precision(records, weights)
+        if not all("shown" in record for record in records):
+            return made
+        alike = weights @ np.array([float(record["shown"]) for record in records]) == 0
+        return {name: np.where(np.isnan(values), alike, values) for name, values in made.items()}
 
     def classes(self, records: Sequence[Record]) -> dict[str, dict[str, float | None]]:
         """`ap` over the overlaps of mAP; None where no picture has such an object."""
@@ -286,6 +292,7 @@ class ObjectDetection(Task):
             labels=tuple(int(label) for label in prediction["classes"][shown]),
             crowd=(False,) * len(shown),
             clipped=0,
+            by_base=True,
         )
 
     def divergence(self, tuned: nn.Module, base_model: nn.Module, batch: Batch) -> tuple[Tensor, float]:
