@@ -76,6 +76,52 @@ def test_alpaca_and_what_is_left_out(tmp_path: Path) -> None:
     assert caught.value.where.endswith("b.jsonl:1")
 
 
+def test_alpacas_history_stands_before_the_question(tmp_path: Path) -> None:
+    asked = {"instruction": "And when do you close?", "output": "At nine.", "system": "Be brief."}
+    before = [["When do you open?", "At eight."], ["Every day?", "Yes."]]
+    path = write(
+        tmp_path / "a.jsonl",
+        {**asked, "input": "", "history": before},
+        {**asked, "history": []},
+        {**asked, "history": "none"},  # the user's own column
+        {"instruction": "And now?", "history": before},
+    )
+    made = read_part(path, CHATS).rows
+    told = [[(m["role"], m["content"]) for m in row.values["messages"]] for row in made]
+    pairs = [(role, text) for pair in before for role, text in zip(("user", "assistant"), pair, strict=True)]
+    last = [("user", asked["instruction"]), ("assistant", "At nine.")]
+    assert told[0] == [("system", "Be brief."), *pairs, *last]
+    assert told[1] == told[2] == [("system", "Be brief."), *last]
+    assert told[3] == [*pairs, ("user", "And now?")]
+    assert [row.values.get("history") for row in made] == [None, None, "none", None]
+    for bad in ([["When?"]], ["When?", "At eight."], [["When?", None]]):
+        with pytest.raises(DataError, match="entry 1 of 'history' is no pair of texts") as caught:
+            read_part(write(tmp_path / "b.jsonl", {**asked, "history": bad}), CHATS)
+        assert caught.value.where.endswith("b.jsonl:1")
+
+
+def test_calls_of_tools_are_left_out_in_every_shape() -> None:
+    """Also where a role says it; raw ShareGPT names the model."""
+    chats = [
+        [("human", "a"), ("function_call", "{}"), ("observation", "3"), ("gpt", "b")],
+        [("user", "a"), ("tool_call", "{}"), ("tool_response", "3"), ("assistant", "b")],
+        [("human", "a"), ("chatgpt", "b")],
+    ]
+    rows = [
+        Row({"conversations": [{"from": role, "value": text} for role, text in chat]}, "x", number)
+        for number, chat in enumerate(chats, start=1)
+    ]
+    rows.append(Row({"messages": [{"role": "Tool_Call", "content": "{}"}, ANSWER]}, "x", 4))
+    made = list(chat_rows(rows, replace(CHATS, targets=True)))
+    assert [(e.reason, e.line) for e in made if isinstance(e, LeftOut)] == [
+        ("chats that call tools", 1),
+        ("chats that call tools", 2),
+        ("chats that call tools", 4),
+    ]
+    (kept,) = (entry for entry in made if isinstance(entry, Row))
+    assert [m["role"] for m in kept.values["messages"]] == ["user", "assistant"]
+
+
 def test_the_template_writes_the_prompt_and_the_answer_alone_is_supervised(tmp_path: Path) -> None:
     base = tiny_base("gpt2", "generation")
     rows = read_part(write(tmp_path / "a.jsonl", SHAPES["openai"]), CHATS, targets=True).rows

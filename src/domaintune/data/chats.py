@@ -10,12 +10,16 @@ from domaintune.errors import DataError
 
 ROLES = {
     "system": "system", "developer": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant",
-    "bot": "assistant", "model": "assistant", "tool": "tool", "function": "tool",
+    "chatgpt": "assistant", "bing": "assistant", "bard": "assistant", "bot": "assistant", "model": "assistant", "tool": "tool",
+    "function": "tool",
 }  # fmt: skip
 """What files call a role, in lower case -> OpenAI's name of it."""
+CALLING = ("function_call", "tool_call", "observation")
+"""Roles of calls and of what comes back, as LLaMA-Factory and ms-swift write them."""
 SHAREGPT = "conversations"
 SYSTEM = "system"
 ALPACA = ("instruction", "input", "output")
+HISTORY = "history"
 CALLS = ("tool_calls", "function_call")
 USED = {"role", "content", "from", "value", *CALLS}
 
@@ -23,7 +27,8 @@ Message = dict[str, str]
 
 
 def has_chat(row: Row, wanted: Wanted) -> bool:
-    """Whether the row's columns are those of a chat: OpenAI's "messages", ShareGPT's "conversations", or Alpaca's "instruction".
+    """Whether the row's columns are those of a chat: OpenAI's "messages", ShareGPT's "conversations", or Alpaca's "instruction" (with
+    LLaMA-Factory's "history").
 
     A row with both a prompt and a completion is a pair, whatever else it holds.
     """
@@ -50,7 +55,7 @@ def chat_rows(rows: Iterable[Row], wanted: Wanted) -> Iterator[Entry]:
                 remedy=f"A chat has '{wanted.column('messages')}', '{SHAREGPT}', or '{ALPACA[0]}' and '{ALPACA[2]}'.",
             )
         if column == ALPACA[0]:
-            taken: tuple[str, ...] = ALPACA
+            taken: tuple[str, ...] = (*ALPACA, HISTORY) if _has_history(row) else ALPACA
             messages = _alpaca(row, labelled=wanted.targets)
         else:
             taken = (column,)
@@ -147,7 +152,7 @@ def _content(content: Any, number: int, where: str) -> str:
 
 
 def _alpaca(row: Row, *, labelled: bool) -> list[Message]:
-    """One question, its input below it after a blank line, and the answer."""
+    """The pairs of its history, one question, its input below it after a blank line, and the answer."""
     instruction, extra, output = ALPACA
     asked = [row.text(instruction)]
     if row.values.get(extra) is not None:
@@ -155,14 +160,36 @@ def _alpaca(row: Row, *, labelled: bool) -> list[Message]:
     question = {"role": "user", "content": "\n\n".join(part for part in asked if part.strip())}
     if not question["content"]:
         return []
+    asked_before = _history(row) if _has_history(row) else []
     if not labelled and row.values.get(output) is None:
-        return [question]
-    return [question, {"role": "assistant", "content": row.text(output)}]
+        return [*asked_before, question]
+    return [*asked_before, question, {"role": "assistant", "content": row.text(output)}]
+
+
+def _has_history(row: Row) -> bool:
+    return isinstance(row.values.get(HISTORY), list | tuple)
+
+
+def _history(row: Row) -> list[Message]:
+    """Questions and answers before the instruction, oldest first."""
+    made: list[Message] = []
+    for number, pair in enumerate(row.values[HISTORY], start=1):
+        if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
+            raise DataError(
+                f"entry {number} of '{HISTORY}' is no pair of texts (got {pair!r:.40}).",
+                where=row.where,
+                remedy='Write [["question", "answer"], ...], oldest first.',
+            )
+        made += [{"role": role, "content": text} for role, text in zip(("user", "assistant"), pair, strict=True)]
+    return made
 
 
 def _calls_tools(value: Any) -> bool:
-    entries = value if isinstance(value, list | tuple) else ()
-    return any(isinstance(entry, Mapping) and any(entry.get(key) for key in CALLS) for entry in entries)
+    entries = [entry for entry in value if isinstance(entry, Mapping)] if isinstance(value, list | tuple) else []
+    return any(
+        any(entry.get(key) for key in CALLS) or str(entry.get("role", entry.get("from"))).lower() in CALLING
+        for entry in entries
+    )
 
 
 def _reason(messages: list[Message], *, labelled: bool) -> str | None:
