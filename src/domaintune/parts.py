@@ -132,11 +132,13 @@ def _head_left(base: Base, task: Task, general: GeneralParts | None) -> list[str
     """That the base's own head stays unused only because its labels are spelled otherwise."""
     if base.owns(task.head()) or (general is not None and base.owns(general.task.head())):
         return []
-    names, own = (
-        {tag[2:] if tag[1:2] == "-" else tag for tag in tags} for tags in (task.head().labels, base.own_labels)
-    )
+    spec = task.head()
+    names, own = ({tag[2:] if tag[1:2] == "-" else tag for tag in tags} for tags in (spec.labels, base.own_labels))
     others = alike(sorted(names), sorted(own))
-    if not others or len(names) != len(own) or not base.owns(task.relabelled(base.own_labels).head()):
+    mapped = [
+        tag[:2] + others.get(tag[2:], tag[2:]) if tag[1:2] == "-" else others.get(tag, tag) for tag in spec.labels
+    ]
+    if not others or not base.owns(replace(spec, labels=tuple(mapped))):
         return []
     told = " ".join(f"{name}={other}" for name, other in others.items())
     return [
@@ -306,9 +308,14 @@ def _labels_all(task: Task, rows: Sequence[Row]) -> bool:
 def _of_own_head(task: Task, base: Base) -> Task | None:
     """The task with the labels of the base's own head, where these are others and the head is one for it."""
     own = base.own_labels
-    if not own or set(own) == set(task.head().labels):
+    return None if not own or set(own) == set(task.head().labels) else _in_own_order(task, base)
+
+
+def _in_own_order(task: Task, base: Base) -> Task | None:
+    try:
+        kept = task.relabelled(base.own_labels)
+    except DataError:  # a head for something else: the base is a body alone
         return None
-    kept = task.relabelled(own)
     return kept if base.owns(kept.head()) else None
 
 
@@ -338,8 +345,8 @@ def _general_task(
         raise
     labels = set(built.head().labels)
     if labels != domain_labels and labels <= own:
-        kept = built.relabelled(base.own_labels)
-        if base.owns(kept.head()):
+        kept = _in_own_order(built, base)
+        if kept is not None:
             return kept, "general", False
     if labels <= domain_labels:
         return task, "domain", labels == domain_labels and not base.owns(task.head())

@@ -25,6 +25,7 @@ from domaintune.bases.load import load_base
 from domaintune.cli import app
 from domaintune.engine.checkpoint import MANIFEST
 from domaintune.errors import BaseError, DataError, DomainTuneError, MethodError, RecipeError, RunError
+from domaintune.parts import assemble
 from domaintune.predict import Run
 from domaintune.preview import check, plan
 from domaintune.recipe import DataSettings
@@ -256,6 +257,38 @@ def test_an_unlabelled_general_set_is_judged_by_agreement(folder: Path) -> None:
     assert scores["general"]["kind"] == "agreement"
     assert scores["general"]["change"]["0"]["value"] == 1.0
     assert set(scores["general"]["mean_divergence"]) >= {"1"}
+
+
+@pytest.mark.parametrize(
+    ("own", "head"),
+    [
+        (("O", "LOC", "PER"), "general"),
+        (("O", "I-LOC", "I-PER"), "general"),
+        (("O", "B-LOC", "I-LOC"), "general"),
+        (("ADJ", "NOUN", "VERB"), "domain"),
+        (("negative", "positive"), "domain"),
+        (("O", "B-LOC", "I-LOC", "E-LOC", "S-LOC"), "domain"),
+        ((), "domain"),
+    ],
+)
+def test_a_tagger_of_any_labels_is_a_base_with_a_general_set(tmp_path: Path, own: tuple[str, ...], head: str) -> None:
+    """Where its labels are entities agreement is measured on its own head; else it is a body alone."""
+    rows = [{"tokens": ["the", "fox", str(n)], "tags": ["O", "B-DRUG", "O"]} for n in range(12)]
+    parts = {"train": rows, "dev": rows, "test": rows, "general": [{"tokens": ["fox", str(n)]} for n in range(12)]}
+    base = replace(tiny_base("bert", "token-classification"), own_labels=own)
+    values = {"task": "token-classification", "base": "x", "output": str(tmp_path / "run")}
+    made = recipe(tmp_path, **values, **parts, data={"keep_leaks": True})
+    general = assemble(made, base).general
+    assert general is not None
+    assert (general.agreement, general.head) == (True, head)
+    # Labels of their own are BIO: a head with these among others has them already.
+    labelled = made.model_copy(update={"general": str(tmp_path / "l.jsonl")})
+    (tmp_path / "l.jsonl").write_text(
+        "\n".join(json.dumps({"tokens": ["dog", str(n)], "tags": ["B-LOC", "I-LOC"]}) for n in range(40))
+    )
+    general = assemble(labelled, base).general
+    assert general is not None
+    assert (general.head, len(general.learn) > 0) == ("general", own != ("O", "B-LOC", "I-LOC"))
 
 
 def test_pictures_without_boxes_are_a_general_set(tmp_path: Path) -> None:

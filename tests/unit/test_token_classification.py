@@ -150,8 +150,41 @@ def test_relabelled_takes_the_order_of_another_head() -> None:
     made = task().relabelled(("I-PER", "B-PER", "O", "B-ORG"))
     assert made.tags == ("I-PER", "B-PER", "O", "B-ORG")
     assert set(made.types) == {"PER", "ORG"}
-    with pytest.raises(DataError, match="no BIO tag"):
-        task().relabelled(("POSITIVE", "NEGATIVE"))
+    for labels in (
+        ("POSITIVE", "NEGATIVE"),
+        ("O", "B-PER", "I-PER", "E-PER", "S-PER"),
+        ("NOUN", "VERB"),
+        ("X", "O", "B-A"),
+    ):
+        with pytest.raises(DataError, match="no BIO tag"):
+            task().relabelled(labels)
+    with pytest.raises(DataError, match="they lack 'O'"):
+        task().relabelled(("B-PER", "I-PER"))
+
+
+@pytest.mark.parametrize("labels", [("O", "LOC", "PER"), ("O", "I-LOC", "I-PER")])
+def test_answers_of_a_head_whose_labels_are_types_alone(labels: tuple[str, ...]) -> None:
+    made = task().relabelled(labels)
+    assert (made.tags, set(made.types)) == (labels, {"LOC", "PER"})
+    words = ("Angela", "Merkel", "visited", "Paris", "London")
+    (example,) = made.read([Row({"tokens": list(words)}, "x", 1)], labelled=False)
+
+    def answer(*tags: int) -> dict[str, Any]:
+        return {"probability": np.eye(3)[list(tags)], "tokens": words}
+
+    base = answer(2, 2, 0, 1, 1)
+    found = made.render(base)["entities"]
+    assert [(e["type"], e["start"], e["end"]) for e in found] == [("PER", 0, 2), ("LOC", 3, 5)]
+    reference = made.as_reference(base, example)
+    ones = np.ones((1, 1))
+    assert made.reduce([made.statistics(base, reference)], ones)["f1"] == [1.0]
+    assert made.reduce([made.statistics(answer(2, 2, 0, 1, 0), reference)], ones)["f1"] == [0.5]
+    records = [made.statistics(answer(2, 1, 0, 1, 1), reference)]
+    assert [records[0][key] for key in ("words", "correct_words")] == [5, 4]
+    assert float(records[0]["log_loss"]) == pytest.approx(-np.log(np.finfo(np.float64).eps))  # of the one wrong word
+    people = made.scoring(["PER"])
+    assert people.reduce([people.statistics(answer(2, 2, 0, 1, 0), reference)], ones)["f1"] == [1.0]
+    assert type(made).model_validate_json(made.model_dump_json()) == made
 
 
 # --- words and tokens

@@ -63,11 +63,13 @@ def to_bio(tags: Sequence[str], scheme: Scheme) -> list[str]:
     BIOES and its like: a tag that goes on with an entity which has ended begins one of its own, so that the ended one keeps its end;
     one that continues nothing becomes I-, which is as broken in BIO.
     """
+    if scheme == "BIO":
+        return list(tags)
     return [_bio_tag(before, tag, scheme) for before, tag in zip((OUTSIDE, *tags), tags, strict=False)]
 
 
 def _bio_tag(before: str, tag: str, scheme: Scheme) -> str:
-    if tag == OUTSIDE or scheme == "BIO":
+    if tag == OUTSIDE:
         return tag
     if scheme == "IO without I-":
         return ("I-" if before == tag else "B-") + tag

@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from domaintune.data.tag_schemes import Scheme, recognised_scheme, to_bio
 from domaintune.data.words import joined
+from domaintune.errors import DataError
 
 OUTSIDE = "O"
 
@@ -28,6 +30,23 @@ def is_tag(tag: str) -> bool:
 def tags_of(types: Sequence[str]) -> tuple[str, ...]:
     """Every tag of the entity types in unit order: O, then B and I of each type."""
     return (OUTSIDE, *(f"{prefix}-{name}" for name in types for prefix in "BI"))
+
+
+def scheme_of(labels: Sequence[str]) -> tuple[Scheme, set[str]]:
+    """Of a head's labels: BIO, or one of the two kinds of IO, and the entity types.
+
+    Raises:
+        DataError: labels of another kind, or without O.
+    """
+    scheme = recognised_scheme([[label] for label in labels])
+    if scheme not in ("BIO", "IO", "IO without I-") or OUTSIDE not in labels:
+        wrong = next((label for label in labels if not is_tag(label)), None)
+        raise DataError(
+            f"they lack '{OUTSIDE}'." if wrong is None else f"'{wrong}' is no BIO tag.",
+            where="the base's labels",
+            remedy="Use a base whose tags are O, B-TYPE, I-TYPE, or O and types alone.",
+        )
+    return scheme, {to_bio([label], scheme)[0][2:] for label in labels if label != OUTSIDE}
 
 
 def entities(tags: Sequence[str]) -> list[Entity]:

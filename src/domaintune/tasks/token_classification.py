@@ -17,6 +17,7 @@ from domaintune.bases.base import Base, HeadSpec
 from domaintune.bases.limits import token_limit
 from domaintune.data.rows import Row
 from domaintune.data.splits import normal_form
+from domaintune.data.tag_schemes import Scheme, to_bio
 from domaintune.data.words import word_spans
 from domaintune.errors import DataError, RecipeError
 from domaintune.settings import TokenClassificationSettings
@@ -42,6 +43,7 @@ from domaintune.tasks.tag_sequences import (
     is_tag,
     reduce_entities,
     rendered,
+    scheme_of,
     tags_of,
 )
 from domaintune.tasks.unlikely_spans import TaggedRow, unlikely_spans
@@ -85,6 +87,8 @@ class TokenClassification(Task):
     weights: tuple[float, ...] | None
     scored: tuple[str, ...] | None = None
     """The types that count in scores; None: all."""
+    scheme: Scheme = "BIO"
+    """Of `tags`: another one where a base's own head has it, whose answers alone are read."""
 
     @classmethod
     def build(cls, rows: Sequence[Row], base: Base, settings: TokenClassificationSettings) -> TokenClassification:
@@ -180,32 +184,26 @@ class TokenClassification(Task):
         return HeadSpec(auto_class=self.auto_class, labels=self.tags)
 
     def relabelled(self, labels: Sequence[str]) -> TokenClassification:
-        """Raises DataError where `labels` are not BIO tags."""
-        wrong = [label for label in labels if not is_tag(label)]
-        if wrong:
-            raise DataError(
-                f"'{wrong[0]}' is no BIO tag.",
-                where="the base's labels",
-                remedy="Use a base whose tags are O, B-TYPE, I-TYPE.",
-            )
-        found = {label[2:] for label in labels if label != OUTSIDE}
+        """Raises DataError where `labels` are neither BIO tags nor O and types alone (IO)."""
+        scheme, found = scheme_of(labels)
         types = (*(name for name in self.types if name in found), *sorted(found - set(self.types)))
-        return self.model_copy(update={"tags": tuple(labels), "types": types, "weights": None})
+        return self.model_copy(update={"tags": tuple(labels), "types": types, "weights": None, "scheme": scheme})
 
     def scoring(self, labels: Sequence[str]) -> TokenClassification:
         return self.model_copy(update={"scored": tuple(labels)})
 
     def _scored_names(self, tags: Iterable[int]) -> list[str]:
-        """Tag names, O in place of those of types that do not count."""
-        names = self._names(tags)
-        return names if self.scored is None else [name if name[2:] in self.scored else OUTSIDE for name in names]
+        """Tags as the head calls them, O in place of those of types that do not count."""
+        names, start = [self.tags[index] for index in tags], 0 if self.scheme == "IO without I-" else 2
+        return names if self.scored is None else [name if name[start:] in self.scored else OUTSIDE for name in names]
 
     @property
     def _scored_types(self) -> tuple[str, ...]:
         return self.types if self.scored is None else tuple(name for name in self.types if name in self.scored)
 
     def _names(self, tags: Iterable[int]) -> list[str]:
-        return [self.tags[index] for index in tags]
+        """As BIO."""
+        return to_bio([self.tags[index] for index in tags], self.scheme)
 
     def weighted(self, train: Sequence[TokenExample]) -> TokenClassification:
         if self.weights is None:
@@ -323,7 +321,7 @@ class TokenClassification(Task):
         names = np.array(self._scored_names(range(len(self.tags))))  # of tags that do not count: outside
         right = np.where(names == np.array(true)[:, None], probability, 0.0).sum(1)
         return {
-            **entity_counts(found, true, self._scored_types),
+            **entity_counts(to_bio(found, self.scheme), to_bio(true, self.scheme), self._scored_types),
             "words": np.asarray(len(tags)),
             "correct_words": np.asarray(sum(a == b for a, b in zip(found, true, strict=True))),
             "log_loss": np.asarray(-np.log(np.clip(right, np.finfo(np.float64).eps, 1.0)).sum()),
