@@ -66,6 +66,9 @@ class TranslationSettings(Settings):
     """Of the data: which two languages of a translation memory are read, and from which to which XLIFF and PO are. Multilingual bases
     need both, as their tokenizer knows them."""
     target_language: str | None = None
+    source_prefix: str | None = None
+    """Put before every source text that the model reads, for bases that are told what to do in it: `'translate English to German: '`
+    (T5), `'<2de> '` (MADLAD), `'>>fra<< '` (Marian with several targets). As it stands, its last space too."""
     max_source_length: int = Field(default=256, ge=4)
     max_target_length: int = Field(default=256, ge=4)
     num_beams: int = Field(default=4, ge=1)

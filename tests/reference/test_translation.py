@@ -276,6 +276,69 @@ def test_a_multilingual_base_gets_its_languages(pieces: tuple[Path, list[str]]) 
         Translation.build(rows(PAIRS), base, TranslationSettings(source_language="en"))
 
 
+def test_a_prefix_stands_before_what_the_model_reads_alone() -> None:
+    base, task, _ = built("t5", source_prefix="Press %s to ")
+    _, plain, _ = built("t5")
+    again = Translation.model_validate_json(task.model_dump_json())
+    for source in ("the quick brown fox", "save the file " * 40):
+        (example,) = task.read([Row({"source": source}, "x", 1)], labelled=False)
+        (written,) = plain.read([Row({"source": f"Press %s to {source}"}, "x", 1)], labelled=False)
+        assert task.prepare(base, example) == plain.prepare(base, written) == again.prepare(base, example)
+        assert (task.keys(example), task.texts(example)) == (plain.keys(example), plain.texts(example))
+        assert task.render_input(example) == source
+        (altered,) = task.prepare(base, task.altered(example, lambda texts: [text[::-1] for text in texts]))
+        begun = base.processor("Press %s to ", add_special_tokens=False)["input_ids"]
+        assert altered.inputs["input_ids"][: len(begun)] == begun
+
+
+@pytest.mark.parametrize(
+    ("languages", "expected"),
+    [
+        ({"source_language": "en", "target_language": "de"}, ["translate English to German: "]),
+        ({"source_language": "eng_Latn", "target_language": "fr-FR"}, ["translate English to French: "]),
+        ({}, ["translate English to German: ", "translate English to French: "]),
+        ({"source_language": "en", "target_language": "es"}, []),
+        ({"source_prefix": ""}, []),
+        ({"source_prefix": "translate English to German: "}, []),
+    ],
+)
+def test_a_base_of_several_tasks_without_its_prefix_is_told(languages: dict[str, str], expected: list[str]) -> None:
+    """As T5 has it in its configuration."""
+    base = tiny_base("t5", "translation")
+    names = {"de": "German", "fr": "French"}
+    told = {f"translation_en_to_{code}": {"prefix": f"translate English to {name}: "} for code, name in names.items()}
+    base.model.config.task_specific_params = {"summarization": {"prefix": "summarize: "}, **told}
+    try:
+        task = Translation.build(rows(PAIRS), base, TranslationSettings(**languages))
+    finally:
+        del base.model.config.task_specific_params
+    found = [finding for finding in task.check(list(task.read(rows(PAIRS)))) if finding.name == "no-source-prefix"]
+    assert len(found) == bool(expected)
+    for finding in found:
+        assert all(repr(prefix) in finding.message for prefix in expected)
+        assert f"--set \"task.source_prefix='{expected[0]}'\"" in finding.remedy
+        key, value = finding.remedy.split('"')[1].split("=", 1)
+        values = {"base": "x", "train": "y", "output": "z", "task": "translation"}
+        set_ = Recipe.read(None, [f"{key}={value}"], **values).task
+        assert isinstance(set_, TranslationSettings)
+        assert set_.source_prefix == expected[0]
+
+
+def test_marks_of_target_languages_are_prefixes(pieces: tuple[Path, list[str]]) -> None:
+    folder, words = pieces
+    table = {token: i for i, token in enumerate(["</s>", "<unk>", ">>fra<<", ">>deu<<", "<2de>", *words, "<pad>"])}
+    (folder / "marks.json").write_text(json.dumps(table), encoding="utf-8")
+    spm = str(folder / "spm.model")
+    tokenizer = transformers.MarianTokenizer(spm, spm, str(folder / "marks.json"), model_max_length=64)
+    base = Base(name="marian", model=tiny_model("marian", "translation"), processor=tokenizer)
+    for target, expected in ((None, (">>fra<< ", ">>deu<< ")), ("de", (">>deu<< ", "<2de> "))):
+        task = Translation.build(rows(PAIRS), base, TranslationSettings(target_language=target))
+        assert task.unset_prefixes == expected
+    marked = Translation.build(rows(PAIRS), base, TranslationSettings(source_prefix=">>fra<< "))
+    (item,) = marked.prepare(base, next(marked.read(rows(PAIRS))))
+    assert item.inputs["input_ids"][0] == table[">>fra<<"]
+
+
 def test_languages_of_the_data_for_a_base_of_one_pair(tmp_path: Path) -> None:
     """A memory of three languages needs two named, also where the tokenizer knows none."""
     variants = "".join(

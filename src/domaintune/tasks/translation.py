@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from domaintune.bases.base import Base, HeadSpec
 from domaintune.bases.limits import token_limit
+from domaintune.data.languages import parsed, same_language
 from domaintune.data.rows import Row
 from domaintune.data.splits import normal_form
 from domaintune.errors import BaseError, DataError, RecipeError
@@ -64,6 +66,8 @@ class Translation(Task):
     decoder_start_token_id: int
     forced_bos_token_id: int | None
     """The language code that begins every target of a multilingual base."""
+    unset_prefixes: tuple[str, ...] = ()
+    """Where the settings have none: what the base was trained to read before sources."""
 
     @classmethod
     def build(cls, rows: Sequence[Row], base: Base, settings: TranslationSettings) -> Translation:
@@ -84,6 +88,7 @@ class Translation(Task):
             decoder_start_token_id=int(start),
             # A special token before the text stands before every text: decoding may as well be given it.
             forced_bos_token_id=labels[0] if len(labels) > 1 and labels[0] != base.processor.eos_token_id else None,
+            unset_prefixes=trained_prefixes(base, settings) if settings.source_prefix is None else (),
         )
 
     def read(self, rows: Iterable[Row], *, labelled: bool = True) -> Iterator[TranslationExample]:
@@ -109,6 +114,17 @@ class Translation(Task):
 
     def check(self, examples: Sequence[TranslationExample]) -> Iterator[Finding]:
         yield from bitext_findings([Pair(e.where, e.source, e.target) for e in examples])
+        if self.unset_prefixes:
+            told = " or ".join(map(repr, self.unset_prefixes[:3])) + (" or others" if self.unset_prefixes[3:] else "")
+            yield Finding(
+                "no-source-prefix",
+                "warning",
+                f"the base was trained on sources that begin with {told}; task.source_prefix says none.",
+                (),
+                f"--set \"task.source_prefix='{self.unset_prefixes[0]}'\", or what fits your languages.",
+                "Without it the base is not told what to do: its own score is too low, and tuning has to teach that too.",
+                len(examples),
+            )
 
     def keys(self, example: TranslationExample) -> Keys:
         return Keys(normal_form(example.source), one_space(example.target or ""), "", example.group, example.domain)
@@ -117,7 +133,8 @@ class Translation(Task):
         return (example.source,) if example.target is None else (example.source, example.target)
 
     def prepare(self, base: Base, example: TranslationExample) -> tuple[Item, ...]:
-        source = encode(base, example.source, self.settings, target=False)
+        text = (self.settings.source_prefix or "") + example.source
+        source = encode(base, text, self.settings, target=False)
         target = encode(base, example.target, self.settings, target=True) if example.target is not None else []
         lost = max(len(target) - self.max_target_length, 0)
         inputs = {"input_ids": cut_middle(base, source, self.max_source_length), "lost": lost}
@@ -250,6 +267,25 @@ def check_languages(base: Base, settings: TranslationSettings) -> None:
             ids = [base.processor.unk_token_id]
         if base.processor.unk_token_id in ids:
             raise RecipeError(f"the tokenizer of '{base.name}' does not know '{code}'.", where=f"task.{key}")
+
+
+def trained_prefixes(base: Base, settings: TranslationSettings) -> tuple[str, ...]:
+    """What a base of several tasks or targets reads before a source, for the settings' languages as far as these are given: what a T5's
+    configuration says, a Marian's marks of target languages, or MADLAD's."""
+    source, target, tokenizer = settings.source_language, settings.target_language, base.processor
+    found: list[str] = []
+    for name, values in (getattr(base.model.config, "task_specific_params", None) or {}).items():
+        pair = re.fullmatch(r"translation_(\w+?)_to_(\w+)", name)
+        named = zip((source, target), pair.groups(), strict=True) if pair else ()
+        if pair and all(code is None or same_language(code, own) for code, own in named) and values.get("prefix"):
+            found.append(values["prefix"])
+    marks = tokenizer.supported_language_codes if hasattr(tokenizer, "supported_language_codes") else ()
+    fitting = [mark for mark in marks if target is None or same_language(mark.strip("<>"), target)]
+    found += [f"{mark} " for mark in fitting or marks]
+    code = parsed(target).language if target else "en"
+    if tokenizer.convert_tokens_to_ids(f"<2{code}>") not in (None, tokenizer.unk_token_id):
+        found.append(f"<2{code}> ")
+    return tuple(found)
 
 
 def encode(base: Base, text: str, settings: TranslationSettings, *, target: bool) -> list[int]:
