@@ -27,10 +27,11 @@ from text_tables import DRAWS, age_of, has_other_settings, interval, is_old, mea
 
 from domaintune.counting import counted
 from domaintune.data.formats import read_rows
+from domaintune.inputs import data_checksum
 from domaintune.pipeline import tune
 from domaintune.predict import load
 from domaintune.recipe import Recipe
-from domaintune.run import RunFolder, data_checksum, write_lines
+from domaintune.run import RunFolder, write_lines
 
 RESULTS, DATA = Path("benchmarks/results/domains"), RUNS.parent / "domains"
 TEXT, TOKENS = "text-classification", "token-classification"

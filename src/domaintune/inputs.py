@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
+from domaintune.data.columnar import dataset_files, is_saved_dataset
 from domaintune.data.formats import files_of
+from domaintune.data.sources import files_below
 from domaintune.errors import DataError
 from domaintune.recipe import ALIGNED, PARTS, Recipe
-from domaintune.run import data_checksum
+from domaintune.run import file_sha256
 
 DOMAIN = ("train", "dev", "test", "add")
 
@@ -29,6 +32,18 @@ def files(recipe: Recipe) -> list[str]:
 
 def _sides(given: str | tuple[str, ...]) -> list[str]:
     return [side for entry in files_of(given) for side in entry.split(ALIGNED)]
+
+
+def data_checksum(path: str) -> str:
+    """sha256 of a file, or of the names and contents of the files in a folder, but for those that readers pass over (a COCO file's
+    pictures are not part of it)."""
+    root = Path(path)
+    if not root.is_dir():
+        return file_sha256(root)
+    digest = hashlib.sha256()
+    for entry in dataset_files(root) if is_saved_dataset(root) else files_below(root):
+        digest.update(f"{entry.relative_to(root)}\0{file_sha256(entry)}\n".encode())
+    return digest.hexdigest()
 
 
 def checksums(recipe: Recipe) -> dict[str, str]:

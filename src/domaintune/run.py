@@ -371,17 +371,6 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def data_checksum(path: str) -> str:
-    """sha256 of a file, or of the names and contents of all files in a folder (a COCO file's pictures are not part of it)."""
-    root = Path(path)
-    if not root.is_dir():
-        return file_sha256(root)
-    digest = hashlib.sha256()
-    for entry in sorted(entry for entry in root.rglob("*") if entry.is_file()):
-        digest.update(f"{entry.relative_to(root)}\0{file_sha256(entry)}\n".encode())
-    return digest.hexdigest()
-
-
 def check_strengths(given: Mapping[str, float], domains: Iterable[str]) -> None:
     """Strengths by domain ("": the others'), of a run that has learned weights for `domains`.
 

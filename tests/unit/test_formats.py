@@ -20,6 +20,7 @@ from domaintune.data.formats import ANY, read_part, read_rows
 from domaintune.data.pictures import examine_picture, open_picture
 from domaintune.data.rows import Wanted
 from domaintune.errors import DataError
+from domaintune.inputs import data_checksum
 
 SHARED = Path(os.environ.get("DOMAINTUNE_SHARED", Path(__file__).resolve().parents[3] / "shared")) / "data"
 
@@ -273,6 +274,43 @@ def test_parquet_and_saved_datasets_keep_values_and_name_classes(tmp_path: Path)
     (tmp_path / "saved" / "dataset_dict.json").write_text(json.dumps({"splits": ["train"]}))
     rows = read_part(str(tmp_path / "saved"), Wanted("text-classification")).rows
     assert [row.values["label"] for row in rows] == ["good", "bad"]
+    before = [data_checksum(str(part)) for part in (folder, tmp_path / "saved")]
+    (folder / "cache-1f00.arrow").write_bytes(b"what the library keeps of a computation")
+    assert [data_checksum(str(part)) for part in (folder, tmp_path / "saved")] == before
+    (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": "data.arrow"}], "x": 1}))
+    assert all(
+        data_checksum(str(part)) != known for part, known in zip((folder, tmp_path / "saved"), before, strict=True)
+    )
+
+
+SYSTEM_FILES = (".DS_Store", "._a.jpg", "Thumbs.db", "desktop.ini", ".cache/a.jpg", "__MACOSX/a.jpg")
+
+
+def test_what_readers_pass_over_is_no_change_of_the_data(tmp_path: Path) -> None:
+    for name in ("pictures/cat/a.png", "pictures/dog/b.png"):
+        picture(tmp_path / name)
+    picture(tmp_path / "yolo/images/a.png")
+    boxes = {
+        "yolo/labels/a.txt": "0 0.5 0.5 0.2 0.2\n",
+        "yolo/data.yaml": "train: images\nval: images\nnames: [cat]\n",
+        "voc/Annotations/a.xml": "<annotation><filename>a.png</filename><size><width>12</width><height>8</height></size></annotation>",
+    }
+    for name, content in boxes.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    picture(tmp_path / "voc/JPEGImages/a.png")
+    tasks = {"pictures": "image-classification", "yolo": "object-detection", "voc": "object-detection"}
+    for name, task in tasks.items():
+        folder = tmp_path / name
+        rows, before = [r.values for r in read_part(str(folder), Wanted(task)).rows], data_checksum(str(folder))
+        for place in [folder, *(entry for entry in sorted(folder.rglob("*")) if entry.is_dir())]:
+            for left in (*SYSTEM_FILES, "._a.xml", "._a.png"):
+                (place / left).parent.mkdir(exist_ok=True)
+                (place / left).write_bytes(b"of the system")
+        assert [r.values for r in read_part(str(folder), Wanted(task)).rows] == rows, name
+        assert data_checksum(str(folder)) == before, name
+        (folder / "more.txt").write_text("x")
+        assert data_checksum(str(folder)) != before
 
 
 MEASURED = """

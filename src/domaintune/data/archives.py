@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from domaintune.data.sources import entries_of
 from domaintune.errors import DataError
 
 MOST_BYTES = 8 << 30
@@ -48,7 +49,7 @@ def unpacked(path: Path) -> Path:
             raise DataError(f"cannot be unpacked ({error!s:.100}).", where=str(path), remedy="Pack it again.") from None
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-    inner = [entry for entry in folder.iterdir() if entry.name != "__MACOSX" and not entry.name.startswith(".")]
+    inner = entries_of(folder)
     return inner[0] if len(inner) == 1 and inner[0].is_dir() else folder
 
 

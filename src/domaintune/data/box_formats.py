@@ -13,7 +13,7 @@ from domaintune.data.box_xml import CVAT_ROOT, read_box_xml, voc_files
 from domaintune.data.box_yolo import CONFIGURATIONS, is_yolo_folder, read_yolo, read_yolo_folder, read_yolo_list
 from domaintune.data.folders import holds_pictures_alone, read_class_folders, read_coco
 from domaintune.data.rows import Entry, Wanted, part_names
-from domaintune.data.sources import Source
+from domaintune.data.sources import Source, entries_of, is_passed_over
 from domaintune.data.tables import read_json, read_json_lines
 from domaintune.data.xml_elements import root_name
 from domaintune.errors import DataError
@@ -65,7 +65,7 @@ def _folder(path: Path, wanted: Wanted, part: str) -> Iterator[Entry]:
     for name in (*CONFIGURATIONS, *ROBOFLOW):
         if (path / name).is_file():
             return read_boxes(path / name, wanted, part)
-    coco = sorted((path / "annotations").glob("*.json"))
+    coco = [file for file in sorted((path / "annotations").glob("*.json")) if not is_passed_over(file.name)]
     if coco:
         boxes = [file for file in coco if file.stem.startswith("instances")]
         return read_boxes(_of_part(boxes or coco, path / "annotations", part), wanted, part)
@@ -84,7 +84,7 @@ def _folder(path: Path, wanted: Wanted, part: str) -> Iterator[Entry]:
     files = voc_files(path, part)
     if files:
         return finished((found for file in files for found in read_box_xml(file, path)), wanted)
-    loose = sorted(file for file in path.iterdir() if file.suffix.lower() in (".json", ".jsonl", ".csv"))
+    loose = [file for file in entries_of(path) if file.suffix.lower() in (".json", ".jsonl", ".csv")]
     if loose:
         return read_boxes(_of_part(loose, path, part), wanted, part)
     if not wanted.targets and holds_pictures_alone(path):

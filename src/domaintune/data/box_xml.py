@@ -8,7 +8,7 @@ from pathlib import Path
 from domaintune.data.box_pictures import PICTURE_FOLDERS, BoxPicture, Found, Passed, box_number
 from domaintune.data.pictures import find_picture
 from domaintune.data.rows import part_names
-from domaintune.data.sources import Source, lines_of
+from domaintune.data.sources import Source, entries_of, lines_of
 from domaintune.data.xml_elements import root_name, xml_elements
 from domaintune.errors import DataError
 
@@ -32,7 +32,7 @@ def voc_files(folder: Path, part: str) -> list[Path]:
     lists = {name: folder / SETS / f"{name}.txt" for p in ("train", "dev", "test") for name in part_names(p)}
     lists = {name: file for name, file in lists.items() if file.is_file()}
     if not lists:
-        return sorted(place.glob("*.xml"))
+        return [file for file in entries_of(place) if file.suffix == ".xml"]
     chosen = next((lists[name] for name in part_names(part) if name in lists), None)
     if chosen is None:
         raise DataError(

@@ -12,7 +12,7 @@ import yaml
 from domaintune.data.box_pictures import BoxPicture, Found, Passed, Unmarked, box_number
 from domaintune.data.pictures import PICTURE_SUFFIXES, examine_picture
 from domaintune.data.rows import Declared, LeftOut, Note, Row, part_names
-from domaintune.data.sources import Source, lines_of
+from domaintune.data.sources import Source, files_below, lines_of
 from domaintune.errors import DataError
 
 CONFIGURATIONS = ("data.yaml", "data.yml", "obj.data")
@@ -174,9 +174,8 @@ def _place(entry: str, root: Path, path: Path) -> Path:
 
 
 def _pictures_in(folder: Path) -> Iterator[tuple[Path, str]]:
-    """The pictures of the folder and of those below it, and where each is named; nothing that is hidden."""
-    found = [file for file in sorted(folder.rglob("*")) if file.suffix.lower() in PICTURE_SUFFIXES and file.is_file()]
-    found = [file for file in found if not any(name.startswith(".") for name in file.relative_to(folder).parts)]
+    """The pictures of the folder and of those below it, and where each is named."""
+    found = [file for file in files_below(folder) if file.suffix.lower() in PICTURE_SUFFIXES]
     if not found:
         raise DataError(
             "holds no pictures.", where=str(folder), remedy=f"Put them there ({', '.join(sorted(PICTURE_SUFFIXES))})."

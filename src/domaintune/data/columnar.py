@@ -21,6 +21,24 @@ def is_saved_dataset(folder: Path) -> bool:
     return (folder / STATE).is_file() or (folder / PARTS).is_file()
 
 
+def dataset_files(folder: Path) -> list[Path]:
+    """The files that `datasets.save_to_disk` wrote into this folder, those of every split, sorted. What its library keeps beside them
+    (cache-*.arrow) is no part of the data.
+
+    Raises:
+        DataError: a list of them that cannot be read.
+    """
+    if (folder / PARTS).is_file():
+        splits = [folder / str(name) for name in _content(folder / PARTS).get("splits", [])]
+        return sorted([folder / PARTS, *(file for split in splits for file in dataset_files(split))])
+    own = [folder / name for name in (STATE, INFO) if (folder / name).is_file()]
+    return sorted([*own, *_data_files(folder)])
+
+
+def _data_files(folder: Path) -> list[Path]:
+    return [folder / Path(entry["filename"]).name for entry in _content(folder / STATE).get("_data_files", [])]
+
+
 def read_parquet(path: Path, wanted: Wanted) -> Iterator[Entry]:
     """Rows of a Parquet file; a row's line is its number from 1. Class numbers that carry names (`datasets`) become the names.
 
@@ -86,12 +104,11 @@ def read_saved_dataset(folder: Path, wanted: Wanted, part: str) -> Iterator[Entr
                 remedy=f"Name one: {folder}/{splits[0] if splits else 'train'}.",
             )
         folder = folder / (found[0] if found else str(splits[0]))
-    files = [entry["filename"] for entry in _content(folder / STATE).get("_data_files", [])]
     info = folder / INFO
     names = _class_names(info.read_bytes() if info.is_file() else b"", str(info))
     count = 0
-    for name in files:
-        for row in read_arrow(folder / Path(name).name, names, count):
+    for file in _data_files(folder):
+        for row in read_arrow(file, names, count):
             count += 1
             yield row
     if not count:

@@ -10,11 +10,10 @@ from typing import Any
 
 from domaintune.data.pictures import PICTURE_SUFFIXES, examine_picture, find_picture
 from domaintune.data.rows import Declared, Row, Wanted
-from domaintune.data.sources import Source
+from domaintune.data.sources import Source, entries_of
 from domaintune.data.tables import parse_json
 from domaintune.errors import DataError
 
-LEFT_BY_SYSTEMS = frozenset({"Thumbs.db", "desktop.ini"})
 COCO_KEYS = ("images", "annotations", "categories")
 
 
@@ -27,7 +26,7 @@ def read_class_folders(path: Path, wanted: Wanted) -> list[Row]:
     Raises:
         DataError: no pictures, an empty class folder, pictures beside class folders, a file that is no picture, a deeper folder.
     """
-    entries = _entries(path)
+    entries = entries_of(path)
     classes = [entry for entry in entries if entry.is_dir()]
     loose = [entry for entry in entries if not entry.is_dir()]
     if not entries:
@@ -56,18 +55,12 @@ def _named(name: str, value: str, wanted: Wanted) -> dict[str, str]:
 
 
 def holds_pictures_alone(folder: Path) -> bool:
-    entries = _entries(folder)
+    entries = entries_of(folder)
     return bool(entries) and all(entry.suffix.lower() in PICTURE_SUFFIXES for entry in entries)
 
 
-def _entries(path: Path) -> list[Path]:
-    return sorted(
-        entry for entry in path.iterdir() if not entry.name.startswith(".") and entry.name not in LEFT_BY_SYSTEMS
-    )
-
-
 def _pictures(folder: Path) -> list[tuple[int, Path]]:
-    files = _entries(folder)
+    files = entries_of(folder)
     if not files:
         raise DataError("the class folder is empty.", where=str(folder), remedy="Add pictures, or remove the folder.")
     for file in files:

@@ -9,7 +9,7 @@ import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from domaintune.data.archives import is_archive, unpacked
 from domaintune.data.bitexts import read_aligned, read_po, read_tmx, read_xliff, translation_rows
@@ -24,7 +24,7 @@ from domaintune.data.entity_spans import has_spans, has_text, input_rows, span_r
 from domaintune.data.folders import read_class_folders
 from domaintune.data.picture_tables import table_pictures
 from domaintune.data.rows import Entry, Reading, Row, Wanted
-from domaintune.data.sources import COMPRESSIONS, Source
+from domaintune.data.sources import COMPRESSIONS, Source, entries_of, is_passed_over
 from domaintune.data.span_shapes import accepted, span_columns
 from domaintune.data.tables import lists_in_cells, read_csv, read_json, read_json_lines, read_plain_text, read_tsv
 from domaintune.data.tag_schemes import normalised_tags
@@ -135,7 +135,7 @@ def _folder(place: Path, wanted: Wanted, part: str) -> Iterator[Entry]:
         return _shaped(read_saved_dataset(place, wanted, part), wanted, place)
     if wanted.task == "object-detection":
         return read_boxes(place, wanted, part)
-    tables = sorted(entry for entry in place.iterdir() if entry.suffix.lower() in (".csv", ".tsv", ".jsonl"))
+    tables = [entry for entry in entries_of(place) if entry.suffix.lower() in (".csv", ".tsv", ".jsonl")]
     if wanted.task == "image-classification" and len(tables) == 1:
         return _file(Source(tables[0]), wanted, part)
     if wanted.task in ("", "image-classification"):
@@ -155,7 +155,7 @@ def _members(place: Path, wanted: Wanted) -> list[Source]:
             names = sorted(name for name in archive.namelist() if Path(name).suffix.lower() in known)
     except zipfile.BadZipFile as error:
         raise DataError(f"is no zip file ({error}).", where=str(place), remedy="Pack it again.") from None
-    names = [name for name in names if not Path(name).name.startswith(".") and "__MACOSX" not in name]
+    names = [name for name in names if not any(map(is_passed_over, PurePosixPath(name).parts))]
     if not names:
         raise DataError(f"holds no data file ({', '.join(sorted(known))}).", where=str(place), remedy="Pack it again.")
     return [Source(place, name) for name in names]

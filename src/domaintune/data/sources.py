@@ -22,6 +22,7 @@ SNIFFED_BYTES = 1 << 16
 WIDE = ("utf-16", "utf-32")
 MAX_UNPACKED_BYTES = 4 << 30
 """A few kilobytes can unpack to more than a disk holds."""
+LEFT_BY_SYSTEMS = frozenset({"Thumbs.db", "desktop.ini", "__MACOSX"})
 ENCODINGS_BY_MARK = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
 
@@ -159,6 +160,22 @@ class _NulRefusing(io.BufferedIOBase):
         return data
 
     read1 = read
+
+
+def is_passed_over(name: str) -> bool:
+    """Whether nothing of a folder's data has this name: hidden files, and what desktops leave behind."""
+    return name.startswith(".") or name in LEFT_BY_SYSTEMS
+
+
+def entries_of(folder: Path) -> list[Path]:
+    """What a folder of data holds, sorted, but for what is passed over."""
+    return sorted(entry for entry in folder.iterdir() if not is_passed_over(entry.name))
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Every file in a folder of data and in those below it, sorted, but for what is passed over."""
+    found = (file for file in folder.rglob("*") if not any(map(is_passed_over, file.relative_to(folder).parts)))
+    return sorted(file for file in found if file.is_file())
 
 
 def known_encoding(name: str) -> str:
