@@ -70,28 +70,35 @@ def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def write_file(path: Path, fill: Callable[[Path], None]) -> None:
-    """Make a file whole or not at all: `fill` writes a temporary neighbour, flushed to disk, which is then renamed. Who may read it is
-    up to the umask, also of files of tensors, which safetensors makes its user's own."""
+    """Make a file whole or not at all: `fill` writes a temporary neighbour, flushed to disk, which is then renamed; removed where
+    that fails. Who may read it is up to the umask, also of files of tensors, which safetensors makes its user's own."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.touch()
-    mode = temporary.stat().st_mode
-    fill(temporary)
-    temporary.chmod(mode)
-    sync(temporary)
-    temporary.replace(path)
+    try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        fill(temporary)
+        temporary.chmod(mode)
+        sync(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
-    """Make a folder whole or not at all: `fill` writes into a temporary neighbour, flushed to disk, which is then renamed."""
+    """Make a folder whole or not at all: `fill` writes into a temporary neighbour, flushed to disk, which is then renamed; removed where
+    that fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    fill(temporary)
-    for entry in (*temporary.rglob("*"), temporary):
-        sync(entry)
-    shutil.rmtree(path, ignore_errors=True)
-    temporary.replace(path)
+    try:
+        temporary.mkdir()
+        fill(temporary)
+        for entry in (*temporary.rglob("*"), temporary):
+            sync(entry)
+        shutil.rmtree(path, ignore_errors=True)
+        temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def read_json(path: Path) -> Any:

@@ -10,7 +10,8 @@ import pytest
 from small_runs import recipe, save_base
 
 from domaintune import tune
-from domaintune.run import write_folder
+from domaintune.memory import write_once
+from domaintune.run import write_file, write_folder
 
 
 @pytest.fixture
@@ -56,3 +57,24 @@ def test_a_run_is_finished_when_all_of_it_is_on_the_disk(tmp_path: Path, order: 
     assert names[last + 1] == folder
     for name in ("adapter_model.safetensors", f".heads.safetensors.{os.getpid()}", "test.jsonl", "test.safetensors"):
         assert any(kind == "flushed" and found == name for kind, found in names[:last]), name
+
+
+def full(path: Path, content: bytes | None = None) -> int:
+    """Writes something, then finds the disk full."""
+    place = path / "inner" if path.is_dir() else path
+    with place.open("wb") as stream:
+        stream.write(b"x" * 100)
+    raise OSError(28, "No space left on device")
+
+
+def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "old").write_text("before")
+    for name in ("new", "old"):
+        with pytest.raises(OSError, match="No space"):
+            write_file(tmp_path / name, full)
+    with pytest.raises(OSError, match="No space"):
+        write_folder(tmp_path / "folder", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space"):
+        write_once(tmp_path / "rows.jsonl", b"{}")
+    assert [(entry.name, entry.read_text()) for entry in tmp_path.iterdir()] == [("old", "before")]
