@@ -18,7 +18,8 @@ HEADER = """# The recipe
 Every key of a run, with its default. A recipe is YAML; any key can be given on the command line with `--set key=value`
 (`--set method.rank=16`, `--set training.epochs=3`), and the frequent ones have options of their own (`domaintune tune --help`).
 `task` and `method` may be a name alone (`method: lora`) or a mapping with `name` and its settings; without `method` it is LoRA.
-Paths are relative to the working folder. Values of `--set` are YAML: signs and numbers that are meant as text are quoted
+Options go over the file; a task or method that they name as the file does keeps its settings. Paths are relative to the working
+folder; `~` is the home folder. Values of `--set` are YAML: signs and numbers that are meant as text are quoted
 (`--set "task.label_separator=','"`, `--set "data.general_labels=['yes','no']"`).
 
 ```yaml

@@ -35,11 +35,8 @@ def stored_rows(values: Mapping[str, Any], names: Iterable[str]) -> dict[str, An
     made = dict(values)
     for name in names:
         given = made.get(name)
-        if given is None or isinstance(given, PATHS):
-            made[name] = None if given is None else os.fspath(given)
-        elif isinstance(given, list | tuple) and given and all(isinstance(entry, PATHS) for entry in given):
-            made[name] = tuple(os.fspath(entry) for entry in given)
-        else:
+        are_paths = isinstance(given, list | tuple) and given and all(isinstance(entry, str) for entry in given)
+        if given is not None and not isinstance(given, str) and not are_paths:
             made[name] = _store(given, name, Path(str(made.get("output", "."))) / FOLDER)
     return made
 

@@ -7,6 +7,7 @@ A recipe file has the same keys. `task` and `method` may be a name alone or a ma
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -16,12 +17,13 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from domaintune.errors import RecipeError
 from domaintune.inheritance import filled, with_inherited
-from domaintune.memory import stored_rows
+from domaintune.memory import PATHS, stored_rows
 from domaintune.settings import AskedPrecision, Label, Labels, LoRASettings, MethodSettings, Settings, TaskSettings
 from domaintune.validation import explain, put_
 
 Paths = str | tuple[str, ...]
 PARTS = ("train", "dev", "test", "add", "general", "general_check")
+FOLDERS = ("base", "output", "grown_from")
 ALIGNED = "::"
 """Between the paths of two aligned files."""
 
@@ -134,7 +136,8 @@ DEFAULT_LEARNING_RATES = {"full": 5e-5, "freeze": 2e-4, "lora": 1e-3, "p-tuning"
 
 
 class Recipe(Settings):
-    """One run: what to train on what, how, and where to leave the result. Paths are relative to the working folder.
+    """One run: what to train on what, how, and where to leave the result. Paths are relative to the working folder; `~` is the home
+    folder.
 
     Raises:
         RecipeError: an unknown key (with the nearest valid one) or a value out of range, from `make` and `read`.
@@ -183,9 +186,12 @@ class Recipe(Settings):
     @model_validator(mode="before")
     @classmethod
     def _names_to_settings(cls, values: Any) -> Any:
-        if isinstance(values, dict):
-            return {k: {"name": v} if k in ("task", "method") and isinstance(v, str) else v for k, v in values.items()}
-        return values
+        if not isinstance(values, dict):
+            return values
+        made = {k: {"name": v} if k in ("task", "method") and isinstance(v, str) else v for k, v in values.items()}
+        if isinstance(made.get("method"), Mapping):  # perhaps settings of a method that nothing names
+            made["method"] = {"name": LoRASettings().name, **made["method"]}
+        return made
 
     @classmethod
     def make(cls, values: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
@@ -193,7 +199,7 @@ class Recipe(Settings):
         DataFrame, a `datasets.Dataset`, a list of mappings): they are stored in OUTPUT/data. With `add` what is not given is the
         earlier run's."""
         try:
-            values = with_inherited(values)
+            values = with_inherited(_with_plain_paths(values))
             return cls.model_validate(stored_rows(values, [name for name in PARTS if name in values]))
         except ValidationError as error:
             raise RecipeError(explain(error, cls), where=where, remedy="See docs/recipe.md for every key.") from None
@@ -209,7 +215,8 @@ class Recipe(Settings):
         **values: Any,
     ) -> Recipe:
         """A recipe from a YAML file, then `values` that are not None, then `nested` ones by dotted key, then `key.path=value`
-        overrides (values are YAML); `defaults` fill what is still missing at the top."""
+        overrides (values are YAML); `defaults` fill what is still missing at the top. A task or method that is named as it is
+        already keeps its settings."""
         merged: dict[str, Any] = {}
         if path is not None:
             try:
@@ -221,25 +228,22 @@ class Recipe(Settings):
             if not isinstance(loaded, dict):
                 raise RecipeError("must be a mapping of keys to values.", where=str(path))
             merged.update(loaded)
-        merged.update({key: value for key, value in values.items() if value is not None})
-        for key, value in nested:
-            put_(merged, key.split("."), value)
+        for key, value in [*values.items(), *nested]:
+            if value is not None:
+                _set_(merged, key, value)
         for override in overrides:
             key, equals, value = override.partition("=")
             if not equals:
                 raise RecipeError(f"got '{override}'.", where="--set", remedy="Write --set key=value.")
             try:
-                put_(merged, key.strip().split("."), yaml.safe_load(value))
+                _set_(merged, key.strip(), yaml.safe_load(value))
             except (yaml.YAMLError, ValueError, RecipeError):
                 raise RecipeError(
                     f"got '{override}'.",
                     where="--set",
                     remedy="Write key=value, the value in YAML, the key of a setting.",
                 ) from None
-        merged = with_inherited(filled(merged, defaults or {}))
-        if isinstance(merged.get("method"), dict):  # perhaps settings of a method that nothing names
-            merged["method"] = {"name": LoRASettings().name, **merged["method"]}
-        return cls.make(merged, where=str(path) if path else "arguments")
+        return cls.make(filled(merged, defaults or {}), where=str(path) if path else "arguments")
 
     @property
     def data_seed(self) -> int:
@@ -250,3 +254,28 @@ class Recipe(Settings):
         """Plain JSON values, every default written out."""
         values: dict[str, Any] = json.loads(self.model_dump_json())
         return values
+
+
+def _set_(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set `value` at the dotted key; a name alone changes nothing where the task or method has it already."""
+    held = values.get(key)
+    if key in ("task", "method") and isinstance(held, dict) and isinstance(value, str):
+        name = held.get("name", LoRASettings().name if key == "method" else value)
+        value = {**held, "name": name} if name == value else value
+    put_(values, key.split("."), value)
+
+
+def _with_plain_paths(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Paths as text, `~` as the home folder; rows in memory as they are."""
+    made = dict(values)
+    for key in (*PARTS, *FOLDERS):
+        given = made.get(key)
+        if isinstance(given, PATHS):
+            made[key] = _plain_path(given)
+        elif isinstance(given, list | tuple) and all(isinstance(entry, PATHS) for entry in given):
+            made[key] = type(given)(_plain_path(entry) for entry in given)
+    return made
+
+
+def _plain_path(given: str | os.PathLike[str]) -> str:
+    return ALIGNED.join(map(os.path.expanduser, os.fspath(given).split(ALIGNED)))

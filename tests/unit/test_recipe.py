@@ -10,7 +10,7 @@ import yaml
 
 from domaintune.errors import RecipeError
 from domaintune.recipe import Recipe
-from domaintune.settings import LoRASettings, PTuningSettings
+from domaintune.settings import FreezeSettings, LoRASettings, PTuningSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 LEAST = {"task": "text-classification", "base": "minilm", "train": "t.csv", "output": "runs/x"}
@@ -47,6 +47,40 @@ def test_overrides_go_over_the_file(tmp_path: Path) -> None:
     assert recipe.dev is None
     full = Recipe.read(path, ["training.layer_decay=0.9"], method="full")
     assert full.method.name == "full"
+
+
+def test_naming_what_is_named_already_keeps_its_settings(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    task = {"name": "text-classification", "text_column": "review"}
+    path.write_text(yaml.safe_dump({**LEAST, "task": task, "method": {"name": "lora", "rank": 32, "dora": True}}))
+    given = Recipe.read(path)
+    assert Recipe.read(path, task="text-classification", method="lora") == given
+    assert Recipe.read(path, ["method=lora", "task=text-classification"]) == given
+    assert (
+        Recipe.read(path, nested=[("task.label_column", "stars")], task="text-classification").task.text_column
+        == "review"
+    )  # type: ignore[union-attr]
+    assert Recipe.read(path, ["method=freeze"]).method == FreezeSettings()
+    assert Recipe.read(path, ["method={name: lora, alpha: 8}"]).method == LoRASettings(alpha=8)
+    path.write_text(yaml.safe_dump({**LEAST, "task": {"text_column": "review"}, "method": {"rank": 4}}))
+    made = Recipe.read(path, task="text-classification", method="lora")
+    assert (made.task.text_column, made.method) == ("review", LoRASettings(rank=4))  # type: ignore[union-attr]
+    assert Recipe.read(path, task="text-classification", method="freeze").method == FreezeSettings()
+
+
+def test_python_says_what_files_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    parts = {"train": [Path("~/a.csv"), "b.csv"], "dev": Path("~/d.csv"), "test": "~/x.en::~/x.de"}
+    made = Recipe.make({**LEAST, **parts, "base": Path("~/base"), "output": Path("~/o"), "method": {"rank": 4}})
+    assert made.method == LoRASettings(rank=4)
+    home = str(tmp_path)
+    assert (made.base, made.output, made.dev) == (f"{home}/base", f"{home}/o", f"{home}/d.csv")
+    assert (made.train, made.test) == ((f"{home}/a.csv", "b.csv"), f"{home}/x.en::{home}/x.de")
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump({**LEAST, "base": "~/base", "output": "~/o", "train": "~/a.csv"}))
+    read = Recipe.read(tmp_path / "r.yaml", output="~/p")
+    assert (read.base, read.output, read.train) == (f"{home}/base", f"{home}/p", f"{home}/a.csv")
+    rows = Recipe.make({**LEAST, "output": Path("~/o"), "train": [{"text": "a", "label": "b"}]})
+    assert Path(str(rows.train)).parent == tmp_path / "o/data"
 
 
 @pytest.mark.parametrize(
