@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +24,8 @@ from domaintune.validation import explain, put_
 Paths = str | tuple[str, ...]
 PARTS = ("train", "dev", "test", "add", "general", "general_check")
 FOLDERS = ("base", "output", "grown_from")
+FREE = {"output", "track", "evaluation.batch_budget"}
+"""Settings that may be others when an unfinished run is gone on with: its scores do not depend on them beyond rounding."""
 ALIGNED = "::"
 """Between the paths of two aligned files."""
 
@@ -177,7 +179,7 @@ class Recipe(Settings):
     """Run Python code that a base brings along. Only for authors whom you trust."""
     track: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()
     """Where training is also logged, live: TensorBoard (in the run), MLflow (`mlflow.db` in the working folder, or MLFLOW_TRACKING_URI),
-    Weights & Biases (offline in the run, unless WANDB_MODE says otherwise)."""
+    Weights & Biases (offline in the run, unless WANDB_MODE says otherwise). May change on a run that is resumed."""
     training: TrainingSettings = TrainingSettings()
     balance: BalanceSettings = BalanceSettings()
     data: DataSettings = DataSettings()
@@ -254,6 +256,30 @@ class Recipe(Settings):
         """Plain JSON values, every default written out."""
         values: dict[str, Any] = json.loads(self.model_dump_json())
         return values
+
+
+def changed(before: Mapping[str, Any], now: Mapping[str, Any], *, began_in: str) -> list[str]:
+    """What is not as it was, of two recipes by dotted key, but for what may change and how paths are spelled: parts are compared by the
+    names of their files, whose checksums stand beside, and folders as bases by where they are, seen from where the run began."""
+    return [
+        f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
+        for key in {**before, **now}
+        if key not in FREE and not _is_same(key, before.get(key), now.get(key), began_in)
+    ]
+
+
+def _is_same(key: str, before: Any, now: Any, began_in: str) -> bool:
+    if before == now or before is None or now is None:
+        return bool(before == now)
+    if key in FOLDERS:
+        return os.path.isdir(now) and os.path.realpath(os.path.join(began_in, before)) == os.path.realpath(now)
+    return key in PARTS and _file_names(before) == _file_names(now)
+
+
+def _file_names(given: str | Sequence[str]) -> list[list[str]]:
+    return [
+        [Path(side).name for side in path.split(ALIGNED)] for path in ([given] if isinstance(given, str) else given)
+    ]
 
 
 def _set_(values: dict[str, Any], key: str, value: Any) -> None:

@@ -18,14 +18,12 @@ from typing import Any, Literal, TextIO
 
 from domaintune.errors import DomainTuneError, RunError
 from domaintune.memory import FOLDER as ROWS
-from domaintune.recipe import Recipe
+from domaintune.recipe import Recipe, changed
 
 FORMAT = 1
 PAGE = "report.html"
 SEEDS, SEEDS_SUMMARY = "seeds", "seeds.json"
 """Where a run over several seeds keeps one run for each, and what they have in common."""
-FREE = {"evaluation.batch_budget"}
-"""Settings that may change while a run is unfinished: scores do not depend on them beyond rounding."""
 Fate = Literal["begin", "take up", "remove"]
 
 
@@ -207,15 +205,25 @@ class RunFolder:
             RunError: the folder is a finished run, something else, an unfinished run of another recipe or of other data, or
                 one to overwrite in which the recipe's own base or data stand.
         """
-        folder = cls(Path(recipe.output))
-        if (fate := folder.fate(recipe, data=data, inputs=inputs, overwrite=overwrite)) == "take up":
-            return folder
+        folder, here = cls(Path(recipe.output)), {"folder": os.getcwd()}
+        fate = folder.fate(recipe, data=data, inputs=inputs, overwrite=overwrite)
         if fate == "remove":
             folder._clear()
+        if fate != "take up":
+            facts = {
+                "format": FORMAT,
+                "finished": False,
+                "data": dict(data),
+                "threads": threads,
+                "started": time.time(),
+            }
+        elif folder.finished:
+            return folder
+        else:
+            facts = folder.read("run.json")
         folder.path.mkdir(parents=True, exist_ok=True)
         write_json(folder.path / "recipe.json", recipe.plain())
-        facts = {"format": FORMAT, "finished": False, "data": dict(data), "threads": threads, "started": time.time()}
-        write_json(folder.path / "run.json", facts)
+        write_json(folder.path / "run.json", {**facts, **here})
         return folder
 
     def _clear(self) -> None:
@@ -270,8 +278,8 @@ class RunFolder:
                     "exists and is no run.", where=str(path), remedy="Choose a new or empty folder for --output."
                 )
             return False
-        changed = self._changed(recipe, data) if not self.finished or not self.reported else ["finished"]
-        if not changed:
+        differing = self._changed(recipe, data) if not self.finished or not self.reported else ["finished"]
+        if not differing:
             return True
         if self.finished:
             raise RunError(
@@ -279,7 +287,7 @@ class RunFolder:
             )
         if self.begun:
             raise RunError(
-                f"holds an unfinished run with other settings or data ({'; '.join(changed)}).",
+                f"holds an unfinished run with other settings or data ({'; '.join(differing)}).",
                 where=str(path),
                 remedy="Restore them to resume it, choose another --output, or add --overwrite to begin anew.",
             )
@@ -296,14 +304,10 @@ class RunFolder:
         """What is not as it was when the run began: settings by dotted key, and parts of the data."""
         # Settings that the run's own recipe is too old for have their defaults.
         stored = Recipe.make(self.read("recipe.json"), where=str(self.path / "recipe.json"))
-        before, now = flatten(stored.plain()), flatten(recipe.plain())
-        changed = [
-            f"{k}: {before.get(k)!r} -> {now.get(k)!r}"
-            for k in {**before, **now}
-            if before.get(k) != now.get(k) and k not in FREE
-        ]
-        old_data = self.read("run.json")["data"]
-        return changed + [f"data of '{k}'" for k in {**old_data, **data} if old_data.get(k) != data.get(k)]
+        state = self.read("run.json")
+        differing = changed(flatten(stored.plain()), flatten(recipe.plain()), began_in=state.get("folder", ""))
+        old = state["data"]
+        return differing + [f"data of '{k}'" for k in {**old, **data} if old.get(k) != data.get(k)]
 
     def begin_on(self, revision: str | None) -> None:
         """Remember the commit of the base, so that what resumes has the same weights though the Hub has newer ones."""

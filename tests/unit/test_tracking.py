@@ -103,6 +103,34 @@ def test_a_tracker_that_goes_away_is_said_once_and_left_out(
     assert other.files == ["scores.json", "report.html"]
 
 
+def test_a_tracker_may_be_left_out_of_a_run_that_is_resumed(
+    tmp_path: Path, recorders: list[Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_base(tmp_path)
+    made = recipe(tmp_path, track=["mlflow"])
+
+    def kill(stage: str, progress: Any) -> None:
+        if stage == "frontier":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tune(made, report=kill)
+
+    def gone(recipe: Recipe, identity: str | None) -> Recorder:
+        raise RecipeError("MLflow cannot be reached.", remedy="Leave mlflow out.")
+
+    monkeypatch.setitem(tracking.TRACKERS, "mlflow", gone)
+    with pytest.raises(RecipeError, match="Leave mlflow out"):
+        tune(made)
+    stages: list[str] = []
+    run = tune(
+        made.model_copy(update={"track": ()}),
+        report=lambda stage, progress: stages.append(f"{stage} {progress and progress.step}"),
+    )
+    assert not any(stage.startswith("train 1") for stage in stages)  # no step was taken again
+    assert json.loads((run.path / "recipe.json").read_text())["track"] == []
+
+
 def test_one_that_cannot_be_closed_does_not_fail_the_run(
     tmp_path: Path, recorders: list[Recorder], monkeypatch: pytest.MonkeyPatch
 ) -> None:

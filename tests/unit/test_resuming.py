@@ -1,0 +1,67 @@
+"""What the same command takes up, what it refuses, and what --overwrite removes and when."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_runs import recipe, save_base
+
+from domaintune import Recipe, tune
+from domaintune.engine.checkpoint import MANIFEST
+from domaintune.errors import RunError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    save_base(tmp_path)
+    return tmp_path
+
+
+def stops_at(wanted: str) -> Callable[[str, object], None]:
+    def stop(stage: str, progress: object) -> None:
+        if stage == wanted:
+            raise KeyboardInterrupt
+
+    return stop
+
+
+def test_other_spellings_of_paths_are_no_other_recipe(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = {"train": "train.csv", "dev": "dev.csv", "test": ["test.csv"], "general": None}
+
+    def spelled(**paths: Any) -> Recipe:
+        return recipe(folder, **{**names, "base": "base", "output": "runs/x", **paths})
+
+    def taken_up(made: Recipe, *, overwrite: bool = False) -> bool:
+        with pytest.raises(KeyboardInterrupt):
+            tune(made, overwrite=overwrite, report=stops_at("starting head"))
+        return (Path(made.output) / "checkpoint/train" / MANIFEST).is_file()
+
+    monkeypatch.chdir(folder)
+    with pytest.raises(KeyboardInterrupt):
+        tune(spelled(), report=stops_at("frontier"))
+    for paths in (
+        {"output": "runs/x/"},
+        {"output": str(folder / "runs/x"), "base": f"{folder}/./base"},
+        {"train": str(folder / "train.csv"), "test": "./test.csv"},
+    ):
+        for overwrite in (False, True):
+            assert taken_up(spelled(**paths), overwrite=overwrite), paths
+    shutil.move(folder / "runs/x", folder / "moved")
+    (folder / "elsewhere").mkdir()
+    monkeypatch.chdir(folder / "elsewhere")
+    named = {name: f"../{name}.csv" for name in ("train", "dev", "test")}
+    away = spelled(**named, base="../base", output="../moved")
+    assert taken_up(away, overwrite=True)
+    assert json.loads((folder / "moved/recipe.json").read_text())["train"] == "../train.csv"
+    shutil.copy(folder / "train.csv", "other.csv")
+    with pytest.raises(RunError, match=r"\(train: '../train.csv' -> 'other.csv'\)"):
+        tune(away.model_copy(update={"train": "other.csv"}))
+    shutil.copytree(folder / "base", "base")
+    with pytest.raises(RunError, match=r"\(base: '../base' -> 'base'\)"):
+        tune(away.model_copy(update={"base": "base"}))
+    assert tune(away).path == Path("../moved")
