@@ -22,6 +22,8 @@ from domaintune.fit import Fitted, fit, form_of
 from domaintune.growth import PLACES, grown, growth_scores
 from domaintune.heads import General, general_base
 from domaintune.inputs import checksums, files
+from domaintune.methods import method_from
+from domaintune.methods.base import Attached
 from domaintune.parts import Parts, assemble
 from domaintune.predict import Run, load, open_base
 from domaintune.provenance import provenance
@@ -52,13 +54,14 @@ def tune(
     `report` is told the stage ("data", "base", "starting head", "train", "fold-0", ..., "weights", "frontier", "confirmation",
     "robustness") and, while training, its progress; `say`, before training, what was done with the data and found in it. A recipe of
     several seeds leaves a run for each and their summary; see `seeds`. `revision`: the commit of a base of the Hub to begin with, by
-    default the latest; a run that is resumed goes on with its own. `overwrite` also drops a checkpoint that cannot be gone on with.
+    default the latest; a run that is resumed goes on with its own. `overwrite` removes an earlier run once base and
+    data are read and fit the method; it also drops a checkpoint that cannot be gone on with.
 
     Raises:
         DomainTuneError: anything the user can mend, with file and line where there are any.
     """
     if recipe.seeds > 1:
-        made: Run = tune_seeds(recipe, tune, overwrite=overwrite, report=report, say=say)
+        made: Run = tune_seeds(recipe, tune, _tried, overwrite=overwrite, report=report, say=say)
         return made
     started = time.monotonic()
     require(recipe.track)
@@ -67,17 +70,19 @@ def tune(
         report("data", None)
         data = checksums(recipe)
         as_given, recipe = recipe, grown(recipe, checksums)
-        threads = recipe.threads or torch.get_num_threads()
-        folder = RunFolder.start(as_given, data=data, inputs=files(as_given), threads=threads, overwrite=overwrite)
-        if folder.finished:
+        fate = folder.fate(as_given, data=data, inputs=files(as_given), overwrite=overwrite)
+        held = folder.read("run.json") if fate == "take up" else {}
+        if held.get("finished"):
             return _reported(folder)
-        torch.set_num_threads(folder.read("run.json").get("threads") or threads)
+        threads = held.get("threads") or recipe.threads or torch.get_num_threads()
+        torch.set_num_threads(threads)
+        report("base", None)
+        base, parts = opened(recipe, revision=held.get("revision") or revision)
+        if fate == "remove":  # not before all that the recipe names is known to fit
+            untrained(recipe, base, parts)
+        folder.start(as_given, fate, data=data, threads=threads, revision=base.provenance.get("revision"))
+        say(said_of(parts))
         with tracked(recipe, report, say) as told:
-            told("base", None)
-            base = open_base(recipe, revision=folder.read("run.json").get("revision") or revision)
-            folder.begin_on(base.provenance.get("revision"))
-            parts = assembled(recipe, base)
-            say(said_of(parts))
             general = general_of(parts)
             base = general_base(recipe, base, general)
             fitted = _fitted(folder, recipe, base, parts, general, told, overwrite=overwrite)
@@ -90,6 +95,28 @@ def tune(
             run = _reported(folder)
             told.result(folder)
             return run
+
+
+def opened(recipe: Recipe, *, revision: str | None = None) -> tuple[Base, Parts]:
+    """The recipe's base, of the Hub at `revision`, and its rows in parts."""
+    base = open_base(recipe, revision=revision)
+    return base, assembled(recipe, base)
+
+
+def untrained(recipe: Recipe, base: Base, parts: Parts) -> Attached:
+    """The method on the base with a fresh head.
+
+    Raises:
+        MethodError: the method does not fit the base.
+    """
+    headed = base.with_head("domain", parts.task.head(), generator=torch.Generator().manual_seed(recipe.seed))
+    return method_from(recipe.method).attach(headed, generator=torch.Generator().manual_seed(recipe.seed))
+
+
+def _tried(recipe: Recipe) -> None:
+    """Raises what `tune` would raise before training."""
+    recipe = grown(recipe, checksums)
+    untrained(recipe, *opened(recipe))
 
 
 def _fitted(

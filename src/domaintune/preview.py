@@ -9,20 +9,15 @@ from typing import Any
 
 import torch
 
-from domaintune.bases.base import Base
 from domaintune.engine.epochs import judged
 from domaintune.engine.pace import pace
 from domaintune.growth import grown
 from domaintune.inputs import checksums, files
-from domaintune.methods import method_from
-from domaintune.methods.base import Attached
-from domaintune.parts import Parts
-from domaintune.pipeline import assembled, told_findings
-from domaintune.predict import open_base
+from domaintune.pipeline import opened, threads_restored, told_findings, untrained
 from domaintune.recipe import Recipe, TrainingSettings
 from domaintune.resolve import training_settings
 from domaintune.run import RunFolder
-from domaintune.tasks.base import Dataset, Finding, dataset
+from domaintune.tasks.base import Finding, dataset
 from domaintune.tracking import require
 
 
@@ -60,10 +55,18 @@ def plan(recipe: Recipe, *, overwrite: bool = False) -> Plan:
         DomainTuneError: what `tune` would raise before training.
     """
     require(recipe.track)
+    with threads_restored():
+        torch.set_num_threads(recipe.threads or torch.get_num_threads())
+        return _planned(recipe, overwrite=overwrite)
+
+
+def _planned(recipe: Recipe, *, overwrite: bool) -> Plan:
     RunFolder(Path(recipe.output)).fate(recipe, data=checksums(recipe), inputs=files(recipe), overwrite=overwrite)
-    recipe, base, parts = opened(recipe)
+    recipe = grown(recipe, checksums)
+    base, parts = opened(recipe)
     task = parts.task
-    attached, data = untrained(recipe, base, parts)
+    attached = untrained(recipe, base, parts)
+    data = dataset(task, attached.base, parts.train)
     trained = sum(p.numel() for group in attached.parameter_groups() for p in group.parameters)
     named: dict[str, Any] = {"train": parts.train, "dev": parts.dev or (), "test": parts.test}
     if parts.general is not None:
@@ -101,7 +104,7 @@ def check(recipe: Recipe, *, show_tokens: int = 0) -> Checked:
 
     `show_tokens`: so many train rows as tokens, supervised ones in brackets.
     """
-    _, base, parts = opened(recipe)
+    base, parts = opened(grown(recipe, checksums))
     named: dict[str, Any] = {"train": parts.train, "dev": parts.dev or (), "test": parts.test}
     if parts.general is not None:
         named |= {
@@ -112,17 +115,3 @@ def check(recipe: Recipe, *, show_tokens: int = 0) -> Checked:
     shown = [parts.task.shown(base, item) for item in items[:show_tokens]]
     rows = {name: len(examples) for name, examples in named.items()}
     return Checked(rows, parts.task.head().labels, parts.notes, parts.findings, shown)
-
-
-def opened(recipe: Recipe) -> tuple[Recipe, Base, Parts]:
-    """The recipe as `tune` reads it, its base and its rows in parts."""
-    recipe = grown(recipe, checksums)
-    base = open_base(recipe)
-    return recipe, base, assembled(recipe, base)
-
-
-def untrained(recipe: Recipe, base: Base, parts: Parts) -> tuple[Attached, Dataset]:
-    """The method on the base with a fresh head, and the train part: what training will be like, for measuring and counting."""
-    headed = base.with_head("domain", parts.task.head(), generator=torch.Generator().manual_seed(recipe.seed))
-    attached = method_from(recipe.method).attach(headed, generator=torch.Generator().manual_seed(recipe.seed))
-    return attached, dataset(parts.task, headed, parts.train)

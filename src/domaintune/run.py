@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,46 +185,27 @@ class RunFolder:
             raise RunError("is not finished.", where=str(path), remedy="Run the same `tune` command again: it resumes.")
         return folder if "used_seed" not in state else cls.existing(folder.path / SEEDS / str(state["used_seed"]))
 
-    @classmethod
     def start(
-        cls,
+        self,
         recipe: Recipe,
+        fate: Fate,
         *,
         data: Mapping[str, str],
-        inputs: Sequence[str] = (),
         threads: int | None = None,
-        overwrite: bool = False,
-    ) -> RunFolder:
-        """Make the output folder, or take up one with the same recipe and data (name of part -> checksum) that is unfinished or lacks its
-        page, or one in which nothing was trained yet. `overwrite` removes any other run, never one to take up.
-
-        `inputs`: the files of the data, none of which is removed. `threads` is remembered for whoever resumes: sums over other numbers
-        of threads have other last bits.
-
-        Raises:
-            RunError: the folder is a finished run, something else, an unfinished run of another recipe or of other data, or
-                one to overwrite in which the recipe's own base or data stand.
-        """
-        folder, here = cls(Path(recipe.output)), {"folder": os.getcwd()}
-        fate = folder.fate(recipe, data=data, inputs=inputs, overwrite=overwrite)
+        revision: str | None = None,
+    ) -> None:
+        """Begin the run of this recipe and data (name of part -> checksum), or go on with it, as `fate` told; what is to be removed goes
+        now. Remembered for whoever resumes: `threads`, as sums over other numbers of threads have other last bits, and the commit of a
+        base of the Hub, so that it has the same weights though there are newer ones."""
         if fate == "remove":
-            folder._clear()
-        if fate != "take up":
-            facts = {
-                "format": FORMAT,
-                "finished": False,
-                "data": dict(data),
-                "threads": threads,
-                "started": time.time(),
-            }
-        elif folder.finished:
-            return folder
-        else:
-            facts = folder.read("run.json")
-        folder.path.mkdir(parents=True, exist_ok=True)
-        write_json(folder.path / "recipe.json", recipe.plain())
-        write_json(folder.path / "run.json", {**facts, **here})
-        return folder
+            self._clear()
+        facts = {"format": FORMAT, "finished": False, "data": dict(data), "threads": threads, "started": time.time()}
+        if fate == "take up":
+            facts = self.read("run.json")
+        facts |= {"folder": os.getcwd()} | ({} if revision is None else {"revision": revision})
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_json(self.path / "recipe.json", recipe.plain())
+        write_json(self.path / "run.json", facts)
 
     def _clear(self) -> None:
         """Remove a run, all but the lock that this process holds; `run.json` last, so that it stays a run until it is gone."""
@@ -248,10 +229,13 @@ class RunFolder:
         return own or self.finished or any(RunFolder(entry).begun for entry in self.path.glob(f"{SEEDS}/*"))
 
     def fate(self, recipe: Recipe, *, data: Mapping[str, str], inputs: Iterable[str], overwrite: bool) -> Fate:
-        """What `start` does with what the folder holds.
+        """What `start` is to do with what the folder holds: take up a run of the same recipe and data that is unfinished or lacks its page;
+        begin where there is none, or none in which something was trained; with `overwrite` remove any other, never one to take up.
+        `inputs`: the files of the data, none of which is removed.
 
         Raises:
-            RunError: as of `start`.
+            RunError: the folder is a finished run, something else, an unfinished run of another recipe or of other data, or
+                one to overwrite in which the recipe's own base or data stand.
         """
         if not overwrite or not is_run(self.path) or (self._same(recipe, data) and not self.reported):
             return "take up" if self._takes_up(recipe, data) else "begin"
@@ -308,11 +292,6 @@ class RunFolder:
         differing = changed(flatten(stored.plain()), flatten(recipe.plain()), began_in=state.get("folder", ""))
         old = state["data"]
         return differing + [f"data of '{k}'" for k in {**old, **data} if old.get(k) != data.get(k)]
-
-    def begin_on(self, revision: str | None) -> None:
-        """Remember the commit of the base, so that what resumes has the same weights though the Hub has newer ones."""
-        if revision is not None:
-            write_json(self.path / "run.json", {**self.read("run.json"), "revision": revision})
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Mark the run as finished; the last write. The checkpoint is removed afterwards."""

@@ -36,20 +36,26 @@ from domaintune.tasks.base import Record, Task
 def tune_seeds(
     recipe: Recipe,
     tune_one: Callable[..., Any],
+    try_out: Callable[[Recipe], None],
     *,
     overwrite: bool,
     report: Callable[[str, Any], None],
     say: Callable[[list[str]], None],
 ) -> Any:
     """`recipe.seeds` runs of the recipe in OUTPUT/seeds/0, 1, ..., on the same parts, by `tune_one`; and their summary in OUTPUT.
+    `try_out` raises what stands in the way of the first, before an earlier run is removed.
 
     The same recipe resumes: finished runs are kept, an unfinished one goes on. `load(OUTPUT)` is the run with the median dev
     score (of an even number the lower of the two in the middle).
     """
     folder = RunFolder(Path(recipe.output))
     with folder.lock():
-        folder = RunFolder.start(recipe, data=checksums(recipe), inputs=files(recipe), overwrite=overwrite)
         made = [_recipe_of(recipe, number) for number in range(recipe.seeds)]
+        data = checksums(recipe)
+        fate = folder.fate(recipe, data=data, inputs=files(recipe), overwrite=overwrite)
+        if fate == "remove":
+            try_out(made[0])
+        folder.start(recipe, fate, data=data)
         revision, once = None, _once(say)  # all have the same parts, and the same is to be said of them
         for number, one in enumerate(made, start=1):
             if not RunFolder(Path(one.output)).reported:

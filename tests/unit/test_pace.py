@@ -236,6 +236,16 @@ def test_a_plan_tells_time_and_memory(recipe: Recipe) -> None:
     assert not Path(recipe.output).exists()
 
 
+def test_a_plan_measures_with_the_threads_of_the_run(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr("domaintune.preview.pace", lambda *a, **k: seen.append(torch.get_num_threads()) or Pace(1.0, 1))
+    before = torch.get_num_threads()
+    for threads in (before + 1, None):
+        plan(recipe.model_copy(update={"threads": threads}))
+    assert seen == [before + 1, before]
+    assert torch.get_num_threads() == before
+
+
 def test_a_plan_counts_what_a_run_takes(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     """At a second a token: what goes through the trainings of the run itself, forwards apart (dev) a third of it."""
     monkeypatch.setattr("domaintune.preview.pace", lambda *arguments, **more: Pace(1.0, 1))

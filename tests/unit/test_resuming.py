@@ -13,7 +13,7 @@ from small_runs import recipe, save_base
 
 from domaintune import Recipe, tune
 from domaintune.engine.checkpoint import MANIFEST
-from domaintune.errors import RunError
+from domaintune.errors import DomainTuneError, RunError
 
 
 @pytest.fixture
@@ -65,3 +65,39 @@ def test_other_spellings_of_paths_are_no_other_recipe(folder: Path, monkeypatch:
     with pytest.raises(RunError, match=r"\(base: '../base' -> 'base'\)"):
         tune(away.model_copy(update={"base": "base"}))
     assert tune(away).path == Path("../moved")
+
+
+MISTAKES: dict[str, dict[str, Any]] = {
+    "column": {"task": {"name": "text-classification", "label_column": "lable"}},
+    "base": {"base": "./no-such-base"},
+    "method": {"method": {"name": "freeze", "train": ["top:9"]}},
+}
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_a_run_is_not_removed_for_one_that_cannot_be_made(folder: Path, seeds: int) -> None:
+    made = recipe(folder, general=None, seeds=seeds, evaluation={"draws": 100, "robustness": False})
+    tune(made)
+    before = contents(folder / "runs/x")
+    for change in MISTAKES.values():
+        with pytest.raises(DomainTuneError):
+            tune(Recipe.make({**made.plain(), **change}), overwrite=True)
+        assert contents(folder / "runs/x") == before
+    changed = Recipe.make({**made.plain(), "seed": 1})
+    tune(changed, overwrite=True)
+    fresh = tune(changed.model_copy(update={"output": str(folder / "runs/fresh")}))
+    name = str(fresh.path.relative_to(folder / "runs/fresh") / "adapter/adapter_model.safetensors")
+    assert (folder / "runs/x" / name).read_bytes() == (folder / "runs/fresh" / name).read_bytes()
+    assert (folder / "runs/x" / name).read_bytes() != before[name]
+
+
+def test_what_cannot_be_begun_leaves_no_run(folder: Path) -> None:
+    for change in MISTAKES.values():
+        if "method" not in change:
+            with pytest.raises(DomainTuneError):
+                tune(recipe(folder, **change))
+            assert list((folder / "runs/x").iterdir()) == []

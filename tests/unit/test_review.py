@@ -156,15 +156,15 @@ def test_bad_devices_outputs_and_weights_are_named(folder: Path) -> None:
 
 def test_an_output_that_holds_its_own_base_is_not_overwritten(folder: Path) -> None:
     made = recipe(folder, output=str(folder / "x"), base=str(folder / "x"))
-    start = RunFolder.start(recipe(folder, output=str(folder / "x")), data={})
+    other, run = recipe(folder, output=str(folder / "x")), RunFolder(folder / "x")
+    run.start(other, "begin", data={})
     with pytest.raises(RunError, match="to be made from"):
-        RunFolder.start(made, data={}, overwrite=True)
-    assert (start.path / "run.json").is_file()
-    (start.path / "run.json").unlink()  # as a process killed between its first two files leaves it
-    (start.path / ".run.json.17").write_text("{")
-    again = RunFolder.start(recipe(folder, output=str(folder / "x")), data={}, overwrite=True)
-    again.finish({})
-    assert sorted(entry.name for entry in again.path.iterdir()) == ["recipe.json", "run.json"]
+        run.fate(made, data={}, inputs=(), overwrite=True)
+    (run.path / "run.json").unlink()  # as a process killed between its first two files leaves it
+    (run.path / ".run.json.17").write_text("{")
+    run.start(other, run.fate(other, data={}, inputs=(), overwrite=True), data={})
+    run.finish({})
+    assert sorted(entry.name for entry in run.path.iterdir()) == ["recipe.json", "run.json"]
 
 
 def test_resuming_keeps_the_threads_and_refuses_another_base(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
