@@ -45,8 +45,11 @@ def tune_seeds(
     """`recipe.seeds` runs of the recipe in OUTPUT/seeds/0, 1, ..., on the same parts, by `tune_one`; and their summary in OUTPUT.
     `try_out` raises what stands in the way of the first, before an earlier run is removed.
 
-    The same recipe resumes: finished runs are kept, an unfinished one goes on. `load(OUTPUT)` is the run with the median dev
-    score (of an even number the lower of the two in the middle).
+    The same recipe resumes: finished runs are kept, an unfinished one goes on; `overwrite` begins those anew that cannot be kept or
+    gone on with. `load(OUTPUT)` is the run with the median dev score (of an even number the lower of the two in the middle).
+
+    Raises:
+        RunError: the data or the base changed between two seeds' runs.
     """
     folder = RunFolder(Path(recipe.output))
     with folder.lock():
@@ -58,12 +61,34 @@ def tune_seeds(
         folder.start(recipe, fate, data=data)
         revision, once = None, _once(say)  # all have the same parts, and the same is to be said of them
         for number, one in enumerate(made, start=1):
-            if not RunFolder(Path(one.output)).reported:
+            run = RunFolder(Path(one.output))
+            if not _stands(run, data if overwrite else None):
+                _require_same(data, checksums(recipe), one.output)
                 numbered = _numbered(report, f"seed {number} of {recipe.seeds}: ")
-                tune_one(one, report=numbered, say=once, revision=revision)
+                tune_one(one, overwrite=overwrite, report=numbered, say=once, revision=revision)
+            _require_same(data, run.read("run.json")["data"], one.output)
             revision = _same_base(made[0].output, one.output)
         _summarise(folder, recipe, [RunFolder.existing(one.output) for one in made])
     return load(recipe.output)
+
+
+def _stands(run: RunFolder, data: Mapping[str, str] | None) -> bool:
+    """Whether a seed's run is finished; where `data` are given also whether it was made from them, and can be read."""
+    try:
+        return run.reported and (data is None or run.read("run.json")["data"] == data)
+    except RunError:
+        if data is None:
+            raise
+        return False
+
+
+def _require_same(data: Mapping[str, str], others: Mapping[str, str], where: str) -> None:
+    if changed := [name for name in {**data, **others} if data.get(name) != others.get(name)]:
+        raise RunError(
+            f"the data of {', '.join(changed)} changed since the runs of all seeds began.",
+            where=where,
+            remedy="Restore the files and add --overwrite: of the seeds' runs those from these files stay.",
+        )
 
 
 def _same_base(first: str, other: str) -> str | None:

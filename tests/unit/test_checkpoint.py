@@ -21,7 +21,7 @@ from domaintune.engine import checkpoint
 from domaintune.engine.checkpoint import CheckpointFolder
 from domaintune.engine.epochs import Training
 from domaintune.engine.train import train
-from domaintune.errors import RunError, TrainingError
+from domaintune.errors import CheckpointError, RunError, TrainingError
 from domaintune.tasks.base import Batch
 
 # --- the folder
@@ -169,9 +169,10 @@ def test_damage_is_named(tmp_path: Path) -> None:
     (tmp_path / "checkpoint.json").write_text('{"format": 99}')
     with pytest.raises(RunError, match="another version"):
         folder.read(fingerprint={})
-    (tmp_path / "checkpoint.json").write_text("{")
-    with pytest.raises(RunError, match="not valid JSON"):
-        folder.read(fingerprint={})
+    for content in ("{", "", "[]", "{}", '{"format": 1}', '{"format": 1, "fingerprint": {}, "scalars": 3}'):
+        (tmp_path / "checkpoint.json").write_text(content)
+        with pytest.raises(CheckpointError, match=r"checkpoint\.json: cannot be read .*--overwrite"):
+            folder.read(fingerprint={})
 
 
 # --- resuming

@@ -67,6 +67,51 @@ def test_other_spellings_of_paths_are_no_other_recipe(folder: Path, monkeypatch:
     assert tune(away).path == Path("../moved")
 
 
+@pytest.mark.parametrize("seeds", [1, 2])
+@pytest.mark.parametrize("damaged", ["checkpoint.json", "moments-*.safetensors", "run.json"])
+def test_overwrite_goes_on_without_what_is_damaged(folder: Path, seeds: int, damaged: str) -> None:
+    made = recipe(folder, general=None, seeds=seeds, evaluation={"draws": 100, "robustness": False})
+    first = "seed 2 of 2: " if seeds == 2 else ""
+
+    def stop(stage: str, progress: Any) -> None:
+        if stage == f"{first}train" and progress.epoch == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tune(made, report=stop)
+    run = folder / "runs/x" / ("seeds/1" if seeds == 2 else "")
+    for file in (run / "checkpoint/train").glob(damaged) if damaged != "run.json" else [run / damaged]:
+        file.write_bytes(b"")
+    with pytest.raises(RunError):
+        tune(made)
+    stages: list[str] = []
+    tune(made, overwrite=True, report=lambda stage, progress: stages.append(stage))
+    assert not any(stage.startswith("seed 1") for stage in stages), "the finished seed stays"
+
+
+def test_data_that_change_between_seeds_are_noticed(folder: Path) -> None:
+    made = recipe(folder, general=None, seeds=3, evaluation={"draws": 100, "robustness": False})
+    rows = (folder / "train.csv").read_text()
+
+    def edit(stage: str, progress: object) -> None:
+        if stage == "seed 2 of 3: train":
+            (folder / "train.csv").write_text(rows + "one more,positive\n")
+
+    with pytest.raises(RunError, match=r"seeds/2: the data of train changed.*--overwrite"):
+        tune(made, report=edit)
+    assert not (folder / "runs/x/seeds/2").exists()
+    (folder / "train.csv").write_text(rows)
+    # As a version that did not look made it.
+    state = json.loads((folder / "runs/x/seeds/1/run.json").read_text())
+    state["data"]["train"] = "of other rows"
+    (folder / "runs/x/seeds/1/run.json").write_text(json.dumps(state))
+    with pytest.raises(RunError, match=r"seeds/1: the data of train changed.*--overwrite"):
+        tune(made)
+    stages: list[str] = []
+    tune(made, overwrite=True, report=lambda stage, progress: stages.append(stage))
+    assert {stage.partition(":")[0] for stage in stages} == {"seed 2 of 3", "seed 3 of 3"}
+
+
 MISTAKES: dict[str, dict[str, Any]] = {
     "column": {"task": {"name": "text-classification", "label_column": "lable"}},
     "base": {"base": "./no-such-base"},

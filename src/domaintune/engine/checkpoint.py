@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from domaintune.errors import CheckpointError
+from domaintune.errors import CheckpointError, RunError
 from domaintune.run import flatten, read_json, sync, write_file, write_json
 
 FORMAT = 1
@@ -64,13 +64,15 @@ class CheckpointFolder:
         Raises:
             CheckpointError: it belongs to another training, with everything that differs, or it cannot be read.
         """
-        manifest = read_json(self.path / MANIFEST)
-        if manifest.get("format") != FORMAT:
+        manifest = self._manifest()
+        if manifest["format"] != FORMAT:
             raise CheckpointError(
                 "was written by another version of domaintune.",
                 where=str(self.path),
                 remedy="Add --overwrite to begin anew.",
             )
+        if not all(isinstance(manifest.get(key), dict) for key in ("fingerprint", "scalars")):
+            raise _damaged(self.path / MANIFEST, "it lacks parts")
         before, now = flatten(manifest["fingerprint"]), flatten(dict(fingerprint))
         differing = [
             f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
@@ -86,6 +88,15 @@ class CheckpointFolder:
         scalars: dict[str, Any] = manifest["scalars"]
         return scalars
 
+    def _manifest(self) -> dict[str, Any]:
+        try:
+            manifest = read_json(self.path / MANIFEST)
+        except RunError as error:
+            raise _damaged(self.path / MANIFEST, error.what) from None
+        if not isinstance(manifest, dict) or "format" not in manifest:
+            raise _damaged(self.path / MANIFEST, "it is no object with a format")
+        return manifest
+
     def read_tensors(self, name: str) -> dict[str, Tensor]:
         """The tensors of one file of the checkpoint.
 
@@ -99,6 +110,8 @@ class CheckpointFolder:
         try:
             return load_file(path)
         except (OSError, SafetensorError) as error:
-            raise CheckpointError(
-                f"cannot be read ({error}).", where=str(path), remedy="Add --overwrite to begin anew."
-            ) from None
+            raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, why: object) -> CheckpointError:
+    return CheckpointError(f"cannot be read ({why}).", where=str(path), remedy="Add --overwrite to begin anew.")
