@@ -15,11 +15,12 @@ from cells import FAMILIES, Cell, attach, rows
 from small_runs import save_base
 
 from domaintune import Recipe, tune
-from domaintune.engine.epochs import Progress
+from domaintune.engine.epochs import Progress, Training
 from domaintune.engine.gradient import StepGradient
 from domaintune.engine.pace import Pace, pace
 from domaintune.engine.precision import FEWEST_STEPS, TRIAL, faster, narrowed
 from domaintune.engine.train import train
+from domaintune.errors import CheckpointError
 from domaintune.fit import validator
 from domaintune.preview import plan
 from domaintune.recipe import TrainingSettings
@@ -204,6 +205,46 @@ def test_a_trial_goes_on_where_it_was_killed(monkeypatch: pytest.MonkeyPatch, tm
     resumed = trained(tmp_path / "resumed", killed_at=None)
     assert made == steps
     assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
+
+
+@pytest.mark.parametrize(
+    ("able", "killed_at", "goes_on_in"),
+    [((False, True), 10, "fp32"), ((True, True), 10, "bf16"), ((True, False), TRIAL - 2, "fp32")],
+    ids=["fp32 stays", "bf16 stays", "the trial ends"],
+)
+def test_another_processor_changes_no_precision(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, able: tuple[bool, bool], killed_at: int, goes_on_in: str
+) -> None:
+    made = with_a_trial(monkeypatch, {"fp32": 2.0, "bf16": 1.0})
+    settings = TrainingSettings(epochs=2, batch_size=1, checkpoint_every_seconds=0.0, precision="auto")
+
+    def trained(multiplies_in_bf16: bool, *, killed_at: int | None) -> Training:
+        there = "auto" if multiplies_in_bf16 else "fp32"
+        monkeypatch.setattr("domaintune.engine.train.narrowed", lambda asked, device, steps, in_epoch: there)
+        base, task, attached = attach(CELL)
+        data = dataset(task, base, list(task.read(rows(CELL.task))))
+
+        def kill(progress: Progress) -> None:
+            if progress.step == killed_at:
+                raise RuntimeError("killed")
+
+        return train(
+            attached, task, base, data, settings, learning_rate=1e-3, seed=1, validate=None, folder=tmp_path,
+            on_progress=kill,
+        )  # fmt: skip
+
+    with pytest.raises(RuntimeError, match="killed"):
+        trained(able[0], killed_at=killed_at)
+    made.clear()
+    if goes_on_in == "bf16":
+        with pytest.raises(CheckpointError, match=r"in bf16, in which this processor cannot multiply.*--overwrite"):
+            trained(False, killed_at=None)
+    assert trained(able[1], killed_at=None).precision == goes_on_in
+    assert set(made) == {goes_on_in}
+    made.clear()
+    for multiplies_in_bf16 in (False, True):
+        assert trained(multiplies_in_bf16, killed_at=None).precision == goes_on_in, "as it is finished"
+    assert made == []
 
 
 def test_what_goes_wrong_on_trial_does_not_slow_what_counts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from domaintune.settings import Precision
+from domaintune.settings import AskedPrecision, Precision
 
 VALIDATIONS = 10
 """At most so many a training without a patience, evenly spread and one after the last epoch: small sets take many short epochs."""
@@ -59,6 +59,8 @@ class State:
     averaged_epochs: int = 0
     stopped_early: bool = False
     finished: bool = False
+    asked: AskedPrecision = "fp32"
+    """As narrowed where the training began: on another processor it goes on in the same precision."""
     trial: list[tuple[float, float]] = field(default_factory=list)
     """Seconds of a first step in fp32 and in bf16, while precisions are on trial."""
     history: list[Epoch] = field(default_factory=list)

@@ -27,7 +27,7 @@ from domaintune.engine.interrupts import Interrupts
 from domaintune.engine.layer_decay import decayed_groups
 from domaintune.engine.optimizer import Optimizer, schedule_factor
 from domaintune.engine.precision import TRIAL, faster, narrowed, timed
-from domaintune.errors import TrainingError
+from domaintune.errors import CheckpointError, TrainingError
 from domaintune.methods.base import Attached, batch_norms_to_eval_
 from domaintune.recipe import TrainingSettings
 from domaintune.settings import Precision
@@ -64,7 +64,7 @@ def train(
         TrainingError: no items, or a loss or gradient that is still not finite after three rollbacks to the epoch's start,
             each of which halves the learning rate.
         DeviceMemoryError: the device's memory does not hold a micro-batch.
-        RunError: the checkpoint in `folder` belongs to another training, or is damaged.
+        RunError: the checkpoint in `folder` belongs to another training, is damaged, or of a precision that is not for this processor.
         KeyboardInterrupt: once the step under way is done and a checkpoint saved.
     """
     planned = settings.epochs
@@ -120,11 +120,9 @@ class _Loop:
     def __post_init__(self) -> None:
         self.rows = self.data.rows()
         self.steps_in_epoch = steps_in_epoch(len(self.rows), batch_size=self.settings.batch_size)
-        self.state = State()
         self.total_steps = self.planned_epochs * self.steps_in_epoch
-        self.asked = narrowed(
-            self.settings.precision, self.device, steps=self.total_steps, in_epoch=self.steps_in_epoch
-        )
+        asked = self.settings.precision
+        self.state = State(asked=narrowed(asked, self.device, steps=self.total_steps, in_epoch=self.steps_in_epoch))
         # Weights by epoch, with the name of their snapshot: the best epoch's, or all judged ones' where they are kept.
         self.kept: dict[int, tuple[str, Mapping[str, Tensor]]] = {}
         self.mean: tuple[str, Mapping[str, Tensor]] | None = None
@@ -196,13 +194,13 @@ class _Loop:
     @property
     def on_trial(self) -> bool:
         """Whether the next step, which is one in fp32, is to be timed in both precisions."""
-        return self.asked == "auto" and len(self.state.trial) < TRIAL
+        return self.state.asked == "auto" and len(self.state.trial) < TRIAL
 
     @property
     def precision(self) -> Precision:
         """Of the next step."""
-        if self.asked != "auto":
-            return self.asked
+        if self.state.asked != "auto":
+            return self.state.asked
         return "fp32" if self.on_trial else faster(*zip(*self.state.trial, strict=True))
 
     def _try_bf16_(self, step: Sequence[Sequence[int]], fp32: float) -> None:
@@ -353,7 +351,16 @@ class _Loop:
     def _restore_(self, folder: CheckpointFolder) -> None:
         scalars = folder.read(fingerprint=self.fingerprint())
         history = [Epoch(**epoch) for epoch in scalars["state"].pop("history")]
-        self.state = State(**scalars["state"], history=history)
+        here = self.state.asked
+        self.state = State(**{"asked": here, **scalars["state"]}, history=history)
+        if self.on_trial:  # of which this processor may be spared the rest; what is decided stays as it is
+            self.state.asked = here
+        if here == "fp32" and self.precision == "bf16" and not self.state.finished:
+            raise CheckpointError(
+                "is of a training in bf16, in which this processor cannot multiply.",
+                where=str(folder.path),
+                remedy="Go on with it on one that can, or add --overwrite to begin anew.",
+            )
         kept = scalars["snapshots"]["kept"]
         self.kept = {int(epoch): (name, folder.read_tensors(f"weights-{name}")) for epoch, name in kept.items()}
         mean = scalars["snapshots"]["mean"]
