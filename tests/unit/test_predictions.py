@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import shutil
 import sys
 import tracemalloc
@@ -12,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow.parquet
 import pytest
 import torch
 from PIL import Image
@@ -236,14 +238,16 @@ def test_no_column_of_the_users_is_lost(run: Run, folder: Path) -> None:
     assert made["predicted_predicted_label"] in ("negative", "positive")
 
 
-def test_a_table_of_uneven_rows_is_refused(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_uneven_rows_of_a_file_make_a_table(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = folder / "uneven.jsonl"
     data.write_text('{"text": "a clean room"}\n{"text": "a room", "id": 3}\n', encoding="utf-8")
     predict_file(run, str(data), output=folder / "together.csv")
     assert (folder / "together.csv").read_text().startswith("text,label,probability,id\n")
     monkeypatch.setattr(predictions, "CHUNK_ROWS", 1)
-    with pytest.raises(DataError, match=r"uneven.jsonl:2: the row has a column 'id'"):
-        predict_file(run, str(data), output=folder / "uneven.csv")
+    predict_file(run, str(data), output=folder / "uneven.csv")
+    header, first, second = (folder / "uneven.csv").read_text().splitlines()
+    assert header == "text,label,probability,id"
+    assert (first[-1], second[-2:]) == (",", ",3")
     predict_file(run, str(data), output=folder / "even.jsonl")
     assert lines(folder / "even.jsonl")[1]["id"] == 3
 
@@ -254,7 +258,8 @@ def test_a_failed_prediction_leaves_what_was_there(run: Run, folder: Path, monke
     data.write_text("text,id\n" + "a room,1\n" * 9 + "a room\na room,2\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"bad.csv:11: 1 cells"):
         predict_file(run, str(data), output=output)
-    assert list(output.parent.iterdir()) == []
+    assert not output.parent.exists()
+    output.parent.mkdir()
     output.write_text("before")
     with pytest.raises(DataError, match=r"bad.csv:11"):
         predict_file(run, str(data), output=output)
@@ -487,6 +492,65 @@ def test_an_answer_has_one_name_throughout_a_file(run: Run, folder: Path) -> Non
         made = list(csv.DictReader(stream))
     assert [row["label"] for row in made] == ["", "mine", ""]
     assert all(row["predicted_label"] for row in made)
+
+
+def test_an_answer_has_one_name_however_late_a_column_comes(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predictions, "CHUNK_ROWS", 2)
+    data = folder / "late.jsonl"
+    rows = [{"text": f"a room on day {n}", **({"label": "mine"} if n == 5 else {})} for n in range(6)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for suffix in ("jsonl", "csv"):
+        predict_file(run, str(data), output=folder / f"late.out.{suffix}")
+    made = lines(folder / "late.out.jsonl")
+    assert [row.get("label") for row in made] == [None] * 5 + ["mine"]
+    assert all(row["predicted_label"] in ("negative", "positive") for row in made)
+    with (folder / "late.out.csv").open(encoding="utf-8", newline="") as stream:
+        assert [row["predicted_label"] for row in csv.DictReader(stream)] == [row["predicted_label"] for row in made]
+
+    def growing(rows: int, line: int) -> None:
+        with data.open("a") as stream:
+            stream.write('{"text": "a room", "new": 1}\n')
+
+    with pytest.raises(DataError, match=r"late.jsonl:7: the row has a column 'new', which was not there"):
+        predict_file(run, str(data), output=folder / "late.grown.jsonl", told=growing)
+    assert not (folder / "late.grown.jsonl").exists()
+
+
+def test_what_json_does_not_hold_is_written_as_json(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = pyarrow.table({"text": ["a room"], "number": [math.nan], "list": [[math.inf, 1.5]], "bytes": [b"\xff"]})
+    pyarrow.parquet.write_table(table, folder / "odd.parquet")
+    for suffix in ("jsonl", "csv"):
+        predict_file(run, str(folder / "odd.parquet"), output=folder / f"odd.{suffix}")
+    (made,) = lines(folder / "odd.jsonl")
+    assert (made["number"], made["list"], made["bytes"]) == (None, [None, 1.5], "/w==")
+    assert (folder / "odd.csv").read_text().splitlines()[1].startswith('a room,,"[null, 1.5]",/w==,')
+    monkeypatch.setenv("HOME", str(folder))
+    predict_file(run, str(folder / "odd.parquet"), output=Path("~/at_home.jsonl"))
+    assert lines(folder / "at_home.jsonl") == [made]
+
+
+@pytest.mark.parametrize(
+    ("first", "column"),
+    [
+        ('{"text": "a room", "id": 1}', "text"),
+        ('id;"text"', "text"),
+        ("text", "text"),
+        ('{"id": 1}', None),
+        ("a text, and more text", None),
+        ('["text"]', None),
+    ],
+)
+def test_a_table_on_standard_input_is_told(
+    run: Run, monkeypatch: pytest.MonkeyPatch, folder: Path, first: str, column: str | None
+) -> None:
+    content = f"\n{first}\na clean room\ntext\n".encode()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    notes = predict_file(run, "-", output=folder / "piped.jsonl")
+    assert [row["text"] for row in lines(folder / "piped.jsonl")] == [first, "a clean room", "text"]
+    told = [f"the first line of standard input looks like that of a table with a column '{column}'"] if column else []
+    assert [note.partition(":")[0] for note in notes] == told
 
 
 def test_standard_input_in_another_encoding(run: Run, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:

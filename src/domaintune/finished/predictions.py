@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import codecs
-import csv
 import itertools
 import json
+import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any, cast
 
 from domaintune.counting import counted
 from domaintune.data.columns import INPUTS, RENAME, wanted_of
@@ -21,6 +21,7 @@ from domaintune.data.rows import Entry, LeftOut, Note, Row, Wanted
 from domaintune.data.sources import known_encoding
 from domaintune.data.words import word_spans
 from domaintune.errors import DataError
+from domaintune.finished.tables import Table, write_lines
 from domaintune.predict import Run, Strength
 from domaintune.run import writing
 
@@ -77,35 +78,37 @@ def predict_file(
     told: Told = lambda rows, line: None,
 ) -> list[str]:
     """Predict every row of `given` (a file as in training, or "-": standard input, one input a line) and write it with the user's
-    columns and the answer, whose names get "predicted_" in front where a column has them already.
+    columns and the answer, whose names get "predicted_" in front where a column of any row has them already: a file is read twice.
 
     `output` is a table or JSON lines by its suffix, and is there whole or not at all; None: JSON lines on standard output, each
     chunk as soon as it is predicted. A row whose text is blank or null gets empty answers. `encoding` of text files; None: recognised.
     Returns notes on what was left out.
 
     Raises:
-        DataError: a bad row (file and line), no row at all, another suffix.
+        DataError: a bad row (file and line), no row at all, another suffix, a file that something writes to.
         RunError: a strength outside [0, 1].
     """
     checked_output(output)
     passed = Passed()
-    chunks = (
-        _input_chunks(run, cast(BufferedReader, sys.stdin.buffer), encoding)
-        if given == STANDARD_INPUT
-        else _file_chunks(run, given, encoding, passed)
-    )
-    answers = _answers(run, chunks, strength, told, passed)
+    columns: dict[str, None] = {}
+    if given == STANDARD_INPUT:
+        chunks = _input_chunks(run, cast(BufferedReader, sys.stdin.buffer), encoding, passed)
+    else:
+        wanted = replace(wanted_of(run.recipe), encoding=encoding, inputs=True)
+        columns = dict.fromkeys(name for row in _given_rows(run, given, wanted, Passed()) for name in row.values)
+        chunks = _file_chunks(run, given, wanted, passed)
+    answers = _answers(run, chunks, strength, told, passed, columns)
     if output is None:
         for chunk in answers:
-            _write_lines(sys.stdout, chunk)
+            write_lines(sys.stdout, chunk)
             sys.stdout.flush()
     else:
-        with writing(output) as stream:
+        with writing(output.expanduser()) as stream:
             separator = TABLES.get(output.suffix.lower())
-            table = None if separator is None else _Table(stream, separator)
+            table = None if separator is None else Table(stream, separator, columns)
             for chunk in answers:
                 if table is None:
-                    _write_lines(stream, chunk)
+                    write_lines(stream, chunk)
                 else:
                     table.write(chunk)
     return passed.lines()
@@ -124,7 +127,7 @@ def checked_output(output: Path | None) -> None:
             where=f"--output {output}",
             remedy=f"Allowed are {', '.join((*LINES, *TABLES))}.",
         )
-    if output.is_dir():
+    if output.expanduser().is_dir():
         raise DataError("is a folder.", where=f"--output {output}", remedy="Give the name of a file.")
 
 
@@ -140,9 +143,12 @@ def line_total(given: str) -> int | None:
 # --- rows
 
 
-def _file_chunks(run: Run, given: str, encoding: str | None, passed: Passed) -> Iterator[list[Row]]:
-    wanted = replace(wanted_of(run.recipe), encoding=encoding, inputs=True)
-    rows = (_with_input(run, wanted, row) for row in _rows(_entries(given, wanted), passed))
+def _given_rows(run: Run, given: str, wanted: Wanted, passed: Passed) -> Iterator[Row]:
+    return (_with_input(run, wanted, row) for row in _rows(_entries(given, wanted), passed))
+
+
+def _file_chunks(run: Run, given: str, wanted: Wanted, passed: Passed) -> Iterator[list[Row]]:
+    rows = _given_rows(run, given, wanted, passed)
     count = 0
     while chunk := list(itertools.islice(rows, CHUNK_ROWS)):
         count += len(chunk)
@@ -198,9 +204,9 @@ def _with_input(run: Run, wanted: Wanted, row: Row) -> Row:
     )
 
 
-def _input_chunks(run: Run, stream: BufferedReader, encoding: str | None) -> Iterator[list[Row]]:
+def _input_chunks(run: Run, stream: BufferedReader, encoding: str | None, passed: Passed) -> Iterator[list[Row]]:
     """Standard input: a chunk is what is there, so that a slow writer gets its answers while it writes. Blank lines are passed over."""
-    name, number, rest = "standard input", 0, ""
+    name, number, rest, first = "standard input", 0, "", True
     decoder = codecs.getincrementaldecoder(known_encoding(encoding or "utf-8-sig"))()
     while True:
         block = stream.read1(READ_BYTES)
@@ -218,10 +224,27 @@ def _input_chunks(run: Run, stream: BufferedReader, encoding: str | None) -> Ite
         numbered = [(number + place, line.removesuffix("\r")) for place, line in enumerate(lines, start=1)]
         number += len(lines)
         rows = [Row(_bare(run, line), name, place) for place, line in numbered if line.strip()]
+        if rows and first:
+            first = False
+            _note_table_(run, next(line for _, line in numbered if line.strip()), passed)
         for start in range(0, len(rows), CHUNK_ROWS):
             yield rows[start : start + CHUNK_ROWS]
         if not block:
             return
+
+
+def _note_table_(run: Run, line: str, passed: Passed) -> None:
+    """Says so where the first line is that of a table with the run's columns, which would be a file's."""
+    wanted = wanted_of(run.recipe)
+    known = {wanted.column("text"), *(wanted.column(name) for name in INPUTS[wanted.task])}
+    try:
+        held = json.loads(line)
+    except (ValueError, RecursionError):
+        held = None
+    cells = list(held) if isinstance(held, dict) else [cell.strip(' "') for cell in re.split("[,;\t]", line)]
+    if found := [cell for cell in cells if cell in known]:
+        note = f"the first line of standard input looks like that of a table with a column '{found[0]}': each line was taken for an input of its own."
+        passed.notes[f"{note} For a table give a file: domaintune predict RUN FILE."] = None
 
 
 def _bare(run: Run, line: str) -> dict[str, Any]:
@@ -233,10 +256,15 @@ def _bare(run: Run, line: str) -> dict[str, Any]:
 
 
 def _answers(
-    run: Run, chunks: Iterable[Sequence[Row]], strength: Strength | None, told: Told, passed: Passed
+    run: Run,
+    chunks: Iterable[Sequence[Row]],
+    strength: Strength | None,
+    told: Told,
+    passed: Passed,
+    columns: Iterable[str],
 ) -> Iterator[list[tuple[Row, dict[str, Any]]]]:
     wanted, empty = wanted_of(run.recipe), dict[str, None]()
-    done, taken = 0, set[str]()
+    done, taken, names = 0, set(columns), dict[str, str]()
     for rows in chunks:
         asked = [row for row in rows if not _is_blank(wanted, row)]
         blank = [row for row in rows if _is_blank(wanted, row)]
@@ -245,22 +273,35 @@ def _answers(
             empty = empty or dict.fromkeys(made[0] if made else run.predict(["."])[0])
             passed.blank, passed.first_blank = passed.blank + len(blank), passed.first_blank or blank[0].where
         passed.unknown += run.unknown_domains(asked)
-        taken.update(*(row.values for row in rows))
+        if not names:
+            taken.update(*(row.values for row in rows))  # of standard input nothing is known before
+            names = {key: _free(key, taken) for key in (made[0] if made else empty)}
+        _require_known(rows, taken)
         answers = {id(row): answer for row, answer in zip(asked, made, strict=True)}
-        yield [(row, _joined(row, answers.get(id(row), empty), taken)) for row in rows]
+        yield [(row, _joined(row, answers.get(id(row), empty), names)) for row in rows]
         done += len(rows)
         told(done, rows[-1].line)
 
 
-def _joined(row: Row, answer: Mapping[str, Any], taken: Collection[str]) -> dict[str, Any]:
-    """The row with its answer, whose names are none of the columns that rows had up to here."""
-    made = dict(row.values)
-    for key, value in _with_characters(row.values, answer).items():
-        name = key
-        while name in taken:
-            name = f"predicted_{name}"
-        made[name] = value
-    return made
+def _free(name: str, taken: Collection[str]) -> str:
+    while name in taken:
+        name = f"predicted_{name}"
+    return name
+
+
+def _require_known(rows: Iterable[Row], columns: Collection[str]) -> None:
+    for row in rows:
+        if new := [name for name in row.values if name not in columns]:
+            raise DataError(
+                f"the row has a column '{new[0]}', which was not there when the file was read for its columns.",
+                where=row.where,
+                remedy="Predict it again when nothing writes to it any more.",
+            )
+
+
+def _joined(row: Row, answer: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """The row with its answer under its `names`, which are those of no column."""
+    return {**row.values, **{names[key]: value for key, value in _with_characters(row.values, answer).items()}}
 
 
 def _with_characters(values: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, Any]:
@@ -285,44 +326,3 @@ def _text_of_words(values: Mapping[str, Any]) -> tuple[str, list[tuple[int, int]
 def _placed(entity: Mapping[str, Any], text: str, spans: Sequence[tuple[int, int]]) -> dict[str, Any]:
     start, end = spans[entity["start"]][0], spans[entity["end"] - 1][1]
     return {**entity, "text": text[start:end], "start_character": start, "end_character": end}
-
-
-# --- writing
-
-
-def _write_lines(stream: TextIO, chunk: Iterable[tuple[Row, Mapping[str, Any]]]) -> None:
-    for _, values in chunk:
-        stream.write(json.dumps(values, ensure_ascii=False, default=str) + "\n")  # dates of Parquet as their text
-
-
-class _Table:
-    """Rows as lines of a CSV or TSV file, under the columns of the first chunk's; lists and objects as JSON."""
-
-    def __init__(self, stream: TextIO, separator: str) -> None:
-        self.writer = csv.writer(stream, delimiter=separator, lineterminator="\n")
-        # A carriage return alone is quoted only where line ends have one.
-        self.quoting = csv.writer(stream, delimiter=separator, lineterminator="\n", quoting=csv.QUOTE_ALL)
-        self.header: list[str] = []
-
-    def write(self, chunk: Iterable[tuple[Row, Mapping[str, Any]]]) -> None:
-        chunk = list(chunk)
-        if not self.header:
-            self.header = list(dict.fromkeys(name for _, values in chunk for name in values))
-            self.writer.writerow(self.header)
-        for row, values in chunk:
-            unknown = [name for name in values if name not in self.header]
-            if unknown:
-                raise DataError(
-                    f"the row has a column '{unknown[0]}' that the first rows lack.",
-                    where=row.where,
-                    remedy="Write JSON lines: --output NAME.jsonl.",
-                )
-            cells = [_cell(values.get(name)) for name in self.header]
-            writer = self.quoting if any("\r" in cell for cell in cells) else self.writer
-            writer.writerow(cells)
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
