@@ -9,6 +9,8 @@ from typing import Any
 
 from domaintune.errors import DataError, RecipeError
 from domaintune.evaluation.intervals import bootstrap_weights, gain_estimate, score_estimates
+from domaintune.inheritance import with_carried_rows
+from domaintune.memory import carried
 from domaintune.predict import load
 from domaintune.recipe import Recipe
 from domaintune.run import RunFolder, is_run
@@ -37,7 +39,7 @@ def grown(recipe: Recipe, checksums: Callable[[Recipe], Mapping[str, str]]) -> R
     if not is_run(Path(recipe.base)):
         raise RecipeError("needs an earlier run as --base.", where="--add", remedy="Give the folder of a run.")
     earlier = RunFolder.existing(recipe.base)
-    before = earlier.read("recipe.json")
+    before = with_carried_rows(earlier.read("recipe.json"), earlier.path)
     if before["task"]["name"] != recipe.task.name:
         raise RecipeError(f"is a run of {before['task']['name']}, not of {recipe.task.name}.", where=recipe.base)
     known, given = earlier.read("provenance.json")["data"], checksums(recipe)
@@ -89,11 +91,13 @@ def as_before(run: str, parts: Iterable[Sequence[Any]]) -> dict[str, list[Any]]:
     Raises:
         DataError: a row of the earlier run is gone.
     """
-    places = RunFolder.existing(run).read(PLACES)
+    earlier = RunFolder.existing(run)
+    output, places = earlier.read("recipe.json")["output"], earlier.read(PLACES)
     found = {place: example for part in parts for place, example in zip(places_of(part), part, strict=True)}
     made: dict[str, list[Any]] = {}
     for part, files in places.items():
-        wanted = [(file, line, number) for file, lines in files.items() for line, number in lines]
+        here = {carried(file, output=output, run=earlier.path): lines for file, lines in files.items()}
+        wanted = [(file, line, number) for file, lines in here.items() for line, number in lines]
         missing = [place for place in wanted if place not in found]
         if missing:
             raise DataError(

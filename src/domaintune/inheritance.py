@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from domaintune.errors import RecipeError
+from domaintune.memory import carried
 
-PARTS = ("task", "train", "dev", "test", "general", "general_check")
-SETTINGS = ("method", "training", "balance", "data", "evaluation", "seed", "seeds", "threads")
+PARTS = ("train", "dev", "test", "add", "general", "general_check")
+SETTINGS = ("task", "method", "training", "balance", "data", "evaluation", "seed", "seeds", "threads")
 REQUIRED = ("task", "train")
 
 
@@ -26,7 +27,7 @@ def with_inherited(values: Mapping[str, Any]) -> dict[str, Any]:
     base = values.get("base")
     if values.get("add") is None or values.get("grown_from") is not None or not isinstance(base, str | os.PathLike):
         return dict(values)
-    earlier = _recipe_of(Path(base))
+    earlier = _finished(Path(base))
     if earlier is None:
         if all(values.get(name) is not None for name in REQUIRED):
             return dict(values)
@@ -36,8 +37,9 @@ def with_inherited(values: Mapping[str, Any]) -> dict[str, Any]:
             remedy="Give the folder of a finished run as the base, or --task and --train as well.",
         )
     taken = {name: earlier[name] for name in (*PARTS, *SETTINGS) if earlier.get(name) is not None}
-    if earlier.get("add") is not None:
-        taken["train"] = [*_several(taken["train"]), *_several(earlier["add"])]
+    added = taken.pop("add", None)
+    if added is not None:
+        taken["train"] = [*_several(taken["train"]), *_several(added)]
     own = _named(values.get("method"))
     if isinstance(own, Mapping) and own.get("name") not in (None, taken["method"]["name"]):
         taken["training"] = {**taken["training"], "learning_rate": None}
@@ -59,14 +61,25 @@ def _named(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
-def _recipe_of(run: Path) -> dict[str, Any] | None:
-    """As given to a finished run; None where there is none."""
+def with_carried_rows(recipe: Mapping[str, Any], run: Path) -> dict[str, Any]:
+    """The plain recipe of an earlier run with the rows that it carries where the run is now."""
+
+    def here(path: str) -> str:
+        return carried(path, output=recipe["output"], run=run)
+
+    named = {name: recipe[name] for name in PARTS if recipe.get(name) is not None}
+    moved = {name: here(given) if isinstance(given, str) else list(map(here, given)) for name, given in named.items()}
+    return {**recipe, **moved}
+
+
+def _finished(run: Path) -> dict[str, Any] | None:
+    """The recipe as given to a finished run; None where there is none."""
     try:
         state = json.loads((run / "run.json").read_text(encoding="utf-8"))
         made: dict[str, Any] = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return made if state.get("finished") else None
+    return with_carried_rows(made, run) if state.get("finished") else None
 
 
 def _several(paths: Any) -> list[str]:

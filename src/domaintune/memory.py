@@ -9,8 +9,9 @@ import io
 import json
 import math
 import os
+import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date, time
 from decimal import Decimal
@@ -21,7 +22,11 @@ from domaintune.errors import DataError
 
 PNG_MODES = ("1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA")
 FOLDER = "data"
+STORED = re.compile(r"\w+-[0-9a-f]{16}\.jsonl")
+"""The names of files of stored rows: the part's, and a checksum."""
 PATHS = (str, os.PathLike)
+Keep = Callable[[bytes], str]
+"""Makes a file of a picture, and names it."""
 
 
 def stored_rows(values: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
@@ -39,6 +44,15 @@ def stored_rows(values: Mapping[str, Any], names: Iterable[str]) -> dict[str, An
         if given is not None and not isinstance(given, str) and not are_paths:
             made[name] = _store(given, name, Path(str(made.get("output", "."))) / FOLDER)
     return made
+
+
+def carried(path: str, *, output: str, run: Path) -> str:
+    """Where a file that a run's recipe names lies now: rows that were given in memory lie in that run's folder, or in one beside it, and
+    moved with it. `output`: the folder in the recipe; `run`: where it is now."""
+    if Path(path).parent.name != FOLDER or not STORED.fullmatch(Path(path).name):
+        return path
+    here = os.path.normpath(run / os.path.relpath(path, output))
+    return here if os.path.isfile(here) else path
 
 
 @contextmanager
@@ -66,11 +80,18 @@ def given_inputs(inputs: Any) -> Iterator[Sequence[str | dict[str, Any]]]:
         return
     with tempfile.TemporaryDirectory() as folder:
         numbered = enumerate(items, start=1)
-        yield [i if isinstance(i, str) else _plain_row(i, f"input:{n}", Path(folder)) for n, i in numbered]
+
+        def keep(data: bytes) -> str:
+            return str(_picture(data, Path(folder)).resolve())
+
+        yield [i if isinstance(i, str) else _plain_row(i, f"input:{n}", keep) for n, i in numbered]
 
 
 def _store(given: Any, name: str, folder: Path) -> str:
-    lines = [_line(row, name, number, folder) for number, row in enumerate(_rows(given, name), start=1)]
+    def keep(data: bytes) -> str:
+        return _picture(data, folder).relative_to(folder).as_posix()  # both may be moved
+
+    lines = [_line(row, name, number, keep) for number, row in enumerate(_rows(given, name), start=1)]
     if not lines:
         raise DataError("no rows.", where=name, remedy="Give at least one.")
     content = "".join(f"{line}\n" for line in lines).encode("utf-8")
@@ -125,11 +146,11 @@ def _named(value: Any, feature: Any) -> Any:
     return known[value] if known and isinstance(value, int) and 0 <= value < len(known) else value
 
 
-def _line(row: Any, name: str, number: int, folder: Path) -> str:
+def _line(row: Any, name: str, number: int, keep: Keep) -> str:
     where = f"{name}:{number}"
     if not isinstance(row, Mapping):
         raise DataError(f"expected a row, got {type(row).__name__}.", where=where, remedy='Rows are {"column": value}.')
-    values = _plain_row(row, where, folder)
+    values = _plain_row(row, where, keep)
     try:
         text = json.dumps(values, ensure_ascii=False, allow_nan=False)
         text.encode("utf-8")
@@ -140,25 +161,25 @@ def _line(row: Any, name: str, number: int, folder: Path) -> str:
     return text
 
 
-def _plain_row(row: Mapping[str, Any], where: str, folder: Path) -> dict[str, Any]:
+def _plain_row(row: Mapping[str, Any], where: str, keep: Keep) -> dict[str, Any]:
     try:
-        return {str(key): _plain(value, folder) for key, value in row.items()}
+        return {str(key): _plain(value, keep) for key, value in row.items()}
     except OSError as error:
         raise DataError(
             f"holds a picture that cannot be stored ({error}).", where=where, remedy="Drop the row."
         ) from None
 
 
-def _plain(value: Any, folder: Path) -> Any:
+def _plain(value: Any, keep: Keep) -> Any:
     if hasattr(value, "save") and hasattr(value, "getexif"):  # a PIL picture
         from PIL import ImageOps
 
         stream = io.BytesIO()
         upright = ImageOps.exif_transpose(value)  # as it is read from its file
         (upright if upright.mode in PNG_MODES else upright.convert("RGB")).save(stream, format="PNG")
-        return _picture(stream.getvalue(), folder)
+        return keep(stream.getvalue())
     if isinstance(value, Mapping) and isinstance(value.get("bytes"), bytes):
-        return _picture(value["bytes"], folder)
+        return keep(value["bytes"])
     if isinstance(value, bytes):
         return base64.b64encode(value).decode("ascii")
     if hasattr(value, "tolist"):  # numpy's numbers and arrays
@@ -168,16 +189,16 @@ def _plain(value: Any, folder: Path) -> Any:
     if isinstance(value, date | time | Decimal):
         return str(value)
     if isinstance(value, list | tuple):
-        return [_plain(entry, folder) for entry in value]
+        return [_plain(entry, keep) for entry in value]
     if isinstance(value, Mapping):
-        return {str(key): _plain(entry, folder) for key, entry in value.items()}
+        return {str(key): _plain(entry, keep) for key, entry in value.items()}
     return value
 
 
-def _picture(data: bytes, folder: Path) -> str:
+def _picture(data: bytes, folder: Path) -> Path:
     path = folder / "pictures" / f"{hashlib.sha256(data).hexdigest()[:32]}.png"
     write_once(path, data)
-    return str(path.resolve())
+    return path
 
 
 def write_once(path: Path, content: bytes) -> None:

@@ -158,6 +158,32 @@ def test_a_recipe_takes_over_what_it_does_not_say(folder: Path) -> None:
         Recipe.make(least)
 
 
+def rows_of(path: str) -> list[dict[str, str]]:
+    lines = Path(path).read_text().splitlines()[1:]
+    return [dict(zip(("text", "label"), line.rsplit(",", 1), strict=True)) for line in lines]
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_a_run_of_rows_in_memory_grows_wherever_it_is(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, seeds: int
+) -> None:
+    monkeypatch.chdir(folder)
+    rows = rows_of(table(folder / "t.csv", 60))
+    new, newer = (rows_of(table(folder / "t.csv", 20, start=start)) for start in (500, 700))
+    first_run(folder, train=rows, output="runs/v1", seeds=seeds, training={"epochs": 1})
+    (folder / "runs/v1").rename(folder / "runs/old")
+    tune(Recipe.make({"base": "runs/old", "add": new, "output": "runs/v2"}))
+    inner = "seeds/0/" if seeds == 2 else ""
+    before = {p: [place[1:] for place in held] for p, held in places(folder, f"runs/old/{inner}").items()}
+    (folder / "runs").rename(folder / "moved")
+    grown = tune(Recipe.make({"base": str(folder / "moved/v2"), "add": newer, "output": "moved/v3"}))
+    after = places(grown.path.parent, grown.path.name)
+    assert {Path(place[0]).parts[-3] for part in after.values() for place in part} == {"old", "v2", "v3"}
+    for part, held in before.items():
+        assert [place[1:] for place in after[part] if "old/data" in place[0]] == held
+    assert sum(map(len, after.values())) == 100
+
+
 def test_new_labels_come_behind_the_old_ones(folder: Path) -> None:
     first_run(folder)
     result = grow(folder, "v1", table(folder / "new.csv", 60, start=500, third=True), "v2")

@@ -117,7 +117,7 @@ def test_rows_become_files_of_the_run(tmp_path: Path) -> None:
         {"text": "None", "label": 0},
     ]
     (row,) = read_rows(str(made.test))
-    with Image.open(row.values["image"]) as stored:
+    with Image.open(tmp_path / "run/data" / row.values["image"]) as stored:
         assert stored.size == (4, 4)
     assert made.general == "g.csv"
     again = Recipe.make({**values, "train": DataFrame(), "test": made.test, "general": ["g.csv", "h.csv"]})
@@ -275,3 +275,18 @@ def test_pictures_in_memory_are_those_of_their_files(tmp_path: Path) -> None:
         given_inputs([{"image": inks}, {"image": cut}]),
     ):
         pass
+
+
+def test_pictures_of_stored_rows_move_with_them(tmp_path: Path) -> None:
+    picture = Image.new("RGB", (8, 4), "red")
+    rows = {
+        "image-classification": {"image": picture, "label": "red"},
+        "object-detection": {"image": picture, "boxes": [[1, 1, 2, 2]], "labels": ["red"]},
+    }
+    for task, row in rows.items():
+        made = Recipe.make({"task": task, "base": "x", "output": str(tmp_path / "run"), "train": [row]})
+        (tmp_path / "run").rename(tmp_path / task)
+        moved = tmp_path / task / "data" / Path(str(made.train)).name
+        (found,) = formats.read_part(str(moved), wanted_of(made)).rows
+        with Image.open(found.values["image"]) as stored:
+            assert stored.size == (8, 4)

@@ -23,7 +23,7 @@ SOURCE = ROOT / "src" / "domaintune"
 ORDER = (
     "cli > options > demo | preview > pipeline | terminal > report | serve | export | finished | seeds | tracking > search | labels > trust > confirm > fit > heads > resolve | parts > partition > checks | growth | inputs > predict > stored > "
     "balance > engine | evaluation > "
-    "methods | tasks > bases > data > run > recipe > settings | inheritance | memory | provenance | validation > errors | counting"
+    "methods | tasks > bases > data > run > recipe > settings | inheritance > memory | provenance | validation > errors | counting"
 )
 ENTRIES = {"__init__", "__main__"}
 """Modules above the whole order: they may import anything, nothing may import them."""
