@@ -92,7 +92,7 @@ class CheckpointFolder:
         try:
             manifest = read_json(self.path / MANIFEST)
         except RunError as error:
-            raise _damaged(self.path / MANIFEST, error.what) from None
+            raise _damaged(self.path / MANIFEST, error.what.rstrip(".")) from None
         if not isinstance(manifest, dict) or "format" not in manifest:
             raise _damaged(self.path / MANIFEST, "it is no object with a format")
         return manifest
