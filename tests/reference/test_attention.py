@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import tiny
@@ -14,15 +15,20 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from domaintune.bases.attention import (
     IMPLEMENTATION,
+    MASKED,
     SLOT,
     Call,
     LearnedPrefix,
     attend,
     attention_sites,
+    check_unchanged,
     record_calls,
     register,
 )
+from domaintune.bases.base import Base
 from domaintune.errors import MethodError
+from domaintune.methods.p_tuning import PTuning
+from domaintune.settings import PTuningSettings
 
 BATCH, HEADS, KEY_VALUE_HEADS, QUERIES, KEYS, DIM, ADDED = 2, 4, 2, 5, 7, 8, 3
 
@@ -179,6 +185,59 @@ def test_registering_twice_changes_nothing() -> None:
     register()
     assert ALL_ATTENTION_FUNCTIONS[IMPLEMENTATION] is attend
     assert ALL_MASK_ATTENTION_FUNCTIONS[IMPLEMENTATION] is sdpa_mask
+    assert ALL_ATTENTION_FUNCTIONS[MASKED] is attend
+
+
+SEQ2SEQ: dict[str, Any] = {
+    "vocab_size": 100, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "pad_token_id": 0, "bos_token_id": 3,
+    "eos_token_id": 2, "decoder_start_token_id": 0, "max_position_embeddings": 64,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", ["pegasus_x", "bigbird_pegasus"])
+def test_decoders_that_leave_causality_to_the_mask_stay_causal(family: str) -> None:
+    own = {
+        "pegasus_x": {"num_global_tokens": 8, "block_size": 8},
+        "bigbird_pegasus": {"attention_type": "original_full"},
+    }
+    config = transformers.AutoConfig.for_model(family, **SEQ2SEQ, **own[family])
+    torch.manual_seed(0)
+    model = transformers.AutoModelForSeq2SeqLM.from_config(config).eval()
+    base = Base(name="tiny", model=model.requires_grad_(False), processor=tiny.tokenizer("seq2seq"))
+    attached = PTuning(PTuningSettings(num_virtual_tokens=4)).attach(base, generator=torch.Generator().manual_seed(1))
+    ids = torch.randint(10, 100, (2, 16), generator=torch.Generator().manual_seed(2))
+    target = ids[:, :6]
+    other = torch.cat([target[:, :-1], target[:, -1:].flip(0)], dim=1)
+    with torch.no_grad():
+        one, two = (
+            attached.view(1.0)(input_ids=ids, attention_mask=torch.ones_like(ids), decoder_input_ids=given).logits
+            for given in (target, other)
+        )
+    assert torch.equal(one[:, :-1], two[:, :-1])
+    assert not torch.equal(one[:, -1], two[:, -1])
+    assert {site.is_causal for site in attached.sites if ".decoder." in site.path and site.kind == "self"} == {True}
+
+
+def test_a_model_that_the_interface_changes_is_refused() -> None:
+    class Uneven(nn.Module):
+        def __init__(self, config: Any) -> None:
+            super().__init__()
+            self.config = config
+            self.layer = nn.Linear(2, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            made: Tensor = self.layer(x) * (1 if self.config._attn_implementation == "eager" else 2)
+            return made
+
+    model = Uneven(transformers.BertConfig(attn_implementation="eager"))
+    with pytest.raises(MethodError, match="Uneven computes something else"):
+        check_unchanged(model, {"x": torch.ones(2, 2)}, where="tiny")
+
+
+def test_a_model_with_its_own_masks_and_attention_is_refused() -> None:
+    config = transformers.MptConfig(d_model=32, n_heads=4, n_layers=2, vocab_size=100, max_seq_len=64)
+    assert attention_sites(transformers.MptForCausalLM(config)) == ()
 
 
 SELF, CAUSAL, CROSS = ("self", False), ("self", True), ("cross", False)

@@ -17,10 +17,12 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from domaintune.bases.base import fork
-from domaintune.bases.probe import probe_inputs
+from domaintune.bases.probe import probe_inputs, tensors_in
 from domaintune.errors import MethodError
 
 IMPLEMENTATION = "domaintune_prefix"
+MASKED = "domaintune_prefix_masked"
+"""The same attention for models that compute without the sdpa function: their modules leave causality to the mask."""
 SLOT = "learned_prefix"
 
 
@@ -29,8 +31,18 @@ def register() -> None:
     from transformers import AttentionInterface
     from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-    AttentionInterface.register(IMPLEMENTATION, attend)
+    for name in (IMPLEMENTATION, MASKED):
+        AttentionInterface.register(name, attend)
     AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)
+    AttentionMaskInterface.register(MASKED, whole_mask)
+
+
+def whole_mask(*, allow_is_causal_skip: bool, **arguments: Any) -> Tensor | None:
+    """transformers' sdpa mask, also where it is purely causal: None would say that the module's `is_causal` hides the future."""
+    from transformers.masking_utils import sdpa_mask
+
+    mask: Tensor | None = sdpa_mask(**arguments, allow_is_causal_skip=False)
+    return mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +194,10 @@ def install_prefixes_(model: nn.Module, prefixes: Mapping[str, Prefix]) -> None:
 def _call_ours_(model: nn.Module) -> None:
     for module in model.modules():  # attention modules and mask makers read the configuration that they hold themselves
         config = vars(module).get("config")
-        if config is not None and hasattr(config, "_attn_implementation_internal"):
-            config._attn_implementation_internal = IMPLEMENTATION
+        if config is None or not hasattr(config, "_attn_implementation_internal"):
+            continue
+        own = config._attn_implementation_internal
+        config._attn_implementation_internal = MASKED if own in ("eager", MASKED) else IMPLEMENTATION
 
 
 @dataclass(slots=True)
@@ -211,6 +225,38 @@ def record_calls(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, li
     for call in recorder.calls:
         found.setdefault(paths[id(call.module)], []).append(call)
     return found
+
+
+def check_unchanged(model: nn.Module, inputs: Mapping[str, Tensor], *, where: str) -> None:
+    """See that `model` computes the same through our attention function as through its own, on one row without padding.
+
+    "The same": the outputs' difference is below the square root of the dtype's precision, relative to their length.
+
+    Raises:
+        MethodError: it does not.
+    """
+    register()
+    row = {name: tensor[:1] for name, tensor in inputs.items()}
+    ours = fork(model).eval()
+    _call_ours_(ours)
+    with torch.no_grad():
+        made, expected = (list(tensors_in(one(**row))) for one in (ours, fork(model).eval()))
+    for one, other in zip(made, expected, strict=True):
+        if other.is_floating_point() and not _close(one, other):
+            raise MethodError(
+                f"{type(model).__name__} computes something else through transformers' attention interface than by itself, so "
+                "that learned keys and values would change the base.",
+                where=where,
+                remedy="Use LoRA, Freeze or full.",
+            )
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    if one.shape != other.shape:
+        return False
+    difference = torch.where(one == other, 0.0, one.double() - other.double())  # equal infinities differ by nothing
+    finite = torch.where(other.isfinite(), other, 0.0).double()
+    return bool(difference.norm() <= torch.finfo(other.dtype).eps ** 0.5 * finite.norm())
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from domaintune.bases.attention import (
     LearnedPrefix,
     Prefix,
     attention_sites,
+    check_unchanged,
     install_prefixes_,
     record_calls,
 )
@@ -108,6 +109,7 @@ def _sites(base: Base, probe: Mapping[str, Tensor]) -> tuple[AttentionSite, ...]
             where=base.name,
             remedy="Use LoRA, Freeze or full.",
         )
+    check_unchanged(base.model, probe, where=base.name)
     return sites
 
 
