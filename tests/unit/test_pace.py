@@ -20,7 +20,7 @@ from domaintune.engine.gradient import StepGradient
 from domaintune.engine.pace import Pace, pace
 from domaintune.engine.precision import FEWEST_STEPS, TRIAL, faster, narrowed
 from domaintune.engine.train import train
-from domaintune.errors import CheckpointError
+from domaintune.errors import CheckpointError, TrainingError
 from domaintune.fit import validator
 from domaintune.preview import plan
 from domaintune.recipe import TrainingSettings
@@ -174,6 +174,45 @@ def test_a_trial_leaves_batch_norms_alone(chosen: str, monkeypatch: pytest.Monke
     assert made[: 3 * TRIAL] == ["fp32", "bf16", "bf16"] * TRIAL
     assert any(name.endswith("running_mean") for name in states[0])
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+
+
+def _refuse_bf16_(model: torch.nn.Module) -> None:
+    """As DeBERTa does: a tensor that autocast does not reach meets one that it does."""
+
+    def meet(layer: torch.nn.Module, inputs: Any, output: torch.Tensor) -> None:
+        if output.dtype == torch.bfloat16:
+            torch.ones(1, 1, dtype=torch.float64).index_add_(0, torch.tensor([0]), output.flatten()[:1, None])
+
+    next(module for module in model.modules() if type(module) is torch.nn.Linear).register_forward_hook(meet)
+
+
+def test_a_base_that_does_not_compute_in_bf16_trains_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_a_trial(monkeypatch, {"fp32": 9.0, "bf16": 1.0})
+    states = []
+    for precision in ("auto", "fp32"):
+        base, task, attached = attach(CELL)
+        _refuse_bf16_(attached.model)
+        data = dataset(task, base, list(task.read(rows(CELL.task))))
+        settings = TrainingSettings(epochs=2, batch_size=1, precision=precision)
+        done = train(attached, task, base, data, settings, learning_rate=1e-3, seed=1, validate=None, folder=None)
+        assert done.precision == "fp32"
+        states.append(attached.state())
+    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+
+
+def test_bf16_that_was_asked_for_and_does_not_run_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    base, task, attached = attach(CELL)
+    _refuse_bf16_(attached.model)
+    data = dataset(task, base, list(task.read(rows(CELL.task))))
+    settings = TrainingSettings(epochs=2, batch_size=1, precision="bf16")
+    with pytest.raises(TrainingError, match="training.precision.*does not run in bf16.*--set training.precision=fp32"):
+        train(attached, task, base, data, settings, learning_rate=1e-3, seed=1, validate=None, folder=None)
+    with pytest.raises(TrainingError, match="training.precision"):
+        pace(attached, task, base, data, settings, seed=0)
+    monkeypatch.setattr("domaintune.engine.pace.narrowed", lambda asked, device, steps, in_epoch: asked)
+    made = pace(attached, task, base, data, settings.model_copy(update={"precision": "auto"}), seed=0)
+    assert 0 < made.seconds_per_cost < 1
+    assert all(p.grad is None for p in attached.model.parameters())
 
 
 @pytest.mark.parametrize("killed_at", [3, TRIAL - 1, TRIAL + 1])

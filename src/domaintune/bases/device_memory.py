@@ -13,6 +13,12 @@ _BEGINS_ANEW = {"training.micro_batch_budget": " and --overwrite, which begins a
 """Keys that a training under way cannot change: other sums have other last bits."""
 
 
+def is_full(error: RuntimeError) -> bool:
+    """Whether torch found no memory."""
+    # Of a CPU's allocator torch makes no error of its own kind.
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
 @contextmanager
 def within_memory(key: str, budget: int | None) -> Iterator[None]:
     """What the block computes is cut by the recipe's `key`, which comes to `budget` tokens or pixels in one forward; None: a whole
@@ -24,10 +30,9 @@ def within_memory(key: str, budget: int | None) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        told = str(error)
-        # Of a CPU's allocator torch makes no error of its own kind.
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in told:
+        if not is_full(error):
             raise
+        told = str(error)
         amount = "a whole step" if budget is None else f"{budget:,} tokens or pixels"
         raise DeviceMemoryError(
             f"the memory does not hold {amount} in one forward ({told.strip().splitlines()[0].split('. GPU')[0]}).",

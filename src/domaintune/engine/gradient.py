@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from domaintune.bases.base import Base
+from domaintune.engine.precision import computing
 from domaintune.errors import TrainingError
 from domaintune.methods.base import Attached
 from domaintune.settings import Precision
@@ -88,13 +89,13 @@ class StepGradient:
         sixteen_bits, losses = precision == "bf16", []
         for number, (positions, batch) in enumerate(zip(micro_batches, batches, strict=True)):
             torch.manual_seed(seed_of("step", self.seed, step, number))
-            with self.attached.in_domain(self._domain(positions[0])) as model:
+            with computing(precision), self.attached.in_domain(self._domain(positions[0])) as model:
                 with torch.autocast(device.type, dtype=torch.bfloat16, enabled=sixteen_bits):
                     sums = self.task.loss(model, batch.to(device))
                 losses.append(self._backward({key: (value, units[key]) for key, value in sums.items()}))
         for number, pull in enumerate(self.pulls):
             torch.manual_seed(seed_of("pull", self.seed, step, number))
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=sixteen_bits):
+            with computing(precision), torch.autocast(device.type, dtype=torch.bfloat16, enabled=sixteen_bits):
                 terms = pull.terms(self.attached.model, step)
             losses.append(self._backward(terms))
         return losses

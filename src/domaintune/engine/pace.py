@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 
 import torch
@@ -13,11 +15,11 @@ from domaintune.bases.base import Base
 from domaintune.bases.device_memory import within_memory
 from domaintune.data.batches import plan, steps_in_epoch
 from domaintune.engine.gradient import StepGradient, accelerator
-from domaintune.engine.precision import WARM_UP, faster, narrowed
+from domaintune.engine.precision import WARM_UP, Bf16Error, faster, narrowed
 from domaintune.methods.base import Attached
 from domaintune.provenance import peak_memory
 from domaintune.recipe import TrainingSettings
-from domaintune.settings import Precision
+from domaintune.settings import AskedPrecision, Precision
 from domaintune.tasks.base import Dataset, Task
 
 STEPS = 3
@@ -52,7 +54,7 @@ def pace(attached: Attached, task: Task, base: Base, data: Dataset, settings: Tr
     gradient = StepGradient(task, base, attached, data, seed=seed, pulls=(), accelerator=accelerator())
     kinds: tuple[Precision, ...] = ("fp32", "bf16") if asked == "auto" else (asked,)
     with within_memory("training.micro_batch_budget", budget):
-        seconds = {kind: [_timed(gradient, attached, step, costs, kind) for step in steps] for kind in kinds}
+        seconds = {kind: [_timed(gradient, attached, step, costs, kind, asked) for step in steps] for kind in kinds}
     attached.model.eval()
     kind = faster(seconds["fp32"], seconds["bf16"]) if asked == "auto" else asked
     return Pace(statistics.median(seconds[kind][WARM_UP:]), peak_of_training())
@@ -74,16 +76,19 @@ def _timed(
     step: Sequence[Sequence[int]],
     costs: Sequence[int],
     precision: Precision,
+    asked: AskedPrecision,
 ) -> float:
+    """Seconds that a unit of cost takes; infinitely many in a precision that the base does not compute in and nobody asked for."""
     device = next(attached.model.parameters()).device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         attached.train_()
         for _ in range(RUNS[precision]):
-            began = time.perf_counter()
-            gradient.accumulate_(step, epoch=0, step=0, precision=precision)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            seconds = time.perf_counter() - began
+            began, seconds = time.perf_counter(), math.inf
+            with suppress(Bf16Error) if asked == "auto" else nullcontext():
+                gradient.accumulate_(step, epoch=0, step=0, precision=precision)
+                if device.type == "cuda":
+                    torch.cuda.synchronize(device)
+                seconds = time.perf_counter() - began
     for group in attached.parameter_groups():
         for parameter in group.parameters:
             parameter.grad = None

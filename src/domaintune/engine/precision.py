@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -9,6 +10,8 @@ from contextlib import contextmanager
 
 import torch
 
+from domaintune.bases.device_memory import is_full
+from domaintune.errors import TrainingError
 from domaintune.settings import AskedPrecision, Precision
 
 PAYS = 1.3
@@ -29,9 +32,35 @@ def narrowed(asked: AskedPrecision, device: torch.device, *, steps: int, in_epoc
 
 
 def faster(fp32: Sequence[float], bf16: Sequence[float]) -> Precision:
-    """Which of two precisions pays, by the seconds that the same steps took in either; the first ones warm up."""
+    """Which of two precisions pays, by the seconds that the same steps took in either (infinitely many: the base does not compute in
+    it); the first ones warm up."""
+    if math.inf in bf16:
+        return "fp32"
     ratios = [a / b for a, b in zip(fp32[WARM_UP:], bf16[WARM_UP:], strict=True)]
     return "bf16" if statistics.median(ratios) >= PAYS else "fp32"
+
+
+class Bf16Error(TrainingError):
+    """A base's step does not run in bf16."""
+
+
+@contextmanager
+def computing(precision: Precision) -> Iterator[None]:
+    """The block is a step in `precision`.
+
+    Raises:
+        Bf16Error: it fails in bf16, and not for want of memory (some models mix in tensors that autocast does not reach).
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if precision == "fp32" or is_full(error):
+            raise
+        raise Bf16Error(
+            f"this base's step does not run in bf16: {str(error).strip().splitlines()[0]}",
+            where="training.precision",
+            remedy="Train in fp32: --set training.precision=fp32 --overwrite, which begins anew.",
+        ) from error
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,7 @@ from domaintune.engine.gradient import Pull, StepGradient, accelerator
 from domaintune.engine.interrupts import Interrupts
 from domaintune.engine.layer_decay import decayed_groups
 from domaintune.engine.optimizer import Optimizer, schedule_factor
-from domaintune.engine.precision import TRIAL, faster, narrowed, timed
+from domaintune.engine.precision import TRIAL, Bf16Error, faster, narrowed, timed
 from domaintune.errors import CheckpointError, TrainingError
 from domaintune.methods.base import Attached, batch_norms_to_eval_
 from domaintune.recipe import TrainingSettings
@@ -62,7 +63,7 @@ def train(
 
     Raises:
         TrainingError: no items, or a loss or gradient that is still not finite after three rollbacks to the epoch's start,
-            each of which halves the learning rate.
+            each of which halves the learning rate; or a step that does not run in the precision that was asked for.
         DeviceMemoryError: the device's memory does not hold a micro-batch.
         RunError: the checkpoint in `folder` belongs to another training, is damaged, or of a precision that is not for this processor.
         KeyboardInterrupt: once the step under way is done and a checkpoint saved.
@@ -205,14 +206,19 @@ class _Loop:
 
     def _try_bf16_(self, step: Sequence[Sequence[int]], fp32: float) -> None:
         """Keep the seconds of a step on trial, with those that its gradient takes in bf16; nothing is learned from that one, which is
-        computed twice: the first time includes what a new shape costs in bf16 (a tenth of it or more), which few later steps do."""
+        computed twice: the first time includes what a new shape costs in bf16 (a tenth of it or more), which few later steps do. Where it
+        does not run in bf16, it took infinitely many."""
         batch_norms_to_eval_(self.attached.model)
-        for _ in range(2):
-            with timed(self.device) as bf16:
-                self.gradient.accumulate_(step, epoch=self.state.epoch, step=self.step, precision="bf16")
-            self.optimizer.clear_()
+        seconds = math.inf
+        with suppress(Bf16Error):
+            for _ in range(2):
+                with timed(self.device) as bf16:
+                    self.gradient.accumulate_(step, epoch=self.state.epoch, step=self.step, precision="bf16")
+                self.optimizer.clear_()
+            seconds = bf16[0]
+        self.optimizer.clear_()
         self.attached.train_(train_batch_norm=self.settings.train_batch_norm)
-        self.state.trial.append((fp32, bf16[0]))
+        self.state.trial.append((fp32, seconds))
 
     @property
     def is_judged(self) -> bool:
