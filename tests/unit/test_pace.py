@@ -205,9 +205,9 @@ def test_bf16_that_was_asked_for_and_does_not_run_is_an_error(monkeypatch: pytes
     _refuse_bf16_(attached.model)
     data = dataset(task, base, list(task.read(rows(CELL.task))))
     settings = TrainingSettings(epochs=2, batch_size=1, precision="bf16")
-    with pytest.raises(TrainingError, match="training.precision.*does not run in bf16.*--set training.precision=fp32"):
+    with pytest.raises(TrainingError, match=r"training\.precision.*not run in bf16.*training\.precision=fp32"):
         train(attached, task, base, data, settings, learning_rate=1e-3, seed=1, validate=None, folder=None)
-    with pytest.raises(TrainingError, match="training.precision"):
+    with pytest.raises(TrainingError, match=r"training\.precision"):
         pace(attached, task, base, data, settings, seed=0)
     monkeypatch.setattr("domaintune.engine.pace.narrowed", lambda asked, device, steps, in_epoch: asked)
     made = pace(attached, task, base, data, settings.model_copy(update={"precision": "auto"}), seed=0)
