@@ -22,6 +22,7 @@ from domaintune.bases.anatomy import (
     select_parameters,
     select_sites,
 )
+from domaintune.bases.base import head_paths
 from domaintune.bases.cuts import train_behind_prefix_
 from domaintune.bases.pooled import PooledClassifier
 from domaintune.errors import BaseError, MethodError
@@ -93,6 +94,7 @@ def test_every_family_has_its_known_parts(family: str, task: str) -> None:
     assert anatomy.cuts[-1].path == last
     for chain in anatomy.chains:
         assert [chain.path, str(len(chain.blocks) - 1)] == chain.blocks[-1].rsplit(".", 1)
+        assert not [path for path in chain.after for one in anatomy.chains if one.path.startswith(f"{path}.")]
     # an independent count: every linear or convolution layer below the blocks is a site, once
     kinds = (nn.Linear, nn.Conv2d, transformers.pytorch_utils.Conv1D)
     inside = [
@@ -128,6 +130,23 @@ def test_embeddings_and_tops() -> None:
     assert {path.rsplit(".", 2)[0] for path in after[0]} == {"model.encoder_input_proj"}
     assert "model.encoder.fpn_blocks.0.conv1.conv" in after[1]
     assert "model.encoder.fpn_blocks.0.conv1.conv" not in after[2]
+    _, after = parts("d-fine", DETECTION)  # the decoder keeps parameters of its own
+    assert "model.encoder.fpn_blocks.0.conv1.conv" in after[1]
+    assert not [path for path in after[1] if path.startswith("model.decoder")]
+
+
+def test_lists_of_parts_without_parameters_are_no_blocks() -> None:
+    """HGNetV2 keeps a list of what pools and flattens, which stand elsewhere too, behind its last layer."""
+    made = transformers.HGNetV2Config(
+        stem_channels=[3, 8, 8], stage_in_channels=[8, 16, 24, 32], stage_mid_channels=[8, 8, 8, 8],
+        stage_out_channels=[16, 24, 32, 32], hidden_sizes=[16, 24, 32, 32], stage_num_blocks=[1, 1, 1, 1],
+        stage_numb_of_layers=[1, 1, 1, 1], embedding_size=8, num_labels=2,
+    )  # fmt: skip
+    model = transformers.HGNetV2ForImageClassification(made).eval().requires_grad_(False)
+    assert head_paths(model, whole=True) == ("fc",)
+    anatomy = examine(model)
+    assert [(chain.name, len(chain.blocks)) for chain in anatomy.chains] == [("backbone", 4)]
+    assert anatomy.cuts[-1].path == "fc"
 
 
 def test_output_projections_that_stand_beside_the_attention_belong_to_it() -> None:

@@ -144,6 +144,18 @@ def test_what_is_not_there_is_refused(name: str, text: str) -> None:
         load_base(name, auto_class=CLASSIFIER)
 
 
+@pytest.mark.parametrize("family", ["detr", "conditional_detr", "deformable_detr"])
+@pytest.mark.parametrize("settings", [{}, {"use_timm_backbone": True, "backbone": "resnet50"}])
+def test_backbones_of_timm_are_refused_by_name(family: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    """As they stand on the Hub, and as transformers writes them."""
+    if settings:
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": family, **settings}))
+    else:
+        transformers.AutoConfig.for_model(family).save_pretrained(tmp_path)
+    with pytest.raises(BaseError, match=f"'{family}' in this configuration takes its backbone from timm"):
+        load_base(str(tmp_path), auto_class="AutoModelForObjectDetection")
+
+
 def test_only_safetensors_are_read(tmp_path: Path) -> None:
     saved(tmp_path)
     model = tiny_base("bert", "text-classification").model

@@ -200,14 +200,18 @@ def is_norm(survey: Survey, path: str) -> bool:
 
 
 def with_tops(survey: Survey, chains: list[Chain], *, body: str, head: str) -> tuple[Chain, ...]:
-    """The chains with `after`: modules of the body, outside blocks and head, that run behind this chain and need what one of its
-    blocks returned, but nothing that a later chain did."""
+    """The chains with `after`: modules of the body, outside blocks and head and without blocks inside (a detector's decoder keeps
+    parameters of its own), that run behind this chain and need what one of its blocks returned, but nothing that a later chain did."""
     first = survey.recording.first
-    apart = [block for chain in chains for block in chain.blocks] + ([head] if head else [])
+    blocks_of_all = [block for chain in chains for block in chain.blocks]
+    apart = blocks_of_all + ([head] if head else [])
     outside = [
         path
         for path in survey.recording.calls
-        if inside(path, body) and survey.owns_parameters(path) and not any(inside(path, one) for one in apart)
+        if inside(path, body)
+        and survey.owns_parameters(path)
+        and not any(inside(path, one) for one in apart)
+        and not any(inside(block, path) for block in blocks_of_all)
     ]
     result = []
     for chain in chains:

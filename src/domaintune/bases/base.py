@@ -263,7 +263,9 @@ def head_paths(model: nn.Module, *, whole: bool) -> tuple[str, ...]:
 
 
 def _holds_blocks(module: nn.Module) -> bool:
-    return any(isinstance(inner, nn.ModuleList) and len(inner) > 1 for inner in module.modules())
+    """Whether a list in it has several parts with parameters (HGNetV2 lists what pools and flattens)."""
+    lists = (inner for inner in module.modules() if isinstance(inner, nn.ModuleList))
+    return any(sum(next(part.parameters(), None) is not None for part in inner) > 1 for inner in lists)
 
 
 def _tie_(model: nn.Module, ties: Mapping[str, str]) -> None:

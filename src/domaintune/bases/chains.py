@@ -61,8 +61,10 @@ class Survey:
         return next(self.modules[path].parameters(recurse=False), None) is not None
 
     def children(self, path: str) -> list[str]:
+        """Paths of the parts of the module at `path`, without those that go by an earlier path elsewhere."""
         prefix = f"{path}." if path else ""
-        return [f"{prefix}{name}" for name, _ in self.modules[path].named_children()]
+        paths = (f"{prefix}{name}" for name, _ in self.modules[path].named_children())
+        return [child for child in paths if child in self.modules]
 
     def pixel_nodes(self) -> set[Node]:
         """Where the model's floating-point inputs enter the graph; empty for text."""

@@ -190,7 +190,10 @@ def _refuse_other_weights(model: nn.Module, missing: set[str], name: str) -> Non
 
 
 def _refuse_timm(config: Any, name: str) -> None:
-    if getattr(config, "use_timm_backbone", False):
+    backbone = getattr(
+        config, "backbone_config", None
+    )  # transformers writes the old `use_timm_backbone` as one of timm's
+    if getattr(config, "use_timm_backbone", False) or getattr(backbone, "model_type", None) == "timm_backbone":
         raise BaseError(
             f"'{config.model_type}' in this configuration takes its backbone from timm, which needs torchvision.",
             where=name,
