@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from tiny import AUTO
 from torch import Tensor, nn
 from tuned import FAMILIES, fresh_base, generator, logits, shared_base, train_, versions
@@ -140,6 +141,38 @@ def test_frozen_prefix_trains_in_eval_mode() -> None:
         assert not any(module.training for module in attached.model.get_submodule(path).modules())
     for path in ("bert.encoder.layer.2", "bert.pooler", "classifier"):
         assert all(module.training for module in attached.model.get_submodule(path).modules())
+
+
+def test_what_forwards_keep_follows_the_weights() -> None:
+    """LeViT keeps its attention biases from one forward in eval mode to the next."""
+    made = transformers.LevitConfig(
+        image_size=64, hidden_sizes=[16, 24, 32], num_attention_heads=[2, 2, 2], depths=[1, 1, 1], key_dim=[8, 8, 8],
+        drop_path_rate=0, num_labels=2,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = transformers.LevitForImageClassification(made).eval().requires_grad_(False)
+    base = Base(name="tiny-levit", model=model, processor=None)
+    picture = torch.randn(2, 3, 64, 64, generator=generator())
+
+    def read(one: nn.Module) -> Tensor:
+        with torch.no_grad():
+            logits: Tensor = one(picture).logits
+        return logits
+
+    start = read(model)
+    attached = method_from(FullSettings()).attach(base, generator=generator())
+    assert [chain.name for chain in base.anatomy.chains] == ["encoder"]
+    assert torch.equal(read(attached.model.eval()), start)
+    state = attached.state()
+    moved = {name: tensor + torch.randn(tensor.shape, generator=generator()) for name, tensor in state.items()}
+    biases = {name for name in state if name.endswith("attention_biases")}
+    attached.load_({name: moved[name] if name in biases else tensor for name, tensor in state.items()})
+    end = read(attached.model)
+    assert not torch.equal(end, start)
+    assert torch.equal(read(attached.view(1)), end)
+    assert torch.equal(read(attached.view(0)), start)
+    assert torch.equal(read(copy.deepcopy(attached.merged(1))), end)
 
 
 def test_batch_norms_train_on_request_alone() -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from domaintune.bases.anatomy import Anatomy, examine
 from domaintune.bases.parts import inside
+from domaintune.bases.probe import kept_tensors
 from domaintune.errors import BaseError
 
 
@@ -156,7 +157,7 @@ def fork(model: nn.Module, replacing: Mapping[str, Tensor] | None = None) -> nn.
 
     `replacing` maps names from `named_parameters(remove_duplicate=False)` to tensors of the same shape, which are used as they
     are (not cloned); a `Parameter` stays the very object, gradient flag included. Tied parameters stay tied. Buffers are
-    cloned, so that batch-norm statistics of the copy never reach the original. Every shared parameter is a new `Parameter`
+    cloned, so that batch-norm statistics of the copy never reach the original; what forwards kept is dropped. Every shared parameter is a new `Parameter`
     object without a gradient: `.half()`, `requires_grad_` and `.to()` on the copy leave the original alone; writes in place do
     not, and are forbidden.
 
@@ -164,7 +165,7 @@ def fork(model: nn.Module, replacing: Mapping[str, Tensor] | None = None) -> nn.
         KeyError: a name of `replacing` is no parameter of the model.
     """
     replacing = dict(replacing or {})
-    memo: dict[int, Any] = {}
+    memo: dict[int, Any] = {id(kept): {} for kept in kept_tensors(model)}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         if name in replacing:
             tensor = replacing.pop(name)

@@ -156,7 +156,7 @@ def record(model: nn.Module, inputs: Mapping[str, Tensor]) -> Recording:
 def probing(model: nn.Module, *, all_gradients: bool) -> Iterator[None]:
     """Eval mode with gradients enabled (of all parameters, or as the flags say).
 
-    Modes, flags, the modules' plain attributes and the random state are restored.
+    Modes, flags, the modules' plain attributes and the random state are restored, and what a forward kept is dropped.
     """
     states = _plain_attributes(model)
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
@@ -172,6 +172,7 @@ def probing(model: nn.Module, *, all_gradients: bool) -> Iterator[None]:
     finally:
         for module, state in states:
             vars(module).update(state)
+        drop_kept_(model)
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
 
@@ -180,6 +181,24 @@ def _plain_attributes(model: nn.Module) -> list[tuple[nn.Module, dict[str, Any]]
     """The attributes of every module that are no objects: `training`, and what some forwards write (Swin its window size)."""
     plain = (int, float, str, tuple, type(None))
     return [(m, {key: value for key, value in vars(m).items() if isinstance(value, plain)}) for m in model.modules()]
+
+
+def kept_tensors(model: nn.Module) -> Iterator[dict[Any, Any]]:
+    """The modules' plain dictionaries in which forwards keep tensors that they computed from weights (LeViT its attention biases)."""
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if (
+                type(value) is dict
+                and not name.startswith("_")
+                and any(isinstance(one, Tensor) for one in value.values())
+            ):
+                yield value
+
+
+def drop_kept_(model: nn.Module) -> None:
+    """Let the next forward compute anew what earlier ones kept: other weights have other values."""
+    for kept in kept_tensors(model):
+        kept.clear()
 
 
 class Dependence:

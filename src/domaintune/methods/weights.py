@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from domaintune.bases.anatomy import select_parameters
 from domaintune.bases.base import Base, fork, on_meta
+from domaintune.bases.probe import drop_kept_
 from domaintune.errors import MethodError
 from domaintune.methods.base import Attached, Form, ParameterGroup, batch_norms, lerp_parameters, mend_batch_norm_
 from domaintune.run import write_file
@@ -160,6 +161,7 @@ class ChangedTensors:
             parameter.copy_(state[name])
         for name, buffer in statistics.items():
             buffer.copy_(state.get(name, start[name]))
+        drop_kept_(self.model)
 
 
 def check_state(state: Mapping[str, Tensor], needed: Mapping[str, Tensor], allowed: Mapping[str, Tensor]) -> None:
