@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 from tuned import FAMILIES, fresh_base, generator, logits, shared_base, train_, versions
@@ -230,17 +231,68 @@ def replaced(module: nn.Module, path: str) -> Base:
 SITE = "resnet.encoder.stages.1.layers.0.layer.0.convolution"
 
 
-def test_grouped_convolution_is_refused_by_name() -> None:
+def test_grouped_convolutions_are_left_out_and_listed() -> None:
     grouped = nn.Conv2d(8, 16, 3, stride=2, padding=1, groups=2, bias=False).requires_grad_(False)
-    with pytest.raises(MethodError, match=f"{SITE}: a convolution in 2 groups.*Choose targets"):
-        attach(replaced(grouped, SITE))
+    attached = attach(replaced(grouped, SITE))
+    assert attached.left_out == (SITE,)
+    assert SITE not in attached.paths
+    assert attached.paths
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bias", [False, True])
+def test_subclasses_of_linear_that_compute_the_same_are_adapted(bias: bool, dtype: torch.dtype) -> None:
+    """Falcon's linear layers."""
+    made = transformers.FalconConfig(
+        vocab_size=100, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, pad_token_id=0, bias=bias
+    )
+    model = transformers.FalconForCausalLM(made).to(dtype).eval().requires_grad_(False)
+    base = Base(name="tiny-falcon", model=model, processor=None)
+    attached = attach(base)
+    assert len(attached.paths) == 8
+    ids = torch.arange(10, 22).view(2, 6)
+
+    def read(one: nn.Module) -> torch.Tensor:
+        with torch.no_grad():
+            read: torch.Tensor = one(input_ids=ids).logits
+        return read
+
+    assert torch.equal(read(attached.model.eval()), read(model))
+    with torch.no_grad():
+        for parameter in attached.low_rank_parameters().values():
+            parameter.add_(torch.randn(parameter.shape, generator=generator()) * 0.1)
+    end = read(attached.model)
+    assert not torch.equal(end, read(model))
+    assert torch.equal(read(attached.view(1.0, form="terms")), end)
+    merged = attached.merged(1.0)
+    assert type(merged.get_submodule(attached.paths[0])).__name__ == "FalconLinear"
+    assert torch.allclose(read(merged), end, atol=1e-5 if dtype == torch.float32 else 0.05)  # merging rounds the weight
+
+
+def test_a_subclass_of_linear_that_computes_something_else_is_refused() -> None:
+    class Doubled(nn.Linear):
+        def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002
+            return 2 * super().forward(input)
+
+    base = fresh_base("bert")
+    path = "bert.encoder.layer.0.intermediate.dense"
+    old = base.model.get_submodule(path)
+    set_submodule_(base.model, path, Doubled(old.in_features, old.out_features).requires_grad_(False))
+    left = r"\(attention, encoder.attention\)"
+    with pytest.raises(
+        MethodError, match=rf"{path}: LoRA does not know layers of class Doubled.*{left}, or the method"
+    ):
+        attach(base)
+    assert attach(base, targets=("attention",)).paths
 
 
 def test_unknown_layer_class_is_refused_by_name() -> None:
     class Standardised(nn.Conv2d):
         """A convolution that does something of its own to its weight."""
 
-    with pytest.raises(MethodError, match=f"{SITE}: LoRA does not know layers of class Standardised"):
+    with pytest.raises(
+        MethodError, match=f"{SITE}: LoRA does not know layers of class Standardised. Use the method freeze"
+    ):
         attach(replaced(Standardised(8, 16, 3, stride=2, padding=1, bias=False).requires_grad_(False), SITE))
 
 

@@ -14,7 +14,7 @@ PARAMETER_SELECTORS = ("top:K", "attention", "layer-norm", "bias")
 
 
 def select_sites(anatomy: Anatomy, selectors: Sequence[str]) -> list[Site]:
-    """The sites that any of `selectors` names, each once, in the anatomy's order; depthwise convolutions never.
+    """The sites that any of `selectors` names, each once, in the anatomy's order; grouped convolutions never.
 
     `attention`, `mlp`, `convolution`, or `all-linear`: every linear site, and in convolutional chains the convolutions too.
     "encoder.attention" restricts to one chain.
@@ -32,14 +32,14 @@ def select_sites(anatomy: Anatomy, selectors: Sequence[str]) -> list[Site]:
             site
             for site in anatomy.sites
             if (chain is None or site.chain == chain.name)
-            and not site.depthwise
+            and site.groups == 1
             and (
                 site.role == name
                 or (name == "all-linear" and (site.role != "convolution" or kinds[site.chain] == "convolution"))
             )
         ]
         if not matching:
-            roles = sorted({f"{site.chain}.{site.role}" for site in anatomy.sites if not site.depthwise})
+            roles = sorted({f"{site.chain}.{site.role}" for site in anatomy.sites if site.groups == 1})
             raise MethodError(
                 "no layer of this base matches.", where=f"selector '{selector}'", remedy=f"It has: {', '.join(roles)}."
             )

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from domaintune.bases.anatomy import select_sites
 from domaintune.bases.base import Base, set_submodule_
+from domaintune.bases.probe import probe_inputs, record
 from domaintune.errors import MethodError
 from domaintune.methods.base import Attached, Form, Method, ParameterGroup
-from domaintune.methods.lora_layers import LAYERS, LoRALayer, low_rank_layer, weight_at
+from domaintune.methods.lora_layers import LAYERS, LoRALayer, is_linear, layer_class, low_rank_layer, weight_at
 from domaintune.methods.peft_format import read_adapter, write_adapter
 from domaintune.methods.weights import (
     ChangedTensors,
@@ -46,8 +47,8 @@ class LoRA(Method):
     With `domains` each learns a weight w in [0, 1]; a row of that domain goes through the model at strength w, head included:
     W(w) = lerp(W0, W', w). The weights are exp(a - max a), so that the largest is 1 (the scale of the update itself is free).
 
-    Depthwise convolutions are left out (a low rank saves nothing on them); `LoRAAttached.left_out` lists those of the chains
-    whose other convolutions are adapted.
+    Convolutions in groups are left out: an update of them has no form that can be merged (and a low rank saves nothing on depthwise
+    ones). `LoRAAttached.left_out` lists those of the chains whose other convolutions are adapted.
     Source: arXiv 2106.09685; arXiv 2312.03732 (rank-stabilised); arXiv 2402.09353 (DoRA).
     """
 
@@ -58,7 +59,7 @@ class LoRA(Method):
         aliases = module_paths(base.model)
         chosen = tuple(dict.fromkeys(aliases[path][0] for path in outside_head(base, [site.path for site in sites])))
         convolutions = {site.chain for site in sites if site.role == "convolution"}
-        left_out = tuple(site.path for site in base.anatomy.sites if site.depthwise and site.chain in convolutions)
+        left_out = tuple(site.path for site in base.anatomy.sites if site.groups > 1 and site.chain in convolutions)
         if not chosen:
             raise MethodError(
                 f"'{', '.join(self.settings.targets)}' chooses no layer that can take a low-rank update.",
@@ -95,25 +96,48 @@ def outside_head(base: Base, paths: Sequence[str]) -> list[str]:
 
 
 def check_layers(base: Base, paths: Sequence[str]) -> None:
-    """Raises MethodError for a layer class that we do not know, a grouped convolution, or a weight tied to another module's."""
+    """Raises MethodError for a layer class that we do not know, or a weight tied to another module's; the remedy names the targets that
+    are left."""
+    sites = [site for site in base.anatomy.sites if site.groups == 1]
+    faults = layer_faults(base, [*paths, *(site.path for site in sites)])
+    first = next((path for path in paths if path in faults), None)
+    if first is None:
+        return
+    names = dict.fromkeys(name for site in sites for name in (site.role, f"{site.chain}.{site.role}"))
+    left = [
+        name
+        for name in names
+        if not any(site.path in faults for site in sites if name in (site.role, f"{site.chain}.{site.role}"))
+    ]
+    instead = f"Choose targets without it ({', '.join(left)}), or" if left else "Use"
+    raise MethodError(faults[first], where=first, remedy=f"{instead} the method freeze.")
+
+
+def layer_faults(base: Base, paths: Sequence[str]) -> dict[str, str]:
+    """Why the layer at a path can have no low-rank update, of those that can have none. What a subclass of `nn.Linear` computes is seen
+    in one forward."""
     owners: dict[int, set[int]] = {}
     for module in base.model.modules():
         for parameter in module.parameters(recurse=False):
             owners.setdefault(id(parameter), set()).add(id(module))
-    remedy = "Choose targets without it (attention, mlp, a chain's), or the method freeze."
-    for path in paths:
-        layer = base.model.get_submodule(path)
-        if type(layer) not in LAYERS:
-            raise MethodError(f"LoRA does not know layers of class {type(layer).__name__}.", where=path, remedy=remedy)
-        if isinstance(layer, nn.Conv1d | nn.Conv2d) and layer.groups > 1:
-            what = f"a convolution in {layer.groups} groups has no low-rank update that can be merged."
-            raise MethodError(what, where=path, remedy=remedy)
-        if len(owners[id(layer.weight)]) > 1:
-            raise MethodError("its weight is tied to another module's.", where=path, remedy=remedy)
+    layers = {path: base.model.get_submodule(path) for path in paths}
+    derived = [path for path, layer in layers.items() if type(layer) not in LAYERS and isinstance(layer, nn.Linear)]
+    with torch.no_grad():
+        calls = record(base.fork().eval(), probe_inputs(base.model)).calls if derived else {}
+    faults = {}
+    for path, layer in layers.items():
+        seen = calls[path][0].inputs if path in calls else ()
+        if type(layer) not in LAYERS and not (
+            isinstance(layer, nn.Linear) and len(seen) == 1 and is_linear(layer, *seen)
+        ):
+            faults[path] = f"LoRA does not know layers of class {type(layer).__name__}."
+        elif len(owners[id(layer.weight)]) > 1:
+            faults[path] = "its weight is tied to another module's."
+    return faults
 
 
 class LoRAAttached(Attached):
-    """Low-rank updates at `paths` and a trained head. `left_out` are the depthwise convolutions beside them."""
+    """Low-rank updates at `paths` and a trained head. `left_out` are the grouped convolutions beside them."""
 
     def __init__(
         self,
@@ -214,7 +238,7 @@ class LoRAAttached(Attached):
         aliases = module_paths(view)
         for path, trained in self.layers().items():
             plain = view.get_submodule(path)
-            layer: LoRALayer = LAYERS[type(plain)](plain)  # type: ignore[assignment]
+            layer: LoRALayer = layer_class(plain)(plain)  # type: ignore[assignment]
             layer.low_rank = copy.deepcopy(trained.low_rank).requires_grad_(False)
             layer.low_rank.strength = strength
             for alias in aliases[path]:

@@ -162,15 +162,16 @@ def _adapt_linear(low_rank: LowRank, plain: Tensor, inputs: Tensor, rows: Tensor
 
 
 class LoRALinear(nn.Linear):
-    """`nn.Linear` with a low-rank update."""
+    """`nn.Linear`, or a subclass that computes the same (`is_linear`) and keeps its own last bits, with a low-rank update."""
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
         self.weight, self.bias = layer.weight, layer.bias
+        self.kind = type(layer)
         self.low_rank: LowRank
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (the parent's name)
-        plain = super().forward(input)
+        plain = self.kind.forward(self, input)
         return _adapt_linear(self.low_rank, plain, input, self.weight, self.bias)
 
 
@@ -258,6 +259,31 @@ LAYERS: dict[type[nn.Module], type[nn.Module]] = {
 }
 
 
+def layer_class(layer: nn.Module) -> type[nn.Module]:
+    """The class that adapts `layer`.
+
+    Raises:
+        KeyError: `type(layer)` is none of `LAYERS` and no subclass of `nn.Linear` (a subclass may compute something else in its forward).
+    """
+    return LoRALinear if isinstance(layer, nn.Linear) else LAYERS[type(layer)]
+
+
+@torch.no_grad()
+def is_linear(layer: nn.Linear, inputs: Tensor) -> bool:
+    """Whether `layer`, of a subclass, gives `inputs` W0 x + bias within rounding and needs nothing but its weight and bias for it."""
+    bare = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
+    bare.weight, bare.bias = layer.weight, layer.bias
+    expected = functional.linear(inputs, layer.weight, layer.bias)
+    try:
+        made: object = type(layer).forward(bare, inputs)
+    except (AttributeError, TypeError):
+        return False
+    if not isinstance(made, Tensor) or made.shape != expected.shape:
+        return False
+    near = torch.finfo(expected.dtype).eps ** 0.5
+    return torch.allclose(made, expected, rtol=near, atol=near * float(expected.abs().max()))
+
+
 def weight_rows(layer: nn.Module) -> Tensor:
     """The weight as [out, in (* kernel)], a view."""
     weight = layer.weight
@@ -285,9 +311,9 @@ def low_rank_layer(
     """`layer` with an untrained update; its weight and bias are taken over, not copied.
 
     Raises:
-        KeyError: `type(layer)` is none of `LAYERS` (a subclass may compute something else in its forward).
+        KeyError: `layer_class` knows none for it.
     """
-    made: LoRALayer = LAYERS[type(layer)](layer)  # type: ignore[assignment]
+    made: LoRALayer = layer_class(layer)(layer)  # type: ignore[assignment]
     rows = weight_rows(layer).detach()
     kernel = tuple(made.kernel_size) if isinstance(made, LoRAConv1d | LoRAConv2d) else ()
     inputs = rows.shape[1] // math.prod(kernel)
