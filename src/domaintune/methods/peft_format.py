@@ -5,7 +5,10 @@ is a body with a pooling of its own, the adapter is that of the body (`AutoModel
 
 What PEFT itself cannot run (0.21): dilated convolutions and convolutions with a padding mode other than zeros before
 `merge_and_unload()`; models that read a convolution's attributes from outside (MobileNet), likewise; models without
-`get_input_embeddings` (RT-DETR, D-FINE), until they are given one.
+`get_input_embeddings` (RT-DETR, D-FINE, DEIMv2), until they are given one; LW-DETR and RF-DETR, whose heads stand in a list; Falcon-H1 and
+other mixtures with Mamba. Of mixtures of experts with dense layers beside them, which transformers reads as it reads Qwen2-MoE (DeepSeek V2
+and V3, GLM-4-MoE, Qwen3-Next and others), PEFT takes the dense layers' updates for the experts' and gives other outputs without
+an error. `read_adapter` and the merged model are right for all of them.
 """
 
 from __future__ import annotations
