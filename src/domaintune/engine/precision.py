@@ -57,7 +57,7 @@ def computing(precision: Precision) -> Iterator[None]:
         if precision == "fp32" or is_full(error):
             raise
         raise Bf16Error(
-            f"this base's step does not run in bf16: {str(error).strip().splitlines()[0]}",
+            f"this base's step does not run in bf16: {str(error).strip().splitlines()[0].rstrip('.')}.",
             where="training.precision",
             remedy="Train in fp32: --set training.precision=fp32 --overwrite, which begins anew.",
         ) from error
