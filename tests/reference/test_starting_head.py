@@ -61,3 +61,8 @@ def test_of_very_large_data_a_part_is_gathered(monkeypatch: pytest.MonkeyPatch) 
     assert float(total_loss(task, _HeadOnly(head.modules[found[0]]), whole)) < float(
         total_loss(task, _HeadOnly(found[1]), whole)
     )
+
+
+def test_a_detectors_head_is_trained_since_its_loss_needs_the_boxes() -> None:
+    base, _ = base_and_task("object-detection", "yolos")
+    assert linear_head(base) is None

@@ -28,10 +28,11 @@ MOST_FEATURES = 1 << 27
 def linear_head(base: Base, name: str = "domain") -> tuple[str, nn.Linear] | None:
     """Path and layer of a head that is one linear layer whose output is the model's logits; None for any other head.
 
-    Decoders with a classifier apply theirs to every token and pick one afterwards: such a head is not of that kind.
+    Decoders with a classifier apply theirs to every token and pick one afterwards: such a head is not of that kind; nor is a
+    detector's, whose loss needs the boxes too.
     """
     modules = base.heads[name].modules
-    if len(modules) != 1:
+    if len(modules) != 1 or not base.heads[name].spec.whole:
         return None
     path, module = next(iter(modules.items()))
     if not isinstance(module, nn.Linear):
