@@ -111,6 +111,9 @@ def assemble(recipe: Recipe, base: Base, *, seen: Iterable[str] = ()) -> Parts:
         old = as_before(recipe.grown_from, examples.values())
         standing = len(old["test"])
         train, dev, test = grown_parts(recipe, task, old, added, notes)
+    for name, judged in (("dev", dev), ("test", test)):
+        if judged is not None:
+            _require_labels(task, judged, name)
     task = task.weighted(train)
     seen, reported = set(seen), _checksums(task, test)
     caveats = _caveats(task, test, seen, _checksums(task, [*train, *(dev or ())]))
@@ -126,6 +129,20 @@ def assemble(recipe: Recipe, base: Base, *, seen: Iterable[str] = ()) -> Parts:
         for file, line, number in (numbered[id(example)] for example in part):
             by_file.setdefault(file, []).append((line, number))
     return Parts(task, train, dev, test, general, findings, notes, standing, places, caveats)
+
+
+def _require_labels(task: Task, part: Sequence[Any], name: str) -> None:
+    """Of a task with labels, some row of the part has one: without an entity or a box in all of it there is nothing to find.
+
+    Raises:
+        DataError: no row has.
+    """
+    if task.head().labels and not any(task.keys(example).labels for example in part):
+        raise DataError(
+            "no row has a label, so that no score can be computed on it.",
+            where=name,
+            remedy=f"Give a part with labels in it (--{name}), or more rows with labels to cut it from.",
+        )
 
 
 def _head_left(base: Base, task: Task, general: GeneralParts | None) -> list[str]:
