@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,14 +18,17 @@ import transformers
 from PIL import Image
 from tiny import config, tiny_base
 
+from domaintune import Recipe, tune
 from domaintune.bases.anatomy import examine
 from domaintune.bases.base import Base, HeadSpec
 from domaintune.bases.cuts import train_behind_prefix_
 from domaintune.data.rows import Row
+from domaintune.engine.gradient import StepGradient, accelerator
 from domaintune.errors import BaseError, DataError, RecipeError
+from domaintune.methods import method_from
 from domaintune.methods.base import batch_norms_to_eval_, mend_batch_norm_
-from domaintune.settings import ObjectDetectionSettings
-from domaintune.tasks.base import Batch, Keys
+from domaintune.settings import FullSettings, ObjectDetectionSettings
+from domaintune.tasks.base import Batch, Keys, dataset
 from domaintune.tasks.detection_loss import detection_loss, detection_units, family_of
 from domaintune.tasks.object_detection import ObjectDetection
 
@@ -210,6 +214,42 @@ def test_a_batch_without_boxes_and_predictions_that_are_no_numbers(family: str) 
     sums = detection_loss(model, broken, targets([1]), denoising=False)
     assert sums.keys() == detection_units(model, [1]).keys()
     assert all(math.isnan(float(value.detach())) for value in sums.values())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_step_without_boxes_teaches_what_is_no_object(family: str) -> None:
+    model = copy.deepcopy(detector(family)).train()
+    inputs = {"pixel_values": pixels(1 if family_of(model) == "pictures" else 3)}
+    empty = targets([0] * len(inputs["pixel_values"]))
+    torch.manual_seed(0)
+    expected = float(model(**inputs, labels=empty).loss.detach())
+    if family in ("lw-detr", "rf-detr"):  # whose groups of queries all count there, and one here
+        expected /= model.config.group_detr
+    torch.manual_seed(0)
+    units = detection_units(model, [0] * len(empty))
+    sums = detection_loss(model, inputs, empty, denoising=True)
+    made = sum(float(value.detach()) / (units[key] or 1) for key, value in sums.items())
+    assert made == pytest.approx(expected, rel=1e-6)
+    assert expected > 0
+
+
+@pytest.mark.parametrize("family", ["rt-detr-v2", "d-fine"])
+def test_micro_batches_without_boxes_give_the_gradient_of_the_whole_step(family: str, folder: Path) -> None:
+    base, task = make(folder, family, flip=False)
+    bare = [row(folder, f"{n}.png", boxes=[], labels=[]) for n in range(4)]
+    data = dataset(task, base, list(task.read(bare)))
+    attached = method_from(FullSettings()).attach(base, generator=torch.Generator())
+    step = StepGradient(task, base, attached, data, seed=0, pulls=(), accelerator=accelerator())
+
+    def gradient(parts: list[list[int]]) -> torch.Tensor:
+        attached.train_()
+        attached.model.zero_grad()
+        step.accumulate_(parts, epoch=0, step=0)
+        return torch.cat([p.grad.flatten() for p in attached.model.parameters() if p.grad is not None])
+
+    whole = gradient([[0, 1, 2, 3]])
+    assert float(whole.norm()) > 0.1
+    assert float((gradient([[0], [1, 2, 3]]) - whole).norm() / whole.norm()) < 1e-4  # in 32 bits
 
 
 def test_a_detector_with_an_unknown_loss_is_refused() -> None:
@@ -560,3 +600,32 @@ def test_denoising_labels_are_permuted_too() -> None:
     assert torch.equal(
         turned.model.denoising_class_embed.weight, model.model.denoising_class_embed.weight[[2, 0, 1, 3]]
     )
+
+
+def test_a_detector_is_tuned_and_parts_without_boxes_are_refused(tmp_path: Path) -> None:
+    base = tiny_base("yolos", "object-detection")
+    base.model.save_pretrained(tmp_path / "base")
+    base.processor.save_pretrained(tmp_path / "base")
+    generator = np.random.default_rng(1)
+
+    def part(name: str, boxes: int) -> str:
+        lines = []
+        for number in range(4):
+            path = tmp_path / f"{name}{number}.png"
+            Image.fromarray(generator.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(path)
+            boxed = number < boxes
+            lines.append({"image": path.name, "boxes": [[5, 5, 20, 20]] * boxed, "labels": ["cat"] * boxed})
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+        return str(tmp_path / f"{name}.jsonl")
+
+    values = {
+        "task": "object-detection", "base": str(tmp_path / "base"), "output": str(tmp_path / "run"), "threads": 1,
+        "train": part("train", 2), "dev": part("dev", 1), "test": part("test", 1),
+        "training": {"epochs": 1}, "evaluation": {"draws": 100},
+    }  # fmt: skip
+    tune(Recipe.make(values))
+    assert json.loads((tmp_path / "run/scores.json").read_text())["dev"] >= 0
+    for name in ("dev", "test"):
+        given = values | {name: part(f"bare-{name}", 0), "output": str(tmp_path / name)}
+        with pytest.raises(DataError, match=f"^{name}: no row has a label"):
+            tune(Recipe.make(given))

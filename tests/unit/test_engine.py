@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,12 +98,26 @@ def test_the_gradient_is_that_of_sum_over_units() -> None:
     torch.testing.assert_close(made, torch.cat([g.flatten() for g in reference]), rtol=1e-12, atol=1e-14)
 
 
-def test_a_term_without_units_is_left_out() -> None:
-    data = rows(8)
-    bare = [Item(item.inputs, {**item.targets, "extra": math.nan}) for item in data.items]
-    made, loss = gradient_of(network(), Dataset(data.examples, bare, data.spans), [list(range(8))])
+class Always(Regression):
+    """Also without units there is something to learn: as of pictures without boxes."""
+
+    def loss(self, model: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
+        return {**super().loss(model, batch), "extra": model(batch.inputs["x"])[:, 1].abs().sum()}
+
+
+def test_a_term_without_units_in_the_whole_step_is_divided_by_one() -> None:
+    model, data = network(), rows(8)
+    bare = Dataset(
+        data.examples, [replace(i, targets={**i.targets, "extra": math.nan}) for i in data.items], data.spans
+    )
+    made, loss = gradient_of(model, bare, [list(range(8))])
     assert math.isfinite(loss)
     assert made.isfinite().all()
+    whole, more = gradient_of(model, bare, [list(range(8))], task=Always())
+    x = torch.from_numpy(np.stack([item.inputs["x"] for item in data.items]))
+    assert more - loss == pytest.approx(float(model(x)[:, 1].abs().sum().detach()), rel=1e-12)
+    parts, _ = gradient_of(model, bare, [[0, 1, 2], [3, 4, 5, 6, 7]], task=Always())
+    assert (whole - parts).norm() <= 1e-14 * whole.norm()
 
 
 def test_a_pull_adds_its_gradient_once_a_step() -> None:

@@ -66,7 +66,8 @@ def accelerator() -> Any:
 @dataclass(frozen=True)
 class StepGradient:
     """Leaves in the parameters' `.grad` the gradient of the sum over terms of S / U, S the loss sums and U the units of the whole
-    step, known before the first backward. Where domains have weights of their own, a micro-batch holds items of one domain.
+    step, known before the first backward; 1 where there are none. Where domains have weights of their own, a micro-batch holds
+    items of one domain.
     """
 
     task: Task
@@ -120,10 +121,9 @@ class StepGradient:
         return self.task.augment(item, generator)
 
     def _backward(self, terms: Mapping[str, tuple[Tensor, float]]) -> Tensor:
-        # A term without units (no boxes in any picture of the step) has nothing to say.
-        parts = [value / units for value, units in terms.values() if units > 0]
-        if not parts:
-            return torch.zeros(())
+        # A sum over no units is 0, but for detectors: a step without any box still teaches what is no object, divided by one as
+        # in transformers. A floor of one in each batch's units would count once a micro-batch.
+        parts = [value / (units or 1.0) for value, units in terms.values()]
         loss = sum(parts[1:], start=parts[0])
         self.accelerator.backward(loss)
         return loss.detach()

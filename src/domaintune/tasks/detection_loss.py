@@ -8,8 +8,10 @@ Matchers and terms are transformers' own; what is ours is the normalisation. Thr
   picture at a time: that term is a mean over pictures, the others are sums over boxes. Two units.
 
 Sum / units of one batch is transformers' own loss for the first two families, and for D-FINE but for its distillation term; all
-are transformers' own for a batch of one picture. Differs: in DEIMv2 the box terms of a picture are divided by its own number
-of dense matches before they are weighted by its boxes, since the number of a whole step is not known from the targets.
+are transformers' own for a batch of one picture. A step without any box is divided by one, as transformers does: it teaches what
+is no object. Differs: in DEIMv2 the box terms of a picture are divided by its own number of dense matches before they are
+weighted by its boxes, since the number of a whole step is not known from the targets; in LW-DETR and RF-DETR a step without any
+box counts as much as one with one box, where transformers gives it the weight of all groups of queries.
 """
 
 from __future__ import annotations
