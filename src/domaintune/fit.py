@@ -5,6 +5,7 @@ A function of recipe, rows and seed without global state. It never receives a te
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -28,7 +29,7 @@ from domaintune.balance.frontier import (
 from domaintune.bases.base import Base
 from domaintune.checks.shared import inseparable
 from domaintune.data.splits import folds
-from domaintune.engine.epochs import Progress, Training
+from domaintune.engine.epochs import Progress, Training, better
 from domaintune.engine.train import train
 from domaintune.errors import RecipeError
 from domaintune.evaluation.calibration import temperatures
@@ -282,9 +283,7 @@ def _fit_over_folds(job: _Job, rows: Sequence[Any]) -> Fitted:
     average = recipe.training.weights == "averaged"
     kept, probes = _train_folds(job, rows)
     job = job.with_training(precision=kept[0][2].precision)
-    held = [[-np.inf if epoch.score is None else epoch.score for epoch in made.epochs] for _, _, made, _ in kept]
-    means = np.mean(held, axis=0)
-    best = int(np.argmax(means)) if len(means) else 0
+    best = _best_epoch([training for _, _, training, _ in kept])
     job.report("frontier", None)
     domain: Records = {s: [] for s in recipe.balance.strengths}
     other: Records = {s: [] for s in recipe.balance.strengths}
@@ -324,6 +323,16 @@ def _fit_over_folds(job: _Job, rows: Sequence[Any]) -> Fitted:
         started, attached, training, score, frontier, chosen, start, probe, report_folds, temperatures(task, domain),
         by_domain,
     )  # fmt: skip
+
+
+def _best_epoch(trainings: Sequence[Training]) -> int:
+    """The epoch whose mean dev score over these trainings of one schedule is the best, as one training judges its own; 0 without any."""
+    best, score = 0, None
+    for number, epochs in enumerate(zip(*(training.epochs for training in trainings), strict=True)):
+        held = [epoch.score for epoch in epochs if epoch.score is not None]
+        if held and better(mean := math.fsum(held) / len(held), score):
+            best, score = number, mean
+    return best
 
 
 def _train_folds(

@@ -14,7 +14,7 @@ from domaintune import tune
 from domaintune.balance.frontier import Side
 from domaintune.engine.epochs import Epoch, Training
 from domaintune.evaluation.score import predict, primary_score
-from domaintune.fit import _settle_
+from domaintune.fit import _best_epoch, _settle_
 from domaintune.methods import method_from
 from domaintune.parts import assemble
 from domaintune.predict import open_base
@@ -92,3 +92,21 @@ def test_nothing_is_averaged_of_one_epoch(tmp_path: Path) -> None:
         task = SimpleNamespace(primary=Primary("any", higher_is_better=higher))
         made, score = _settle_(given, base, attached, one, SimpleNamespace(task=task))  # type: ignore[arg-type]  # its rows are not looked at
         assert (made.averaged_epochs, score) == (0, expected)
+
+
+@pytest.mark.parametrize(
+    ("scores", "best"),
+    [
+        ([(0.5, 0.7, 0.6), (0.7, 0.5, 0.6)], 2),  # the latest of equal ones
+        ([(0.1, 0.3), (0.2, 0.2), (0.3, 0.1)], 1),  # whose sums differ in their last bits
+        ([(None, 0.6, None, 0.5), (None, 0.6, None, 0.5)], 1),
+        ([(None, float("nan")), (None, 0.5)], 1),
+        ([(0.5, float("nan")), (0.5, 0.5)], 0),
+        ([(), ()], 0),
+    ],
+)
+def test_over_folds_the_epoch_is_chosen_as_in_one_training(scores: list[tuple[float | None, ...]], best: int) -> None:
+    trainings = [
+        Training(tuple(Epoch(n, 1.0, score, 0.0) for n, score in enumerate(fold)), 0, 1, 0, False) for fold in scores
+    ]
+    assert _best_epoch(trainings) == best
