@@ -172,7 +172,7 @@ def without_leaks(
     notes.append(counted(len(found), f"[row|rows] of {of} also [stands|stand] in {name}; removed from {of}."))
     kept = [example for position, example in enumerate(train) if position not in found]
     if not kept:
-        raise DataError(f"every row of {of} also stands in {name}.", where=of, remedy="Give other rows.")
+        raise DataError(f"every row of {of} also stands in {name}.", where=of, remedy=_other_rows(of))
     return kept
 
 
@@ -190,8 +190,15 @@ def without_groups(
         return train
     notes.append(f"{told}; removed from {of}.")
     if not kept:
-        raise DataError(f"every group of {of} also stands in {name}.", where=of, remedy="Give other rows.")
+        raise DataError(f"every group of {of} also stands in {name}.", where=of, remedy=_other_rows(of))
     return kept
+
+
+def _other_rows(of: str) -> str:
+    """New rows are never kept beside themselves."""
+    return (
+        "Give other rows." if of == "add" else "Give other rows; or --keep-leaks keeps them, and scores are too good."
+    )
 
 
 def split(task: Task, examples: list[Any], *, fraction: float, seed: int) -> tuple[list[Any], list[Any]]:
