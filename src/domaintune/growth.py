@@ -19,6 +19,8 @@ from domaintune.tasks.base import Record, Task
 
 CUT = ("characters_per_token", "max_length")
 """Of tasks without labels, what decides where running text is cut."""
+SHARED = "shared_prompts"
+"""Of those with prompts, which of them their completions tell apart."""
 PLACES = "parts.json"
 OWN = ("train", "dev", "test")
 
@@ -60,13 +62,15 @@ def grown(recipe: Recipe, checksums: Callable[[Recipe], Mapping[str, str]]) -> R
 
 def extended(task: Task, run: str) -> Task:
     """The task with the earlier run's labels first, in their order, and new ones behind them: old rows keep their targets. Running
-    text is cut into blocks as before."""
+    text is cut into blocks as before, and prompts that were shared stay so."""
     values = RunFolder.existing(run).read("tasks.json")["domain"]
     earlier = TASKS[task.name].model_validate(values, strict=False)
     old = earlier.head().labels
     if not old:
-        cut = {name: getattr(earlier, name) for name in CUT if name in type(task).model_fields}
-        return task.model_copy(update=cut)
+        kept = {name: getattr(earlier, name) for name in CUT if name in type(task).model_fields}
+        if SHARED in type(task).model_fields:
+            kept[SHARED] = tuple(sorted({*getattr(earlier, SHARED), *getattr(task, SHARED)}))
+        return task.model_copy(update=kept)
     new = [label for label in task.head().labels if label not in old]
     made = task.relabelled([*old, *new])
     if getattr(task, "weights", None) is not None:  # of the right number, until the train part is known

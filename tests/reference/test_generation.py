@@ -16,8 +16,12 @@ from torch.nn import functional
 
 from domaintune.bases.base import Base
 from domaintune.checks.lengths import length_findings
+from domaintune.checks.report import report_of
+from domaintune.checks.shared import inseparable
 from domaintune.data.rows import Row
 from domaintune.errors import DataError, RecipeError
+from domaintune.partition import split, without_leaks
+from domaintune.recipe import DataSettings
 from domaintune.settings import GenerationSettings
 from domaintune.tasks.base import Item
 from domaintune.tasks.decoding import Decoding, decode
@@ -237,6 +241,15 @@ def test_output_ends_before_the_first_stop_string(num_beams: int) -> None:
         assert len(steps) < 16  # it stopped there, it was not only cut
 
 
+def test_a_completion_is_compared_up_to_its_stop_string() -> None:
+    """As the output, which is cut there; what is trained and shown is the whole completion."""
+    _, task, _ = built("llama", stop=(" END", "\n"))
+    for completion, right in (("runs away END", 1), ("runs away\nand back", 1), ("runs END away", 0)):
+        example = PromptExample(file="f", line=1, prompt="the dog", completion=completion)
+        assert task.statistics({"text": "runs away"}, example)["exact_match"].tolist() == [right, 1]
+        assert task.render_target(example, {}) == {"output": completion}
+
+
 def test_the_prompt_is_masked_and_the_completion_with_its_end_is_not() -> None:
     base, task, items = built("llama")
     batch = task.collate(base, items, "train")
@@ -351,6 +364,24 @@ def test_plain_text_is_scored_and_not_decoded() -> None:
     assert task.render(task.join(example, made)) == {"output": made[-1]["text"]}
 
 
+def test_texts_of_one_token_and_of_none() -> None:
+    """The tokenizer puts nothing before a text: the start token does. The data check and scores take both."""
+    base = tiny_base("gpt2", "generation")
+    rows = [row for n, text in enumerate(["dog", "  ", TEXT[0]]) for row in lines([text], f"{n}.txt")]
+    task = Generation.build(rows, base, GenerationSettings(max_new_tokens=2))
+    examples = list(task.read(rows))
+    one, none, _ = (task.prepare(base, example) for example in examples)
+    (dog,) = base.processor("dog", add_special_tokens=False)["input_ids"]
+    assert (one[0].inputs["prompt_ids"], one[0].targets["completion_ids"]) == ([task.start_id], [dog])
+    assert task.units(task.collate(base, one, "train")) == {"cross_entropy": 1}
+    assert none == ()
+    assert {f.name for f in report_of(task, {"train": examples}, base)} == {"blank-text", "no-letters"}
+    scored = [{"nll": 2.0, "tokens": 1}]
+    records = [task.statistics(task.join(e, raw), e) for e, raw in zip(examples, (scored, []), strict=False)]
+    assert task.reduce(records, np.ones((1, 2)))["cross_entropy"].tolist() == [2.0]
+    assert task.render(task.join(examples[1], [])) == {"output": ""}
+
+
 def test_unlabelled_rows_are_continued_one_by_one() -> None:
     base, task, _ = built("qwen3", max_new_tokens=4)
     given = [Row({"prompt": "the dog"}, "a", 1), Row({"text": "the fox"}, "a", 2), Row({"text": "soup"}, "a", 3)]
@@ -409,3 +440,78 @@ def test_settings_that_contradict_each_other_are_refused() -> None:
 def test_the_task_survives_json() -> None:
     _, task, _ = built("gpt2", stop=("\n", "###"))
     assert Generation.model_validate_json(task.model_dump_json()) == task
+
+
+# --- what many rows share
+
+
+def of(prompts: list[str], *, first: int = 0) -> list[Row]:
+    """Each prompt with a completion of its own."""
+    words = "".join(TEXT).split()
+    draw = np.random.default_rng(first)
+    return pairs([(prompt, " ".join(draw.choice(words, 8))) for prompt in prompts])
+
+
+def test_one_prompt_of_many_completions_can_be_parted() -> None:
+    rows = of(["Write a haiku."] * 60)
+    task = Generation.build(rows, tiny_base("gpt2", "generation"), GenerationSettings())
+    examples = list(task.read(rows))
+    rest, part = split(task, examples, fraction=0.2, seed=0)
+    assert (len(rest), len(part)) == (48, 12)
+    assert without_leaks(task, rest, part, "test", DataSettings(), []) == rest
+    twice = [*examples, examples[0]]
+    assert without_leaks(task, twice, examples[:1], "test", DataSettings(), []) == examples[1:]
+    found = {finding.name: finding for finding in report_of(task, {"train": examples, "test": part})}
+    assert set(found) == {"shared-prompts", "leaks"}
+    assert (found["shared-prompts"].severity, found["shared-prompts"].count) == ("note", 72)
+    (asked,) = task.read(rows[:1], labelled=False)
+    assert task.keys(asked).input == "writeahaiku"
+
+
+def test_prompts_of_few_rows_are_inputs() -> None:
+    """Ten answers to each of 12 questions: rows of one question stay together, and given parts that share them say what helps."""
+    rows = of([f"What is the {word} like?" for word in "abcdefghijkl" for _ in range(10)])
+    task = Generation.build(rows, tiny_base("gpt2", "generation"), GenerationSettings())
+    examples = list(task.read(rows))
+    assert task.shared_prompts == ()
+    rest, part = split(task, examples, fraction=0.2, seed=0)
+    assert {e.prompt for e in rest}.isdisjoint(e.prompt for e in part)
+    with pytest.raises(DataError, match=r"every row of train also stands in test.*--keep-leaks"):
+        without_leaks(task, examples[::2], examples[1::2], "test", DataSettings(), [])
+    few = of(["a b"] * 4 + ["c d"] * 4)
+    assert Generation.build(few, tiny_base("gpt2", "generation"), GenerationSettings()).shared_prompts == ()
+
+
+def test_a_system_message_of_many_chats_makes_them_no_duplicates() -> None:
+    told = [
+        "You are the assistant of the Grand Hotel and answer politely, in whole sentences. " * 6,
+        "Answer as a pirate. " * 20,
+    ]
+    asked = [row.values["completion"] for row in of(["x"] * 60)]
+    chats = [
+        Row({"messages": [{"role": "system", "content": system}, {"role": "user", "content": text},
+                          {"role": "assistant", "content": f"{text} {system[:20]}"}]}, "c.jsonl", number)
+        for number, (system, text) in enumerate([(told[0], text) for text in asked] + [(told[1], text) for text in asked[:20]])
+    ]  # fmt: skip
+    task = Generation.build(chats, tiny_base("gpt2", "generation"), GenerationSettings())
+    assert len(task.shared_systems) == 2
+    examples = list(task.read(chats))
+    assert len(set(inseparable(task, examples[:60]))) == 60
+    parts = {"train": examples[:40], "test": examples[40:60]}
+    assert {finding.name for finding in report_of(task, parts)} == {"no-chat-template"}
+    # One question under two messages is no leak and no conflict, since answers may differ; it is almost equal, and stays together.
+    numbers = inseparable(task, examples)
+    assert numbers[60:] == numbers[:20]
+    both = {finding.name: finding.count for finding in report_of(task, {"train": examples[:60], "test": examples[60:]})}
+    assert both == {"no-chat-template": 80, "near-duplicates": 20}
+
+
+def test_what_differs_in_the_system_message_alone_is_compared_by_it() -> None:
+    texts = [row.values["completion"] for row in of(["x"] * 30)]
+    chats = [
+        Row({"messages": [{"role": "system", "content": text}, {"role": "user", "content": "Sum it up."},
+                          {"role": "assistant", "content": text[:9]}]}, "c.jsonl", number)
+        for number, text in enumerate(texts)
+    ]  # fmt: skip
+    task = Generation.build(chats, tiny_base("gpt2", "generation"), GenerationSettings())
+    assert len(set(inseparable(task, list(task.read(chats))))) == 30

@@ -424,6 +424,74 @@ def test_what_a_template_puts_before_every_answer_is_no_part_of_it() -> None:
     assert item.targets["completion_ids"][: len(begun) - len(prompt)] == begun[len(prompt) :]
 
 
+THINKING = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}{% set said = m.content.split('</think>') %}"
+    "{% if loop.last %}<think>\n{{ said[0].split('<think>')[-1].strip() if said | length > 1 }}\n</think>\n\n{% endif %}"
+    "{{ said[-1].lstrip('\n') }}{% else %}{{ m.content }}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""As Qwen3's: the thought of the last answer is written anew, an empty one where it has none; those before are left out."""
+FORGETTING = (
+    "{% for m in messages %}<|im_start|>{{ m.content.split('</think>')[-1] }}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|><think>\n{% endif %}"
+)
+"""As DeepSeek-R1's: thoughts are left out, and prompts open one."""
+THOUGHT = {"role": "assistant", "content": "<think>\nthe dog runs\n</think>\n\njumps over"}
+
+
+def thinker(template: str) -> Base:
+    base = base_with(template)
+    base.processor.add_tokens(["<think>", "</think>"])
+    return base
+
+
+def supervised(item: Item, base: Base) -> list[str]:
+    return [token for token in base.processor.convert_ids_to_tokens(item.targets["completion_ids"]) if token != "\n"]
+
+
+@pytest.mark.parametrize("content", [THOUGHT["content"], "<think>the dog runs</think>jumps over"])
+@pytest.mark.parametrize("template", [THINKING, FORGETTING])
+def test_thoughts_are_learned_with_their_answers(template: str, content: str) -> None:
+    base = thinker(template)
+    thought = ["the", "dog", "runs", "</think>", "jumps", "over", "<|im_end|>"]
+    for before in ([QUESTION], [QUESTION, THOUGHT, QUESTION]):
+        task, (item,) = prepared(base, [*before, {"role": "assistant", "content": content}])
+        whole = base.processor.convert_ids_to_tokens([*item.inputs["prompt_ids"], *item.targets["completion_ids"]])
+        assert [token for token in whole if token != "\n"][-8:] == ["<think>", *thought]
+        assert supervised(item, base)[-7:] == thought
+        # Nothing is put before what is decoded: these answers bring their thought along.
+        begun = item.inputs["decode_ids"]
+        assert begun == item.inputs["prompt_ids"][-len(begun) :]
+        (asked,) = task.read(chats([*before]), labelled=False)
+        assert task.prepare(base, asked)[0].inputs["decode_ids"] == begun
+
+
+def test_an_empty_thought_is_generated_where_other_answers_have_one() -> None:
+    """And is no part of the output, as where it stands in the prompt."""
+    base = thinker(THINKING)
+    plain = Generation.build(chats([QUESTION, ANSWER]), base, GenerationSettings())
+    assert plain.free_opening is None
+    both = chats([QUESTION, ANSWER], [QUESTION, THOUGHT])
+    task = Generation.build(both, base, GenerationSettings(max_new_tokens=4))
+    assert (task.free_opening or "").split() == ["<think>", "</think>"]
+    first, second = (task.prepare(base, example)[0] for example in task.read(both))
+    assert supervised(first, base)[:3] == ["<think>", "</think>", "jumps"]
+    assert first.inputs["decode_ids"] == second.inputs["decode_ids"] == second.inputs["prompt_ids"]
+    written = base.processor.decode(first.targets["completion_ids"], skip_special_tokens=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("domaintune.tasks.generation.decode", lambda *_: [written, "runs"])
+        batch = task.collate(base, [first, second], "score")
+        made = task.predict(base, base.model, batch, frozenset({"exact_match"}))
+    (example, _) = task.read(both)
+    assert task.statistics(made[0], example)["exact_match"].tolist() == [1, 1]
+    assert made[1]["text"] == "runs"
+
+
+def test_a_template_that_changes_the_answer_is_refused() -> None:
+    with pytest.raises(DataError, match=r"^chats.jsonl:1: .* leaves the last answer out, or changes it"):
+        prepared(base_with(CHATML.replace("m['content'] }}", "m['content'] | upper }}")), [QUESTION, ANSWER])
+
+
 def test_a_template_that_refuses_or_drops_says_where() -> None:
     base = base_with(STRICT)
     task = Generation.build(chats([QUESTION, ANSWER]), base, GenerationSettings())

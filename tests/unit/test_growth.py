@@ -315,6 +315,34 @@ def test_running_text_is_cut_as_before(tmp_path: Path) -> None:
     assert all(after[part][: len(held)] == held for part, held in before.items())
 
 
+def test_a_prompt_of_many_rows_stays_one(tmp_path: Path) -> None:
+    """Also where new rows of other prompts are so many that it is one of few rows now: else none of its new rows would count."""
+    base = tiny_base("gpt2", "generation")
+    base.model.save_pretrained(tmp_path / "base")
+    base.processor.save_pretrained(tmp_path / "base")
+
+    def pairs(name: str, prompts: list[str], *, start: int) -> str:
+        lines = [
+            {"prompt": prompt, "completion": f"{'vwxyz'[n % 5] * 9} {n * 7919}"}
+            for n, prompt in enumerate(prompts, start)
+        ]
+        (tmp_path / name).write_text("\n".join(map(json.dumps, lines)))
+        return str(tmp_path / name)
+
+    old = pairs("old.jsonl", ["Say it."] * 40, start=0)
+    first_run(tmp_path, task="generation", train=old, training={"epochs": 1}, data={}, method="full")
+    others = [f"{'klmnop'[n % 6] * 9} {n * 7907}" for n in range(500)]
+    new = pairs("new.jsonl", [*["Say it."] * 20, *others], start=100)
+    result = grow(tmp_path, "v1", new, "v2", "--set", "training.epochs=1")
+    assert result.exit_code == 0, (result.output, result.exception)
+    after = places(tmp_path, "v2")
+    assert sum(map(len, after.values())) == 40 + 520
+    growth = read(tmp_path / "v2/scores.json")["growth"]
+    assert growth["new"]["change"]["value"] == pytest.approx(
+        growth["new"]["before"]["value"] - growth["new"]["after"]["value"], abs=1e-9
+    )
+
+
 def test_new_rows_are_cut_with_the_seed_of_the_data(folder: Path) -> None:
     first_run(folder)
     new = table(folder / "new.csv", 60, start=500)

@@ -51,7 +51,7 @@ def inseparable(task: Task, examples: Sequence[Any]) -> list[int]:
     if pictures:
         links = like_pictures([look_at(path, where=e.where) for path, e in zip(pictures, examples, strict=True)])
     elif any(task.texts(example) for example in examples[:1]):
-        links = near_duplicates(inputs, threshold=NEAR)
+        links = near_duplicates([key.compared for key in keys], threshold=NEAR)
     else:
         return together(inputs, groups)
     chain_of = together(inputs, [None] * len(inputs), links)
@@ -165,11 +165,11 @@ def shared_groups(train: Part, other: Part) -> Iterator[Finding]:
 
 def near_findings(parts: Mapping[str, Part]) -> Iterator[Finding]:
     """`near-duplicates`: pairs of almost equal inputs within train, and between train and dev or test."""
-    rows = [(name, place, key.input) for name in DOMAIN if name in parts for place, key in enumerate(parts[name].keys)]
+    rows = [(name, place, key) for name in DOMAIN if name in parts for place, key in enumerate(parts[name].keys)]
     found: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for left, right in near_duplicates([text for _, _, text in rows], threshold=NEAR):
+    for left, right in near_duplicates([key.compared for _, _, key in rows], threshold=NEAR):
         one, other = rows[left], rows[right]
-        if one[0] == "train" and one[2] != other[2]:
+        if one[0] == "train" and one[2].input != other[2].input:
             found[one[0], other[0]].append(other[1])
     for (one_name, name), places in found.items():
         places = sorted(set(places))

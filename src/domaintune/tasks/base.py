@@ -43,8 +43,9 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """What splits, duplicate search and checks need: normal forms of input and target, the stratum, the user's group and domain, and
-    the names of the row's labels (entity types, classes of boxes), each once."""
+    """What splits, duplicate search and checks need: normal forms of input and target, the stratum, the user's group and domain, the
+    names of the row's labels (entity types, classes of boxes), each once, and what near duplicates are looked for in, where that is
+    not the input."""
 
     input: str
     target: str
@@ -52,6 +53,12 @@ class Keys:
     group: str | None = None
     domain: str | None = None
     labels: tuple[str, ...] = ()
+    near: str | None = None
+
+    @property
+    def compared(self) -> str:
+        """The text that near duplicates are looked for in."""
+        return self.input if self.near is None else self.near
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,7 +307,7 @@ class Task(BaseModel, ABC):
 
     @abstractmethod
     def units(self, batch: Batch) -> dict[str, float]:
-        """Divisor of each loss term, from the targets alone; additive over micro-batches."""
+        """Divisor of each loss term, from the targets alone; additive over micro-batches. A step of no units divides by one."""
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:

@@ -43,9 +43,10 @@ def template_ids(
 ) -> tuple[list[int], list[int], list[int]]:
     """Ids of the prompt, as the tokenizer's chat template renders `messages` with its beginning of an answer; of the answer with
     what the template puts before it (such as an empty thought) and after it up to the token that ends the turn (`end_id` where it
-    puts none), empty without an answer; and of what it puts before every answer.
+    puts none), empty without an answer; and of what it puts before every answer that does not bring it along (a thought).
 
     The first two are the ids of the whole chat up to the end of the turn, wherever the tokenizer keeps prompt and answer apart.
+    An answer whose thought the template takes out follows the prompt as it is: as a model would write it.
 
     Raises:
         DataError: the template refuses the messages, or leaves the answer out.
@@ -58,22 +59,49 @@ def template_ids(
     opening = opened[len(ids) :] if opened[: len(ids)] == ids else []
     if answer is None:
         return ids, [], opening
-    chat = _rendered(base, [*messages, {"role": ANSWER, "content": answer}], where, begin_answer=False)
-    after = len(chat) - len(behind)
-    if not (mark and chat.startswith(before) and chat.endswith(behind) and answer.strip() in chat[len(before) : after]):
-        raise DataError(
-            f"the chat template of '{base.name}' leaves the last answer out, or changes it.",
-            where=where,
-            remedy="Mend the answer.",
-        )
-    # A template may begin the answer of a prompt otherwise than that of a whole chat.
-    start = len(prompt) if chat.startswith(prompt) else len(before)
+    chat, start, after = _answered(base, messages, answer, prompt, (before, mark, behind), where)
     end = _turn_end(base, chat, after)
     stop = after + len(chat[after:].rstrip()) if end is None else end
     whole = plain_ids(base, chat[:stop])
     joined = chat.startswith(prompt) and whole[: len(ids)] == ids
     completion = whole[len(ids) :] if joined else plain_ids(base, chat[start:stop])
     return ids, completion if end is not None else [*completion, end_id], opening
+
+
+def _answered(
+    base: Base, messages: Messages, answer: str, prompt: str, marked: tuple[str, str, str], where: str
+) -> tuple[str, int, int]:
+    """The chat with its answer, and where in it what belongs to the answer starts and the answer ends. `marked` is the same chat with
+    MARK for its answer, parted at MARK: what a template does to an answer (a thought in it) may also change what stands before."""
+    before, mark, behind = marked
+    chat = _rendered(base, [*messages, {"role": ANSWER, "content": answer}], where, begin_answer=False)
+    after = len(chat) - len(behind)
+    # A template may begin the answer of a prompt otherwise than that of a whole chat.
+    start = next((len(text) for text in (prompt, before) if chat.startswith(text)), None)
+    if mark and chat.endswith(behind) and start is not None:
+        said, whole = _bare(chat[start:after]), _bare(answer)
+        if _bare(chat[:after]).endswith(whole):
+            return chat, start, after
+        if said and whole.endswith(said):
+            written = prompt + _continued(prompt, answer)
+            return written + behind, len(prompt), len(written)
+    raise DataError(
+        f"the chat template of '{base.name}' leaves the last answer out, or changes it.",
+        where=where,
+        remedy="Mend the answer.",
+    )
+
+
+def _bare(text: str) -> str:
+    """The text without white space, which templates change round thoughts and answers."""
+    return "".join(text.split())
+
+
+def _continued(prompt: str, answer: str) -> str:
+    """The answer without what the prompt ends with, white space aside: a template's prompt may open a thought."""
+    told, said = prompt.rstrip(), answer.lstrip()
+    shared = next((size for size in range(min(len(told), len(said)), 0, -1) if told.endswith(said[:size])), 0)
+    return said[shared:].lstrip() if shared else answer
 
 
 def _rendered(base: Base, messages: Messages, where: str, *, begin_answer: bool) -> str:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from domaintune.bases.base import Base, HeadSpec
 from domaintune.bases.limits import token_limit
-from domaintune.counting import counted
 from domaintune.data.rows import Row
 from domaintune.data.splits import normal_form
 from domaintune.errors import BaseError, DataError, RecipeError
@@ -31,7 +30,7 @@ from domaintune.tasks.base import (
     Task,
 )
 from domaintune.tasks.chat_rendering import as_lines, front_ids, has_template, plain_ids, template_ids
-from domaintune.tasks.decoding import Decoding, decode
+from domaintune.tasks.decoding import Decoding, cut_at_stop, decode
 from domaintune.tasks.generation_examples import (
     PromptExample,
     TextExample,
@@ -40,10 +39,12 @@ from domaintune.tasks.generation_examples import (
     has_answer,
     is_chat,
     is_plain,
+    pair_example,
     pieces,
     with_breaks,
 )
-from domaintune.tasks.text_scores import one_space, reduce_text, text_record
+from domaintune.tasks.shared_prompts import prompt_findings, prompt_keys, shared_prompts, shared_systems
+from domaintune.tasks.text_scores import reduce_text, text_record
 from domaintune.tasks.token_losses import IGNORED, causal_divergences, causal_losses, pad_rows, row_sums
 
 DEFAULT_MAX_LENGTH = 1024
@@ -82,6 +83,12 @@ class Generation(Task):
     """There are chats, and the tokenizer has no template for them."""
     turn_end_ids: tuple[int, ...] = ()
     """What ends an answer in the tokenizer's chat template."""
+    free_opening: str | None = None
+    """What the chat template puts before an answer that does not bring it along (an empty thought), where some answers of the data
+    begin otherwise: then it is generated too, and no part of the output."""
+    shared_prompts: tuple[str, ...] = ()
+    shared_systems: tuple[str, ...] = ()
+    """Checksums of prompts that stand before many completions, and of system messages over many questions."""
 
     @classmethod
     def build(cls, rows: Sequence[Row], base: Base, settings: GenerationSettings) -> Generation:
@@ -98,9 +105,11 @@ class Generation(Task):
             raise BaseError("its tokenizer has no end token, so that no completion could end.", where=base.name)
         limit = token_limit(base)
         start = tokenizer.bos_token_id
-        chat = next((row for row in rows if is_chat(row, settings)), None)
+        pairs = [pair_example(row, settings, labelled=True) for row in rows if not is_plain(row, settings)]
+        chats = [pair for pair in pairs if pair.messages is not None]
+        templated = chats if has_template(base) else []
         return cls(
-            contiguous=all(is_plain(row, settings) for row in rows),
+            contiguous=not pairs,
             settings=settings,
             max_length=min(settings.max_length or DEFAULT_MAX_LENGTH, limit),
             context_length=limit,
@@ -108,8 +117,11 @@ class Generation(Task):
             front_ids=front_ids(tokenizer),
             start_id=tokenizer.eos_token_id if start is None else start,
             end_id=tokenizer.eos_token_id,
-            chats_as_lines=chat is not None and not has_template(base),
-            turn_end_ids=() if chat is None or not has_template(base) else _turn_end_ids(base, chat, settings),
+            chats_as_lines=len(chats) > len(templated),
+            turn_end_ids=_turn_end_ids(base, templated),
+            free_opening=_free_opening(base, templated),
+            shared_prompts=shared_prompts(pairs),
+            shared_systems=shared_systems(chats),
         )
 
     def read(self, rows: Iterable[Row], *, labelled: bool = True) -> Iterator[GenerationExample]:
@@ -117,19 +129,7 @@ class Generation(Task):
             if plain and labelled:
                 yield from self._blocks(run)
             else:
-                column = self.settings.text_column if plain else self.settings.prompt_column
-                yield from (self._pair(row, column, labelled=labelled) for row in run)
-
-    def _pair(self, row: Row, column: str, *, labelled: bool) -> PromptExample:
-        if is_chat(row, self.settings):
-            return chat_example(row, self.settings, labelled=labelled)
-        prompt = row.text(column)
-        completion = row.text(self.settings.completion_column) if labelled else None
-        if completion is not None and not completion.strip():
-            raise DataError(
-                f"'{self.settings.completion_column}' is empty.", where=row.where, remedy="Write it, or drop the row."
-            )
-        return PromptExample(file=row.file, line=row.line, prompt=prompt, completion=completion)
+                yield from (pair_example(row, self.settings, labelled=labelled) for row in run)
 
     def _blocks(self, rows: Iterable[Row]) -> Iterator[TextExample]:
         """Consecutive rows of one file as blocks; put together they are the text that `with_breaks` gives."""
@@ -158,39 +158,12 @@ class Generation(Task):
         return HeadSpec(auto_class=self.auto_class)
 
     def check(self, examples: Sequence[GenerationExample]) -> Iterator[Finding]:
-        pairs = [example for example in examples if isinstance(example, PromptExample)]
-        if rows := tuple(e.where for e in pairs if not e.prompt.strip()):
-            yield Finding.of(
-                rows, "empty-prompt", "warning", "[row has|rows have] no prompt.",
-                remedy="Write one, or drop the row.", why="The model learns to give these answers to nothing.",
-            )  # fmt: skip
-        if rows := tuple(e.where for e in pairs if e.completion and one_space(e.prompt) == one_space(e.completion)):
-            yield Finding.of(
-                rows, "echo", "warning", "[row has|rows have] a completion equal to the prompt.",
-                remedy="Write the answer, or drop the row.", why="The model learns to repeat what it is asked.",
-            )  # fmt: skip
-        if self.chats_as_lines and (rows := tuple(e.where for e in pairs if e.messages is not None)):
-            chats = counted(len(rows), "[chat is|chats are] written as lines")
-            message = f'The tokenizer has no chat template: {chats} "role: content".'
-            yield Finding(
-                "no-chat-template",
-                "note",
-                message,
-                rows[:1],
-                "Choose a base that was trained on chats if there is one.",
-                "The base has not seen such lines, and has to learn their form as well.",
-                len(rows),
-            )
-        if rows := tuple(e.where for e in examples if isinstance(e, TextExample) and not e.text.strip()):
-            yield Finding.of(
-                rows, "blank-text", "warning", "[block holds|blocks hold] white space alone.",
-                remedy="Drop them.", why="There is nothing to learn from.",
-            )  # fmt: skip
+        yield from prompt_findings(examples, prompts=self.shared_prompts, as_lines=self.chats_as_lines)
 
     def keys(self, example: GenerationExample) -> Keys:
         if isinstance(example, TextExample):
             return Keys(normal_form(example.text), "", "", example.group, example.domain)
-        return Keys(normal_form(example.prompt), one_space(example.completion or ""), "", example.group, example.domain)
+        return prompt_keys(example, prompts=self.shared_prompts, systems=self.shared_systems)
 
     def texts(self, example: GenerationExample) -> tuple[str, ...]:
         if isinstance(example, TextExample):
@@ -199,9 +172,12 @@ class Generation(Task):
 
     def prepare(self, base: Base, example: GenerationExample) -> tuple[Item, ...]:
         """A pair gives one item. A block gives a window every max_length - 1 tokens, each starting with the last token of the one
-        before: every token but the very first is a target once."""
+        before: every token but the very first is a target once. A text of one token has the start token before it; one of none no
+        item."""
         if isinstance(example, TextExample):
             ids = [*self.front_ids, *plain_ids(base, example.text)]
+            if not self.front_ids and len(ids) == 1:
+                ids = [self.start_id, *ids]
             starts = range(0, len(ids) - 1, self.max_length - 1)
             windows = [ids[start : start + self.max_length] for start in starts]
             return tuple(
@@ -229,11 +205,9 @@ class Generation(Task):
         """What stands before the prompt and is never cut, the prompt, the completion with its end, and what a chat template puts
         before every answer, which is not decoded: it is no part of the answer."""
         if example.messages is not None and has_template(base):
-            ids, completion, opening = template_ids(
-                base, example.messages, example.completion, end_id=self.end_id, where=example.where
-            )
+            ids, completion, opening = _template_ids(base, example)
             kept = 1 if ids[:1] == [self.start_id] else 0
-            return ids[:kept], ids[kept:], completion, opening
+            return ids[:kept], ids[kept:], completion, opening if self.free_opening is None else []
         prompt = plain_ids(base, example.prompt if example.messages is None else as_lines(example.messages))
         front = list(self.front_ids) if prompt or self.front_ids else [self.start_id]
         if example.completion is None:
@@ -265,10 +239,9 @@ class Generation(Task):
         return any(item.cut for item in items)
 
     def target_tokens(self, items: Sequence[Item]) -> tuple[int, int] | None:
-        first = items[0]
-        if first.inputs["plain"] or not first.targets:
+        if not items or items[0].inputs["plain"] or not items[0].targets:
             return None
-        return len(first.targets["completion_ids"]), first.inputs["lost"]
+        return len(items[0].targets["completion_ids"]), items[0].inputs["lost"]
 
     def cost(self, item: Item) -> int:
         """All tokens."""
@@ -321,7 +294,7 @@ class Generation(Task):
             inputs = prompts.to(batch.inputs["input_ids"].device).inputs
             texts = decode(model, base.processor, inputs, self.decoding())
             for index, text in zip(chosen, texts, strict=True):
-                raw[index]["text"] = text
+                raw[index]["text"] = text.removeprefix(self.free_opening or "")
         return list(raw)
 
     def decoding(self) -> Decoding:
@@ -346,9 +319,10 @@ class Generation(Task):
         return joined
 
     def statistics(self, prediction: Prediction, example: GenerationExample) -> Record:
+        """Outputs and completions are compared up to the first stop string, which ends an output."""
         if isinstance(example, TextExample):
             return text_record({key: value for key, value in prediction.items() if key != "text"}, "")
-        return text_record(prediction, example.completion or "")
+        return text_record(prediction, cut_at_stop(example.completion or "", self.settings.stop))
 
     def reduce(self, records: Sequence[Record], weights: np.ndarray) -> dict[str, np.ndarray]:
         return reduce_text(records, weights)
@@ -360,7 +334,8 @@ class Generation(Task):
         return example if isinstance(example, TextExample) else altered_prompt(example, change)
 
     def render(self, prediction: Prediction) -> dict[str, Any]:
-        return {"output": prediction["text"]}
+        """A block without any token has nothing that continues it."""
+        return {"output": prediction.get("text", "")}
 
     def render_target(self, example: GenerationExample, prediction: Prediction) -> dict[str, Any]:
         """Running text has no target of its own: `output` is then what continues the block, of which nothing is given."""
@@ -393,8 +368,21 @@ def _characters_per_token(base: Base, rows: Sequence[Row], settings: GenerationS
     return characters / max(tokens, 1)
 
 
-def _turn_end_ids(base: Base, row: Row, settings: GenerationSettings) -> tuple[int, ...]:
-    example = chat_example(row, settings, labelled=True)
+def _turn_end_ids(base: Base, chats: Sequence[PromptExample]) -> tuple[int, ...]:
+    return tuple(token for chat in chats[:1] for token in _template_ids(base, chat)[1][-1:])
+
+
+def _free_opening(base: Base, chats: Sequence[PromptExample]) -> str | None:
+    opening = _template_ids(base, chats[0])[2] if chats else []
+    # A template looks for thoughts by the marks that it writes: no other answers need to be rendered.
+    marks = base.processor.decode(opening).split()
+    told = (chat for chat in chats if any(mark in (chat.completion or "") for mark in marks))
+    if all(_template_ids(base, chat)[1][: len(opening)] == opening for chat in told):
+        return None
+    text: str = base.processor.decode(opening, skip_special_tokens=True)
+    return text
+
+
+def _template_ids(base: Base, chat: PromptExample) -> tuple[list[int], list[int], list[int]]:
     end = base.processor.eos_token_id
-    ids = template_ids(base, example.messages or (), example.completion, end_id=end, where=row.where)[1]
-    return tuple(ids[-1:])
+    return template_ids(base, chat.messages or (), chat.completion, end_id=end, where=chat.where)

@@ -61,13 +61,31 @@ def chat_example(row: Row, settings: GenerationSettings, *, labelled: bool) -> P
     return PromptExample(
         file=row.file,
         line=row.line,
-        prompt=_contents(messages),
+        prompt=contents(messages),
         completion=answer if labelled else None,
         messages=tuple(messages),
     )
 
 
-def _contents(messages: Iterable[Mapping[str, str]]) -> str:
+def pair_example(row: Row, settings: GenerationSettings, *, labelled: bool) -> PromptExample:
+    """A chat, a prompt with its completion, or, unlabelled, a text to go on from.
+
+    Raises:
+        DataError: a value that is no text; no completion in a labelled row.
+    """
+    if is_chat(row, settings):
+        return chat_example(row, settings, labelled=labelled)
+    prompt = row.text(settings.text_column if is_plain(row, settings) else settings.prompt_column)
+    completion = row.text(settings.completion_column) if labelled else None
+    if completion is not None and not completion.strip():
+        raise DataError(
+            f"'{settings.completion_column}' is empty.", where=row.where, remedy="Write it, or drop the row."
+        )
+    return PromptExample(file=row.file, line=row.line, prompt=prompt, completion=completion)
+
+
+def contents(messages: Iterable[Mapping[str, str]]) -> str:
+    """What the messages say, a line each."""
     return "\n".join(message["content"] for message in messages)
 
 
@@ -79,7 +97,7 @@ def altered_prompt(example: PromptExample, change: Callable[[Sequence[str]], Seq
     messages = list(example.messages)
     for place, content in zip(asked, change([messages[n]["content"] for n in asked]), strict=True):
         messages[place] = {**messages[place], "content": content}
-    return replace(example, prompt=_contents(messages), messages=tuple(messages))
+    return replace(example, prompt=contents(messages), messages=tuple(messages))
 
 
 def with_breaks(rows: Iterable[Row], column: str) -> Iterator[tuple[Row, str]]:
