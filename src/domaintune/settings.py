@@ -91,7 +91,7 @@ class GenerationSettings(Settings):
     temperature: float = Field(default=1.0, gt=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
     stop: tuple[str, ...] = ()
-    """Strings that end the output; they are not part of it."""
+    """Strings that end the output; they are not part of it. `exact_match` compares completions up to the first of them."""
 
 
 class ImageClassificationSettings(Settings):

@@ -65,7 +65,7 @@ class Generation(Task):
 
     name: ClassVar[str] = "generation"
     auto_class: ClassVar[str] = "AutoModelForCausalLM"
-    primary: ClassVar[Primary] = Primary("cross_entropy", higher_is_better=False)
+    primary: ClassVar[Primary] = Primary("cross_entropy", higher_is_better=False, counts=("cross_entropy",))
     scores: ClassVar[tuple[str, ...]] = ("cross_entropy", "perplexity", "exact_match")
     cross_validates: ClassVar[bool] = False
 
