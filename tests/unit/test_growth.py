@@ -331,12 +331,12 @@ def test_a_prompt_of_many_rows_stays_one(tmp_path: Path) -> None:
 
     old = pairs("old.jsonl", ["Say it."] * 40, start=0)
     first_run(tmp_path, task="generation", train=old, training={"epochs": 1}, data={}, method="full")
-    others = [f"{'klmnop'[n % 6] * 9} {n * 7907}" for n in range(500)]
+    others = [f"{'klmnop'[n % 6] * 9} {n * 7907}" for n in range(700)]
     new = pairs("new.jsonl", [*["Say it."] * 20, *others], start=100)
     result = grow(tmp_path, "v1", new, "v2", "--set", "training.epochs=1")
     assert result.exit_code == 0, (result.output, result.exception)
     after = places(tmp_path, "v2")
-    assert sum(map(len, after.values())) == 40 + 520
+    assert sum(map(len, after.values())) == 40 + 720
     growth = read(tmp_path / "v2/scores.json")["growth"]
     assert growth["new"]["change"]["value"] == pytest.approx(
         growth["new"]["before"]["value"] - growth["new"]["after"]["value"], abs=1e-9

@@ -19,7 +19,8 @@ from domaintune.tasks.text_scores import one_space
 LEAST = 5
 """Different completions of a prompt, or questions under a system message, below which it is not called shared."""
 PROMPT_SHARE, SYSTEM_SHARE = 0.1, 0.01
-"""Of all different rows, that more have to be theirs. A prompt of fewer rows can be kept in one part; messages that are shared are no more than a hundred."""
+"""Of all different rows: what is shared stands in more. The rows of a rarer prompt can be kept in one part; there are at most a
+hundred such messages."""
 
 
 def checksum(text: str) -> str:
