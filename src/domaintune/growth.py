@@ -11,6 +11,7 @@ from domaintune.errors import DataError, RecipeError
 from domaintune.evaluation.intervals import bootstrap_weights, gain_estimate, score_estimates
 from domaintune.inheritance import with_carried_rows
 from domaintune.memory import carried
+from domaintune.own_head import with_units
 from domaintune.predict import load
 from domaintune.recipe import Recipe
 from domaintune.run import RunFolder, is_run
@@ -72,10 +73,7 @@ def extended(task: Task, run: str) -> Task:
             kept[SHARED] = tuple(sorted({*getattr(earlier, SHARED), *getattr(task, SHARED)}))
         return task.model_copy(update=kept)
     new = [label for label in task.head().labels if label not in old]
-    made = task.relabelled([*old, *new])
-    if getattr(task, "weights", None) is not None:  # of the right number, until the train part is known
-        made = made.model_copy(update={"weights": (1.0,) * len(made.head().labels)})
-    return made
+    return with_units(task, [*old, *new])
 
 
 def places_of(examples: Iterable[Any]) -> list[Place]:

@@ -20,6 +20,7 @@ from domaintune.data.rows import Row
 from domaintune.errors import DataError, RecipeError
 from domaintune.growth import as_before, extended, places_of
 from domaintune.inputs import DOMAIN, given_paths
+from domaintune.own_head import with_whole_head
 from domaintune.partition import domain_parts, grown_parts, split
 from domaintune.recipe import DataSettings, Recipe
 from domaintune.settings import TextClassificationSettings
@@ -98,8 +99,11 @@ def assemble(recipe: Recipe, base: Base, *, seen: Iterable[str] = ()) -> Parts:
     rows, declared = _read(recipe, notes)
     domain_rows = [row for name in DOMAIN for row in rows.get(name, ())]
     task = TASKS[recipe.task.name].build(domain_rows, base, recipe.task)
+    found = task.head().labels
     if recipe.grown_from is not None:
         task = extended(task, recipe.grown_from)
+    else:
+        task = with_whole_head(base, task, notes, given=getattr(recipe.task, "labels", None) is not None)
     examples = {name: _examples(task, rows[name], recipe.data) for name in DOMAIN if name in rows}
     numbered = {id(e): place for part in examples.values() for e, place in zip(part, places_of(part), strict=True)}
     findings = report_of(task, examples, base, declared=declared)
@@ -121,7 +125,7 @@ def assemble(recipe: Recipe, base: Base, *, seen: Iterable[str] = ()) -> Parts:
     general = None
     if "general" in rows or "general_check" in rows:
         known = seen | _checksums(task, [*train, *(dev or ())])
-        general = _general_parts(recipe, base, task, rows, known, reported, notes)
+        general = _general_parts(recipe, base, task, found, rows, known, reported, notes)
     notes += _head_left(base, task, general)
     places: dict[str, dict[str, list[tuple[int, int]]]] = {}
     for name, part in (("train", train), ("dev", dev or ()), ("test", test)):
@@ -249,12 +253,14 @@ def _general_parts(
     recipe: Recipe,
     base: Base,
     task: Task,
+    found: Sequence[str],
     rows: dict[str, list[Row]],
     known: set[str],
     reported: set[str],
     notes: list[str],
 ) -> GeneralParts:
-    """`known` are input checksums of rows that were trained or chosen on, `reported` of the test part: on those nothing is chosen."""
+    """`found` are the labels of the domain's rows; `known` are input checksums of rows that were trained or chosen on, `reported` of the
+    test part: on those nothing is chosen."""
     given = [row for name in ("general", "general_check") for row in rows.get(name, ())]
     labelled = [task.has_target(row) for row in given]
     if any(labelled) and not all(labelled):
@@ -263,7 +269,7 @@ def _general_parts(
             "a general row without a label among labelled ones.", where=row.where, remedy="Label all or none."
         )
     agreement = not all(labelled)
-    general_task, head, fits_head = _general_task(recipe, base, task, given, agreement=agreement)
+    general_task, head, fits_head = _general_task(recipe, base, task, found, given, agreement=agreement)
     if recipe.data.general_labels is not None:
         general_task = general_task.scoring(recipe.data.general_labels)
     if agreement:
@@ -337,11 +343,11 @@ def _in_own_order(task: Task, base: Base) -> Task | None:
 
 
 def _general_task(
-    recipe: Recipe, base: Base, task: Task, rows: Sequence[Row], *, agreement: bool
+    recipe: Recipe, base: Base, task: Task, found: Sequence[str], rows: Sequence[Row], *, agreement: bool
 ) -> tuple[Task, str, bool]:
     """The general set's task, its head, and whether a head is to be fitted on its learn part.
 
-    The head is the domain's where the labels are equal; else the base's own where that covers the general labels (it is what
+    The head is the domain's where the labels are equal, its own or those `found` in its rows; else the base's own where that covers the general labels (it is what
     the base could do before); else the domain's where that covers them; else a new one.
     """
     domain_labels, own = set(task.head().labels), set(base.own_labels)
@@ -361,7 +367,7 @@ def _general_task(
             return task, "domain", False
         raise
     labels = set(built.head().labels)
-    if labels != domain_labels and labels <= own:
+    if labels not in (domain_labels, set(found)) and labels <= own:
         kept = _in_own_order(built, base)
         if kept is not None:
             return kept, "general", False

@@ -122,7 +122,7 @@ class ImageClassification(Task):
 
     def check(self, examples: Sequence[ImageExample]) -> Iterator[Finding]:
         counts = np.bincount([index for e in examples for index in e.labels], minlength=len(self.labels))
-        rare = [self.labels[index] for index in np.flatnonzero(counts < FEW_PICTURES)]
+        rare = [self.labels[index] for index in np.flatnonzero((counts > 0) & (counts < FEW_PICTURES))]
         if rare:
             yield Finding(
                 "rare-label",

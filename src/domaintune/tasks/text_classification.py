@@ -161,7 +161,7 @@ class TextClassification(Task):
 
     def check(self, examples: Sequence[TextExample]) -> Iterator[Finding]:
         counts = np.bincount([i for e in examples for i in e.labels], minlength=len(self.labels))
-        rare = [self.labels[i] for i in np.flatnonzero(counts < 5)]
+        rare = [self.labels[i] for i in np.flatnonzero((counts > 0) & (counts < 5))]
         if rare:
             yield Finding(
                 "rare-label",

@@ -224,7 +224,7 @@ class TokenClassification(Task):
                 why="Such words are trained on as the inside of an entity that has no beginning.",
             )
         counts = Counter(entity.type for tags in names for entity in entities(tags))
-        rare = [name for name in sorted(self.types) if counts[name] < FEW_ENTITIES]
+        rare = [name for name in sorted(self.types) if 0 < counts[name] < FEW_ENTITIES]
         if rare:
             yield Finding(
                 "rare-label",

@@ -1,0 +1,66 @@
+"""The task's labels beside those of the head that the base's weights came with. Reads no rows."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
+
+from domaintune.bases.base import Base
+from domaintune.counting import counted
+from domaintune.tasks.base import Task
+from domaintune.tasks.tag_sequences import tags_of
+from domaintune.tasks.token_classification import TokenClassification
+
+SHOWN = 8
+
+
+def with_units(task: Task, labels: Sequence[str]) -> Task:
+    """The task for these output units; class weights, where it has any, are 1 until the train part is known."""
+    made = task.relabelled(labels)
+    if getattr(task, "weights", None) is not None:
+        made = made.model_copy(update={"weights": (1.0,) * len(labels)})
+    return made
+
+
+def with_whole_head(base: Base, task: Task, notes: list[str], *, given: bool) -> Task:
+    """The task with all labels of the base's own head, where the rows' are some of them and each row has just one: then strength 0 is
+    the base itself, and says what the base says. `given`: the user named the labels, which stay.
+
+    Not where a row may have several labels, entities or boxes: there a label that no row has may be one that nobody looked for, and
+    the base's answers would count as wrong. A note says how to keep the head all the same.
+    """
+    names = _more_names(base, task)
+    if names is None:
+        return task
+    own, more = names
+    shown = f"{', '.join(more[:SHOWN])}{', ...' if len(more) > SHOWN else ''}"
+    if task.one_label and not given:
+        made = with_units(task, base.own_labels)
+        told = f"[label|labels] of the base's own head [is|are] in no row ({shown}); it is kept whole, so that base (0) is the base itself."
+        notes.append(
+            f"{counted(len(more), told)} For a head of the rows' labels alone: {_setting(task.head().labels)}."
+        )
+        return made
+    notes.append(
+        f"the base's own head knows these labels and {len(more):,} more ({shown}), and is not used: base (0) is the base with a head fitted "
+        f"on your rows; to start from its own: {_setting(own)}."
+    )
+    return task
+
+
+def _more_names(base: Base, task: Task) -> tuple[Sequence[str], Sequence[str]] | None:
+    """The labels of the base's own head as `task.labels` takes them, and those that the task lacks, where it lacks some and knows no
+    others; None elsewhere."""
+    spec, own = task.head(), base.own_labels
+    if not set(spec.labels) < set(own) or len(set(own)) < len(own) or not base.owns(replace(spec, labels=own)):
+        return None
+    if not isinstance(task, TokenClassification):
+        return own, [name for name in own if name not in spec.labels]
+    types = tuple(dict.fromkeys(tag[2:] for tag in own if len(tag) > 2))
+    return (types, [name for name in types if name not in task.types]) if set(tags_of(types)) == set(own) else None
+
+
+def _setting(labels: Sequence[str]) -> str:
+    return f"--set {shlex.quote(f'task.labels={json.dumps(labels, ensure_ascii=False)}')}"
