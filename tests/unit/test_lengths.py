@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from domaintune.data.batches import plan as plan_batches
 from domaintune.data.rows import Row
 from domaintune.preview import check, plan
 from domaintune.settings import GenerationSettings, TextClassificationSettings, TokenClassificationSettings
+from domaintune.tasks import TASKS
 from domaintune.tasks.base import Finding, dataset
 from domaintune.tasks.generation import Generation
 from domaintune.tasks.text_classification import TextClassification
@@ -165,6 +167,38 @@ def test_check_and_dry_run_say_it_of_each_given_part(tmp_path: Path) -> None:
     ]
     dry = next(line for line in plan(recipe).findings if "longer than the limit" in line)
     assert dry.startswith(f"warning: {told[0]}")
+
+
+@pytest.mark.parametrize("kind", ["text-classification", "token-classification", "translation", "generation"])
+def test_a_script_that_the_tokenizer_does_not_know_is_told(kind: str) -> None:
+    family = {"translation": "marian", "generation": "qwen3"}.get(kind, "bert")
+    base = tiny_base(family, kind)
+    assert base.processor.unk_token_id is not None
+
+    def told(*texts: str) -> dict[str, Finding]:
+        values = {
+            "text-classification": [{"text": text, "label": "ab"[n % 2]} for n, text in enumerate(texts)],
+            "token-classification": [
+                {"tokens": text.split(), "tags": ["B-X", *["O"] * (len(text.split()) - 1)]} for text in texts
+            ],
+            "translation": [{"source": "the dog", "target": text} for text in texts],
+            "generation": [{"prompt": "the dog", "completion": text} for text in texts],
+        }[kind]
+        settings = Recipe.make({"task": kind, "base": "x", "train": "x", "output": "x"}).task
+        made = [Row(value, "f", n) for n, value in enumerate(values, 1)]
+        task = TASKS[kind].build(made, base, settings)
+        return {f.name: f for f in length_findings(task, base, {"train": list(task.read(made))})}
+
+    found = told("the lazy dog runs", "ру́сский текст здесь", "the fox", "снова тот же")["unknown-tokens"]
+    assert (found.severity, found.rows, found.count) == ("warning", ("f:2", "f:4"), 2)
+    assert base.name in found.message
+    assert "a base that was trained on this language" in found.remedy
+    clean = ["the lazy dog runs over the fox"] * 20
+    assert "unknown-tokens" not in told(*clean, "the ж")  # one among many
+    other = replace(base, processor=copy.deepcopy(base.processor))
+    other.processor.eos_token = other.processor.unk_token  # as of GPT-2, whose tokens are bytes
+    task = TextClassification.build(rows("й", "ж"), other, TextClassificationSettings())
+    assert not list(length_findings(task, other, {"train": list(task.read(rows("й", "ж")))}))
 
 
 def test_targets_that_stop_in_the_middle_at_one_length() -> None:

@@ -1,4 +1,5 @@
-"""What a base's limit does to long rows, and texts that were cut before they came here. Needs the base's tokens."""
+"""What a base's limit does to long rows, texts that were cut before they came here, and scripts that its tokenizer does not know. Needs
+the base's tokens."""
 
 from __future__ import annotations
 
@@ -16,15 +17,19 @@ LEAST_LENGTH = 20
 """Characters, words or tokens below which many texts may well be of one length."""
 LEAST_ROWS, LEAST_SHARE = 5, 0.01
 MID_SENTENCE = 0.8
+UNKNOWN_SHARE = 0.05
+TOKENS = ("input_ids", "prompt_ids", "labels", "completion_ids")
+"""Names under which items of texts hold tokens."""
 INNER = frozenset(",;-–—(，、；（")
 
 
 def length_findings(task: Task, base: Base, parts: Mapping[str, Sequence[Any]]) -> Iterator[Finding]:
-    """`long-rows` and `cut-targets` of each part, and `stopped-short` of all, in tasks whose examples are texts."""
+    """`long-rows`, `cut-targets` and `unknown-tokens` of each part, and `stopped-short` of all, in tasks whose examples are texts."""
     parts = {name: rows for name, rows in parts.items() if any(task.texts(example) for example in rows)}
     prepared = {name: dataset(task, base, rows) for name, rows in parts.items()}
     for name, data in prepared.items():
         yield from limit_findings(task, name, data)
+        yield from unknown_tokens(base, name, data)
     yield from stopped_short(task, prepared)
 
 
@@ -49,6 +54,29 @@ def limit_findings(task: Task, name: str, data: Dataset) -> Iterator[Finding]:
             + counted(sum(lost.values()), "[token is|tokens are] never learned."),
             tuple(data.examples[place].where for place in lost), task.long_remedy,
             "The model learns to stop in the middle, and scores pass over what is missing.", len(lost),
+        )  # fmt: skip
+
+
+def unknown_tokens(base: Base, name: str, data: Dataset) -> Iterator[Finding]:
+    """`unknown-tokens`: of the part's tokens, special ones aside, more than a twentieth stand for what the tokenizer does not know."""
+    processor = base.processor
+    unknown, others = processor.unk_token_id, {*processor.all_special_ids} - {processor.unk_token_id}
+    shared = (processor.eos_token_id, processor.bos_token_id, processor.pad_token_id)
+    if unknown is None or unknown in shared:  # then no text gives it
+        return
+    total, met, where = 0, 0, []
+    for example, span in zip(data.examples, data.spans, strict=True):
+        held = [{**data.items[place].inputs, **data.items[place].targets} for place in span]
+        tokens = [token for item in held for key in TOKENS if key in item for token in item[key]]
+        count = tokens.count(unknown)
+        total, met = total + sum(token not in others for token in tokens), met + count
+        where += [example.where] if count else []
+    if met > UNKNOWN_SHARE * total:
+        yield Finding(
+            "unknown-tokens", "warning",
+            f"{100 * met / total:.0f} % of the tokens of {name} are none that the base's tokenizer knows ({base.name}).",
+            tuple(where), "Take a base that was trained on this language and script: --base NAME.",
+            "All of them look alike to the model, which can learn nothing from them.", len(where),
         )  # fmt: skip
 
 
