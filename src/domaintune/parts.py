@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from domaintune.bases.base import Base
-from domaintune.checks.report import report_of
+from domaintune.checks.report import report_of, with_few_rows
 from domaintune.counting import counted
 from domaintune.data.columns import wanted_of
 from domaintune.data.formats import read_part
@@ -127,6 +127,8 @@ def assemble(recipe: Recipe, base: Base, *, seen: Iterable[str] = ()) -> Parts:
         known = seen | _checksums(task, [*train, *(dev or ())])
         general = _general_parts(recipe, base, task, found, rows, known, reported, notes)
     notes += _head_left(base, task, general)
+    headline = {} if general is None else {general.headline_name: general.headline}
+    findings = with_few_rows(findings, {"dev": dev, "test": test, **headline})
     places: dict[str, dict[str, list[tuple[int, int]]]] = {}
     for name, part in (("train", train), ("dev", dev or ()), ("test", test)):
         by_file = places.setdefault(name, {})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from domaintune.checks.report import report_of
+from domaintune.checks.report import report_of, with_few_rows
 from domaintune.checks.shared import (
     Part,
     label_findings,
@@ -17,7 +17,7 @@ from domaintune.checks.shared import (
 )
 from domaintune.checks.table import findings_table, plain
 from domaintune.checks.texts import has_mojibake, text_findings
-from domaintune.tasks.base import Finding, Keys
+from domaintune.tasks.base import Example, Finding, Keys
 from domaintune.tasks.bitexts import Pair, bitext_findings
 from domaintune.tasks.text_classification import TextClassification, TextExample
 
@@ -52,11 +52,39 @@ def test_labels_that_are_missing_rare_or_spread_otherwise() -> None:
     train = part("train", *rows)
     assert list(label_findings({"train": train, "test": part("test", *rows)})) == []
     other = {"train": train, "test": part("test", *[(t, "z") for t, _ in rows])}
-    assert [f.name for f in label_findings(other)] == ["prior-shift"]
+    assert [f.name for f in label_findings(other)] == ["prior-shift", "rare-in-test"]
     assert [(f.name, f.severity) for f in unseen_labels(other, severity="error")] == [("unseen-labels", "error")]
     assert [f.name for f in label_findings({"train": part("train", *[(t, "x") for t, _ in rows])})] == ["one-class"]
     rare = part("train", *[(t, "x") for t, _ in rows], ("q", "y"))
     assert [f.name for f in label_findings({"train": rare})] == ["imbalance"]
+    told = [
+        f.name for f in label_findings({"train": part("train", *[(str(n), "y" if n < 6 else "x") for n in range(120)])})
+    ]
+    assert told == ["imbalance"]
+    assert not list(label_findings({"train": part("train", *[(str(n), "y" if n < 11 else "x") for n in range(120)])}))
+
+
+def test_labels_that_test_hardly_has() -> None:
+    train = part("train", *[(str(n), "xyz"[n % 3]) for n in range(90)])
+    test = part("test", *[(f"t{n}", "x" if n < 30 else "y") for n in range(34)])
+    (found,) = (f for f in label_findings({"train": train, "test": test}) if f.name == "rare-in-test")
+    assert (found.message, found.count) == ("fewer than 5 rows of test: 'y' (4), 'z' (0).", 2)
+    alike = part("test", *[(f"t{n}", "xyz"[n % 3]) for n in range(15)])
+    assert not list(label_findings({"train": train, "test": alike}))
+
+
+def test_parts_of_few_rows_or_groups() -> None:
+    def of(*groups: str | None) -> list[Example]:
+        return [Example(file="f", line=n, group=group) for n, group in enumerate(groups)]
+
+    note = Finding("long-rows", "note", "", (), "", "")
+    parts = {"dev": None, "test": of("a", "b", "a", "b"), "general-check": of(*[None] * 9), "enough": of(*"abcdefghij")}
+    found = with_few_rows([note], parts)
+    assert [(f.name, f.message) for f in found] == [
+        ("few-rows", "test holds 2 groups of rows that belong together."),
+        ("few-rows", "general-check holds 9 rows."),
+        ("long-rows", ""),
+    ]
 
 
 def test_combinations_of_several_labels_are_no_labels() -> None:

@@ -514,6 +514,18 @@ def test_what_was_found_in_the_data_is_said_before_training(folder: Path) -> Non
     assert told < order.index("train")
 
 
+def test_a_part_of_few_groups_is_told_where_tune_cuts_it(folder: Path) -> None:
+    table(folder / "g.csv", 160)
+    head, *rows = (folder / "g.csv").read_text().splitlines()
+    grouped = [f"{head},product", *(f"{row},p{number % 10}" for number, row in enumerate(rows))]
+    (folder / "g.csv").write_text("\n".join(grouped) + "\n")
+    made = recipe(
+        folder, train=str(folder / "g.csv"), dev=None, test=None, general=None, data={"group_column": "product"}
+    )
+    assert "warning: test holds 5 groups of rows that belong together. Give more of them." in plan(made).findings
+    assert "few-rows" in {finding.name for finding in check(made).findings}
+
+
 def test_a_general_set_may_hold_one_label(folder: Path) -> None:
     good = folder / "good.csv"
     rows = Path(table(folder / "both.csv", 80, start=400)).read_text().splitlines()

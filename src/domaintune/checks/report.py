@@ -10,7 +10,7 @@ from domaintune.bases.base import Base
 from domaintune.checks.classes import class_findings
 from domaintune.checks.lengths import length_findings
 from domaintune.checks.pictures import picture_findings
-from domaintune.checks.shared import Part, shared_findings
+from domaintune.checks.shared import Part, few_rows, shared_findings
 from domaintune.checks.texts import text_findings
 from domaintune.tasks.base import Finding, Task
 
@@ -45,4 +45,14 @@ def report_of(
     )
     if base is not None:
         found += list(length_findings(task, base, parts))
-    return sorted(found, key=lambda finding: ORDER[finding.severity])
+    return worst_first(found)
+
+
+def with_few_rows(findings: Sequence[Finding], parts: Mapping[str, Sequence[Any] | None]) -> list[Finding]:
+    """The findings, and `few-rows` of parts of examples as they are scored, whether given or cut; worst first."""
+    used = {name: [example.group for example in part] for name, part in parts.items() if part is not None}
+    return worst_first([*findings, *(finding for name, groups in used.items() for finding in few_rows(name, groups))])
+
+
+def worst_first(findings: Sequence[Finding]) -> list[Finding]:
+    return sorted(findings, key=lambda finding: ORDER[finding.severity])

@@ -21,7 +21,8 @@ from domaintune.tasks.base import Finding, Keys, Task
 DOMAIN = ("train", "dev", "test")
 SHIFT = 0.2
 SHIFT_ROWS = 50
-IMBALANCE = 20
+IMBALANCE = 10
+FEW_OF_LABEL = 5
 NEAR = 0.8
 MOST_IN_CHAIN = 10
 FEW_UNITS = 10
@@ -67,7 +68,6 @@ def shared_findings(parts: Mapping[str, Part], *, near: bool, one_label: bool) -
     train = parts["train"]
     for name, part in parts.items():
         if name != "train":
-            yield from few_rows(part)
             yield from shared_rows(train, part)
             yield from shared_groups(train, part)
     if "dev" in parts and "test" in parts:
@@ -82,14 +82,14 @@ def shared_findings(parts: Mapping[str, Part], *, near: bool, one_label: bool) -
     yield from like_labels(domain)
 
 
-def few_rows(part: Part) -> Iterator[Finding]:
-    """`few-rows`: a part of so few rows, or groups of rows that hang together, that a score on it says little."""
-    groups = {key.group for key in part.keys if key.group is not None}
-    alone = sum(key.group is None for key in part.keys)
-    if (units := len(groups) + alone) < FEW_UNITS:
+def few_rows(name: str, groups: Sequence[str | None]) -> Iterator[Finding]:
+    """`few-rows`: a part, whose rows have these groups, of so few rows, or groups of rows that hang together, that a score on it says
+    little."""
+    named = {group for group in groups if group is not None}
+    if (units := len(named) + groups.count(None)) < FEW_UNITS:
         yield Finding(
             "few-rows", "warning",
-            f"{part.name} holds {counted(units, '[group|groups] of rows that belong together' if groups else '[row|rows]')}.", (),
+            f"{name} holds {counted(units, '[group|groups] of rows that belong together' if named else '[row|rows]')}.", (),
             "Give more of them.", "A score over so few is mostly chance, and its interval wide.", units,
         )  # fmt: skip
 
@@ -193,7 +193,7 @@ def near_findings(parts: Mapping[str, Part]) -> Iterator[Finding]:
 
 
 def label_findings(parts: Mapping[str, Part]) -> Iterator[Finding]:
-    """`one-class`, `imbalance` and `prior-shift`, where every row has one label."""
+    """`one-class`, `imbalance`, `prior-shift` and `rare-in-test`, where every row has one label."""
     shares = {name: Counter(name for key in part.keys for name in key.labels) for name, part in parts.items()}
     train = shares["train"]
     if len(train) == 1:
@@ -220,6 +220,14 @@ def label_findings(parts: Mapping[str, Part]) -> Iterator[Finding]:
                 "Draw parts alike (tune does where it cuts them), or --set task.class_weights=balanced.",
                 "The model learns how frequent each label is, too.", other,
             )  # fmt: skip
+    if "test" in shares and (rare := [label for label in train if shares["test"][label] < FEW_OF_LABEL]):
+        shown = ", ".join(f"'{label}' ({shares['test'][label]})" for label in rare[:8]) + (
+            ", ..." if len(rare) > 8 else ""
+        )
+        yield Finding(
+            "rare-in-test", "warning", f"fewer than {FEW_OF_LABEL} rows of test: {shown}.", (),
+            "Give more test rows of these labels.", "Their scores are chance, and macro_f1 with them.", len(rare),
+        )  # fmt: skip
 
 
 def unseen_labels(parts: Mapping[str, Part], *, severity: Literal["error", "warning"]) -> Iterator[Finding]:
