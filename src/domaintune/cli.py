@@ -290,7 +290,7 @@ def show(console: Console, path: Path, *, notes: bool = True) -> None:
     from domaintune.finished.strength import moved
     from domaintune.report.wording import further
     from domaintune.run import PAGE, SEEDS_SUMMARY, RunFolder, findings_of, read_json
-    from domaintune.terminal import beside, scores_table, seeds_table, trust_lines
+    from domaintune.terminal import beside, growth_lines, scores_table, seeds_table, trust_lines
 
     folder = RunFolder.existing(path)
     if (path / SEEDS_SUMMARY).is_file():
@@ -304,7 +304,7 @@ def show(console: Console, path: Path, *, notes: bool = True) -> None:
             console.print(f"note: {note}", highlight=False, markup=False)
     console.print(scores_table(scores))
     more = further(scores)
-    lines = [beside(scores), *trust_lines(scores), scores["verdict"]["sentence"]]
+    lines = [*growth_lines(scores), beside(scores), *trust_lines(scores), scores["verdict"]["sentence"]]
     if more is not None:
         lines.append(f"{more} `domaintune balance {shlex.quote(str(path))}` sets the dial.")
     for line in [*lines, *moved(path)]:

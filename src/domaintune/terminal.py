@@ -13,7 +13,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from domaintune.counting import counted
 from domaintune.finished.strength import spoken
+from domaintune.report.wording import base_told
 
 if TYPE_CHECKING:
     from domaintune.engine.epochs import Progress as TrainingProgress
@@ -116,13 +118,30 @@ def scores_table(scores: Mapping[str, Any]) -> Table:
 
 
 def beside(scores: Mapping[str, Any]) -> str:
-    """What stands beside a run's scores: where its head came from, what a head alone reaches, and what no model at all does."""
-    told = [f"It started from {scores['start']}."]
+    """What stands beside a run's scores: what the base is, what a head alone reaches, and what no model at all does."""
+    told = [base_told(scores)]
     if scores["domain_probe"] is not None:
-        told.append(f"A head alone, fitted on the domain with the body frozen: {scores['domain_probe']:.3f} on dev.")
+        where = "out of fold" if scores["folds"] else "on dev"
+        told.append(f"A head alone, fitted on the domain with the body frozen: {scores['domain_probe']:.3f} {where}.")
     if scores["majority"] is not None:
         told.append(f"Always the commonest answer: {scores['majority']:.3f} on test.")
     return " ".join(told)
+
+
+def growth_lines(scores: Mapping[str, Any]) -> list[str]:
+    """What growing did to the earlier run's test rows and to the new ones, a line each."""
+    growth, primary, lines = scores.get("growth") or {}, scores["primary"], []
+    for name in ("old", "new"):
+        if (side := growth.get(name)) is None:
+            continue
+        rows, after = counted(side["rows"], f"{name} test [row|rows]"), f"{side['after']['value']:.3f}"
+        if side["before"] is None:
+            lines.append(f"On {rows} {primary} is {after}; {growth['from']} did not know their labels.")
+            continue
+        before = f"{side['before']['value']:.3f} ({growth['from']} at strength {growth['strength_then']:g})"
+        change = signed(side["change"]).replace("\n", " ")
+        lines.append(f"On {rows} {primary} goes from {before} to {after}, a gain of {change}.")
+    return lines
 
 
 def trust_lines(scores: Mapping[str, Any]) -> list[str]:
@@ -141,11 +160,14 @@ def trust_lines(scores: Mapping[str, Any]) -> list[str]:
         )
     if robustness := scores.get("robustness"):
         clean, kinds = robustness["clean"], robustness["kinds"]
-        worst = max(kinds, key=lambda kind: abs(kinds[kind]["tuned"]["value"] - clean["tuned"]["value"]))
+        moved = {kind: abs(kinds[kind]["tuned"]["value"] - clean["tuned"]["value"]) for kind in kinds}
+        worst = max(kinds, key=lambda kind: moved[kind])
+        at = "" if scores["chosen_strength"] else " at strength 1"
         tuned, base = (f"{clean[m]['value']:.3f} to {kinds[worst][m]['value']:.3f}" for m in ("tuned", "base"))
         lines.append(
-            f"Damaged inputs move {scores['primary']}{'' if scores['chosen_strength'] else ' at strength 1'} most by {worst}: {tuned} "
-            f"(base: {base}; {robustness['rows']} rows)."
+            f"Damaged inputs move {scores['primary']}{at} most by {worst}: {tuned} (base: {base}; {robustness['rows']} rows)."
+            if moved[worst]
+            else f"No damage to the inputs moves {scores['primary']}{at} ({robustness['rows']} rows)."
         )
     return lines
 

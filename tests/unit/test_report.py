@@ -209,7 +209,7 @@ def test_domains_growth_and_classes_of_boxes_have_their_tables(tmp_path: Path) -
     }
     domain = {**side("test", "gain", 0.6, 0.8), "domains": {"hotels": part, "<b>films": part}}
     page = page_of(
-        make_run(
+        run := make_run(
             tmp_path / "x",
             domain=domain,
             domain_weights={"hotels": 1.0, "<b>films": 0.4321},
@@ -227,6 +227,11 @@ def test_domains_growth_and_classes_of_boxes_have_their_tables(tmp_path: Path) -
     for told in ("0.432", "&lt;b&gt;films", "Grown from", "it did not know their labels", "+0.020", "0.456", "base ap"):
         assert told in page
     assert "<b>films" not in page
+    assert "Base (0) is the base with a head fitted on the domain&#39;s train part" in page
+    card = render_card(Records.read(run))
+    assert "Base (0) is the base with a head fitted on the domain's train part" in card
+    assert "\n| old | 30 | 0.810 [0.760, 0.860] | 0.830 [0.780, 0.880] | +0.020 [-0.030, +0.070] |\n" in card
+    assert "\n| new | 12 | it did not know their labels | 0.710 [0.660, 0.760] |  |\n" in card
 
 
 def test_the_page_shows_all_that_the_records_hold(tmp_path: Path) -> None:
@@ -283,6 +288,7 @@ def test_folds_and_losses(tmp_path: Path) -> None:
     assert "by fold" in page
     assert "Nothing was trained." in page
     assert "<td>2.000</td><td>2.000</td>" in page
+    assert "reaches 0.700 out of fold." in page
 
 
 @pytest.mark.parametrize("strength", [0.0, 1.0])

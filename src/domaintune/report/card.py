@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from domaintune.report.records import Records
 from domaintune.report.usage import card_snippets
-from domaintune.report.wording import FORMATS, estimate, further, visible
+from domaintune.report.wording import FORMATS, base_told, estimate, further, visible
 
 SPECIAL = re.compile(r"[\\`*_{}\[\]<>|#$~&!@\"]|:(?=//)|(?<=www)\.|^[-+=:]|(?<=^\d)[.)](?=\s|$)|[\n\u2028\u2029]")
 LANGUAGE = re.compile("[a-z]{2,3}")
@@ -53,8 +53,9 @@ def render_card(records: Records) -> str:
     environment.filters["fenced"] = fenced
     front = yaml.safe_dump(front_matter(records), sort_keys=False, allow_unicode=True, width=120)
     body = environment.get_template("card.md").render(
-        records=records, scores=records.scores, snippets=card_snippets(records), further=further(records.scores)
-    )
+        records=records, scores=records.scores, snippets=card_snippets(records), further=further(records.scores),
+        base_told=base_told(records.scores),
+    )  # fmt: skip
     return f"---\n{front}---\n\n{body}\n"
 
 

@@ -14,7 +14,7 @@ from domaintune.report.answers import Case
 from domaintune.report.records import Records
 from domaintune.report.thumbnails import Thumbnail, thumbnail
 from domaintune.report.usage import PICTURE_TASKS, snippets
-from domaintune.report.wording import FORMATS, further, strength_name
+from domaintune.report.wording import FORMATS, base_told, further, strength_name
 from domaintune.run import flatten
 
 MOST_CASES = 8
@@ -52,6 +52,7 @@ def facts(records: Records) -> dict[str, Any]:
         "scores": scores,
         "verdict_class": VERDICTS.get(scores["verdict"]["kind"], "open"),
         "further": further(scores),
+        "base_told": base_told(scores),
         "answered": "0 (the base)" if records.chosen == 0 else f"{records.chosen:g}",
         "plots": plots(records),
         "confusion": answers.confusion(records.test, records.labels),

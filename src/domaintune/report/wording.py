@@ -12,6 +12,8 @@ LONGEST = 400
 NONE = "–"
 MUCH_MORE = 1.25
 """Times the gain at the chosen strength, from which another strength is worth telling."""
+OWN = "the base's "
+"""How the start of a run begins where that is a head of the base's own."""
 # Not what text is made of: control characters but tab and newline, halves of surrogate pairs, non-characters; and what turns the
 # direction of all that follows it.
 HIDDEN = re.compile(
@@ -85,6 +87,14 @@ def size(count_bytes: int | None) -> str:
 def spoken(key: str) -> str:
     """A key of the records as words."""
     return key.replace("_", " ")
+
+
+def base_told(scores: Mapping[str, Any]) -> str:
+    """What strength 0 is: the base with which head."""
+    start = scores["start"]
+    if start.startswith(OWN):
+        return f"Base (0) is the base as it came, with its {start.removeprefix(OWN)}."
+    return f"Base (0) is the base with {start} and the body as it came: gains are over that."
 
 
 def further(scores: Mapping[str, Any]) -> str | None:
