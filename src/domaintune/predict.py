@@ -28,6 +28,7 @@ from domaintune.recipe import Recipe
 from domaintune.run import SEEDS, RunFolder, check_strengths, is_run
 from domaintune.stored import FILES, HEADS, damage_told, learned_checksum, tensors_checksum, with_saved_heads
 from domaintune.tasks import TASKS
+from domaintune.tasks.bare_texts import bare_values, placed, with_words
 from domaintune.tasks.base import Mode, Prediction, Task, dataset
 
 KEPT_VIEWS = 8
@@ -214,8 +215,8 @@ class Run:
     def predict(
         self, inputs: Sequence[str | Mapping[str, Any]], *, strength: Strength | None = None
     ) -> list[dict[str, Any]]:
-        """One plain dictionary an input (a text, a path, or a row as in the training file), in order. `inputs` may also be a
-        DataFrame or a `datasets.Dataset`, whose rows are read as those to train on.
+        """One plain dictionary an input (a text, a path, or a row as in the training file), in order; a text's entities say at which
+        characters they stand, its tags beside which words. `inputs` may also be a DataFrame or a `datasets.Dataset`, read as to train on.
 
         `strength`: one number, or one for each domain by name ("": the others); rows name theirs in the recipe's domain column,
         unknown ones have weight 1. Where the general set had other labels, the general head's answer stands beside under "base_..." names.
@@ -224,9 +225,10 @@ class Run:
             DataError: a bad input, with its number; or one text or row where a list is wanted.
         """
         with given_inputs(inputs) as given:
-            bare = [self.task.from_bare(value) if isinstance(value, str) else value for value in given]
-            rows = [Row(values, "input", number) for number, values in enumerate(bare, 1)]
-            return self.predict_rows(rows, strength=strength)
+            values = [bare_values(self.task, value) if isinstance(value, str) else value for value in given]
+            rows = [Row(row, "input", number) for number, row in enumerate(values, 1)]
+            answers = zip(given, values, self.predict_rows(rows, strength=strength), strict=True)
+            return [with_words(row, made) if isinstance(value, str) else made for value, row, made in answers]
 
     def predict_rows(self, rows: Sequence[Row], *, strength: Strength | None = None) -> list[dict[str, Any]]:
         """As `predict`, for rows read from a file."""
@@ -236,7 +238,7 @@ class Run:
             others = self._rendered(self.general_task, rows, at, head="general")
             for own, other in zip(made, others, strict=True):
                 own.update({f"base_{key}": value for key, value in other.items()})
-        return made
+        return [placed(row.values, answer) for row, answer in zip(rows, made, strict=True)]
 
     def _rendered(self, task: Task, rows: Sequence[Row], at: Mapping[str, float], *, head: str) -> list[dict[str, Any]]:
         examples = list(task.read(rows, labelled=False))

@@ -411,6 +411,13 @@ def test_entities_say_where_in_the_text_they_stand(tagger: Run, tmp_path: Path) 
     for text, entity in found:
         assert text[entity["start_character"] : entity["end_character"]] == entity["text"]
     assert any("  " in entity["text"] for _, entity in found)
+    from_python = tagger.predict(texts)
+    assert from_python == [{k: v for k, v in row.items() if k != "text"} for row in made]
+    assert all(len(row["tokens"]) == len(row["tags"]) for row in from_python)
+    (of_row,) = tagger.predict([{"text": texts[0], "tokens": from_python[0]["tokens"], "id": ["7"]}])
+    assert set(of_row) == {"tags", "entities"}
+    places = [(e["start_character"], e["end_character"]) for e in from_python[0]["entities"]]
+    assert [(e["start_character"], e["end_character"]) for e in of_row["entities"]] == places
     rows = [{"tokens": text.split(), "tags": ["x"] * 3} for text in texts]
     (tmp_path / "words.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     predict_file(tagger, str(tmp_path / "words.jsonl"), output=tmp_path / "words_out.jsonl")

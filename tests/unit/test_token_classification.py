@@ -24,7 +24,7 @@ from domaintune.errors import BaseError, DataError, RecipeError
 from domaintune.evaluation.score import point_scores, predict, records_of
 from domaintune.settings import TokenClassificationSettings
 from domaintune.tasks.base import dataset
-from domaintune.tasks.tag_sequences import OUTSIDE
+from domaintune.tasks.tag_sequences import OUTSIDE, rendered
 from domaintune.tasks.token_classification import TokenClassification, TokenExample
 from domaintune.tasks.word_windows import WordTokens, tokenize_words, windows
 
@@ -466,6 +466,12 @@ def test_words_of_types_that_are_not_scored_are_outside() -> None:
     assert (every["correct_words"], some["correct_words"]) == (0, len(example.tokens))
     assert some["log_loss"] == pytest.approx(0.0)
     assert every["log_loss"] == pytest.approx(-np.log(0.4) * len(example.tokens))
+
+
+def test_tags_and_entities_of_an_answer_agree() -> None:
+    made = rendered(["O", "I-PER", "I-PER", "B-LOC", "I-LOC", "I-PER"], ["a", "b", "c", "d", "e", "f"])
+    assert made["tags"] == ["O", "O", "O", "B-LOC", "I-LOC", "O"]
+    assert made["entities"] == [{"type": "LOC", "start": 3, "end": 5, "text": "d e"}]
 
 
 def test_render_gives_entities_with_their_text() -> None:

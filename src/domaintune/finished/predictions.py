@@ -19,11 +19,11 @@ from domaintune.data.formats import WITH_PICTURES, stream_part
 from domaintune.data.pictures import PICTURE_SUFFIXES
 from domaintune.data.rows import Entry, LeftOut, Note, Row, Wanted
 from domaintune.data.sources import known_encoding
-from domaintune.data.words import word_spans
 from domaintune.errors import DataError
 from domaintune.finished.tables import Table, write_lines
 from domaintune.predict import Run, Strength
 from domaintune.run import writing
+from domaintune.tasks.bare_texts import bare_values
 
 CHUNK_ROWS = 512
 READ_BYTES = 1 << 16
@@ -223,7 +223,7 @@ def _input_chunks(run: Run, stream: BufferedReader, encoding: str | None, passed
         lines = whole if block else [*whole, rest]
         numbered = [(number + place, line.removesuffix("\r")) for place, line in enumerate(lines, start=1)]
         number += len(lines)
-        rows = [Row(_bare(run, line), name, place) for place, line in numbered if line.strip()]
+        rows = [Row(bare_values(run.task, line), name, place) for place, line in numbered if line.strip()]
         if rows and first:
             first = False
             _note_table_(run, next(line for _, line in numbered if line.strip()), passed)
@@ -245,11 +245,6 @@ def _note_table_(run: Run, line: str, passed: Passed) -> None:
     if found := [cell for cell in cells if cell in known]:
         note = f"the first line of standard input looks like that of a table with a column '{found[0]}': each line was taken for an input of its own."
         passed.notes[f"{note} For a table give a file: domaintune predict RUN FILE."] = None
-
-
-def _bare(run: Run, line: str) -> dict[str, Any]:
-    values = dict(run.task.from_bare(line))
-    return values if line in values.values() else {"text": line, **values}
 
 
 # --- answers
@@ -301,28 +296,6 @@ def _require_known(rows: Iterable[Row], columns: Collection[str]) -> None:
 
 def _joined(row: Row, answer: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
     """The row with its answer under its `names`, which are those of no column."""
-    return {**row.values, **{names[key]: value for key, value in _with_characters(row.values, answer).items()}}
+    return {**row.values, **{names[key]: value for key, value in answer.items()}}
 
 
-def _with_characters(values: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, Any]:
-    """Entities of words that were cut from a text of the row also say at which characters of it they stand, end exclusive."""
-    made, names = dict(answer), [name for name in ("entities", "base_entities") if name in answer]
-    found = _text_of_words(values) if names else None
-    if found is not None:
-        made |= {name: [_placed(entity, *found) for entity in made[name]] for name in names}
-    return made
-
-
-def _text_of_words(values: Mapping[str, Any]) -> tuple[str, list[tuple[int, int]]] | None:
-    """The text that the row's words were cut from, and where they stand in it."""
-    words = [value for value in values.values() if isinstance(value, list) and value]
-    for text in (value for value in values.values() if isinstance(value, str)):
-        spans = word_spans(text)
-        if [text[start:end] for start, end in spans] in words:
-            return text, spans
-    return None
-
-
-def _placed(entity: Mapping[str, Any], text: str, spans: Sequence[tuple[int, int]]) -> dict[str, Any]:
-    start, end = spans[entity["start"]][0], spans[entity["end"] - 1][1]
-    return {**entity, "text": text[start:end], "start_character": start, "end_character": end}

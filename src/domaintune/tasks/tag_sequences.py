@@ -67,12 +67,12 @@ def entities(tags: Sequence[str]) -> list[Entity]:
 
 
 def rendered(tags: Sequence[str], tokens: Sequence[str]) -> dict[str, Any]:
-    """`tags`, and `entities` with type, start, end (words, exclusive) and text."""
-    found = [
-        {"type": e.type, "start": e.start, "end": e.end, "text": joined(tokens[e.start : e.end])}
-        for e in entities(tags)
-    ]
-    return {"tags": list(tags), "entities": found}
+    """`tags`, O where a word is in no entity (an I-TYPE that continues nothing), and `entities` with type, start, end (words, exclusive)
+    and text."""
+    found = entities(tags)
+    inside = {place for e in found for place in range(e.start, e.end)}
+    told = [{"type": e.type, "start": e.start, "end": e.end, "text": joined(tokens[e.start : e.end])} for e in found]
+    return {"tags": [tag if place in inside else OUTSIDE for place, tag in enumerate(tags)], "entities": told}
 
 
 def broken_positions(tags: Sequence[str]) -> list[int]:
