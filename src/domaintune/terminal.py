@@ -281,13 +281,16 @@ def runs_table(runs: Sequence[Mapping[str, Any]]) -> Table:
             table.add_row(escape(run["run"]), escape(f"damaged: {run['damaged']}"))
             continue
         over = f", {run['seeds']} seeds" if run["seeds"] > 1 else ""
+        own = "" if run["strength"] is None else f"\nstrength {run['strength']:g}"
+        of = f", for {run['verdict_strength']:g}" if run["verdict_strength"] != run["strength"] else ""
+        at = "\nat 1" if run["scored_strength"] != run["strength"] else ""
         table.add_row(
             f"{escape(run['run'])}\n{datetime.fromtimestamp(run['date']):%Y-%m-%d}",
             f"{run['task']}\n{escape(run['base'])}",
-            f"{run['method']}{over}",
-            run["verdict"] or "unfinished",
-            "" if run["gain"] is None else f"{run['gain']['value']:+.3f}",
-            "" if run["retention"] is None else f"{100 * run['retention']['value']:.1f} %",
+            f"{run['method']}{over}{own}",
+            (run["verdict"] or "unfinished") + of,
+            "" if run["gain"] is None else f"{run['gain']['value']:+.3f}{at}",
+            "" if run["retention"] is None else f"{100 * run['retention']['value']:.1f} %{at}",
         )
     return table
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 from safetensors.numpy import load_file, save_file
 from small_runs import recipe, save_base, table
 from typer.testing import CliRunner
@@ -24,7 +25,7 @@ from domaintune.finished.strength import moved, set_strength, told
 from domaintune.report.wording import further
 from domaintune.report.write import write_report
 from domaintune.run import RunFolder
-from domaintune.terminal import comparison_notes
+from domaintune.terminal import comparison_notes, runs_table
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +106,16 @@ def test_rows_that_were_seen_are_told_and_bare_ones_refused(first: Run, folder: 
         evaluate(first, str(folder / "odd.csv"))
     with pytest.raises(RunError, match="strength"):
         evaluate(first, str(mixed), strength=3)
+
+
+def test_labels_that_no_row_has_are_told(first: Run, three: Run, folder: Path) -> None:
+    rows = Path(table(folder / "both.csv", 20, start=1300)).read_text().splitlines()
+    (folder / "positive.csv").write_text("\n".join([rows[0], *(r for r in rows if r.endswith("positive"))]) + "\n")
+    note = "no row is 'negative': macro_f1 counts such labels with F1 0 where answers have them."
+    assert evaluate(first, str(folder / "positive.csv")).notes == [note]
+    (folder / "food.csv").write_text("text,label\na cold soup,food\n")
+    (told,) = evaluate(three, str(folder / "food.csv")).notes
+    assert told.startswith("no row is 'room', 'staff':")
 
 
 def test_general_rows_with_labels_of_their_own_are_answered_by_their_head(three: Run, folder: Path) -> None:
@@ -270,11 +281,29 @@ def test_listing(first: Run, second: Run, folder: Path, tmp_path: Path) -> None:
     assert [Path(run["run"]).name for run in made] == ["half", "first", "torn"]
     assert (made[0]["finished"], made[0]["verdict"], made[0]["method"]) == (False, None, "lora")
     assert made[1]["finished"]
-    assert made[1]["gain"] == scores(first)["domain"]["change"][f"{scores(first)['chosen_strength']:g}"]
+    assert made[1]["gain"] == scores(first)["domain"]["change"][f"{scores(first)['chosen_strength'] or 1:g}"]
     assert "not valid JSON" in made[2]["damaged"]
     for place in (tmp_path / "nowhere", tmp_path / "runs" / "half" / "adapter"):
         with pytest.raises(RunError):
             list_runs(place)
+
+
+@pytest.mark.parametrize(("strength", "scored"), [(0.0, 1.0), (1.0, 1.0), (0.5, None)])
+def test_a_list_tells_the_scores_of_the_strength_that_is_used(
+    second: Run, tmp_path: Path, strength: float, scored: float | None
+) -> None:
+    path = shutil.copytree(second.path, tmp_path / "runs" / "x")
+    set_strength(path, strength)
+    (made,) = list_runs(tmp_path / "runs")
+    assert (made["strength"], made["scored_strength"]) == (strength, scored)
+    assert made["gain"] == (None if scored is None else scores(second)["domain"]["change"]["1"])
+    console = Console(width=100, record=True)
+    console.print(runs_table([made]))
+    told = console.export_text()
+    assert ("at 1" in told) == (strength == 0)
+    assert made["verdict_strength"] == 1.0
+    assert ("for" in told.split()) == (strength != 1)
+    assert ("+" in told) == (scored is not None and made["gain"]["value"] >= 0)
 
 
 class TestWhatMoreStrengthWouldBring:

@@ -13,8 +13,9 @@ from domaintune.run import SEEDS_SUMMARY, RunFolder, is_run
 def list_runs(folder: str | Path) -> list[dict[str, Any]]:
     """Facts of every run below `folder`, finished or not, by name; what lies inside a run is not looked at.
 
-    `gain` and `retention` are estimates as in scores.json, at the strength that was confirmed (over several seeds their means, each
-    at its own); `date` is seconds since 1970.
+    `strength` is what the run predicts with, `verdict_strength` what its verdict is for. `gain` and `retention` are estimates as in
+    scores.json at `scored_strength`: `strength`, or 1 where that is the base itself; None where it was set to one that was not scored.
+    Over several seeds they are means, each run's at its own strength or at 1. `date` is seconds since 1970.
 
     Raises:
         RunError: no such folder, or no run in it.
@@ -46,20 +47,29 @@ def _facts(path: Path) -> dict[str, Any]:
             "finished": bool(state["finished"]),
             "date": state.get("ended", state["started"]),
             "verdict": None,
+            "verdict_strength": None,
+            "strength": None,
+            "scored_strength": None,
             "gain": None,
             "retention": None,
         }
         if not state["finished"]:
             return facts
+        used = RunFolder.existing(path)
+        strength, chosen = used.read("strength.json")["chosen"], used.read("scores.json")["chosen_strength"]
+        facts |= {"verdict": state["verdict"], "verdict_strength": chosen, "strength": strength}
+        at = strength or 1.0
         if "used_seed" in state:
-            scores, key = folder.read(SEEDS_SUMMARY), "chosen"
+            scores = folder.read(SEEDS_SUMMARY)
+            key = "chosen" if strength == chosen > 0 else "tuned" if at == 1 else None
         else:
-            scores = folder.read("scores.json")
-            key = f"{scores['chosen_strength']:g}"
+            scores, key = folder.read("scores.json"), f"{at:g}"
+        if key not in scores["domain"]["change"]:
+            return facts
         general = scores["general"]
         return {
             **facts,
-            "verdict": state["verdict"],
+            "scored_strength": at,
             "gain": scores["domain"]["change"][key],
             "retention": None if general is None else general["change"][key],
         }
