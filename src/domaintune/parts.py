@@ -206,7 +206,10 @@ def _read(recipe: Recipe, notes: list[str]) -> tuple[dict[str, list[Row]], dict[
             general += rows[name]
             where = f"--general-labels ({name})"
             rows[name], dropped = only(rows[name], wanted, recipe.data.general_labels, where=where, separator=separator)
-            notes.append(f"{name}: {dropped} labels other than {', '.join(recipe.data.general_labels)} were left out.")
+            told = counted(
+                dropped, f"[label|labels] other than {', '.join(recipe.data.general_labels)} [was|were] left out."
+            )
+            notes.append(f"{name}: {told}")
     require_labels(recipe.data.label_map, as_given, wanted, where="--label-map", separator=separator, known=names)
     if any(labels_of(row, wanted, separator) for row in general):
         wanted_labels = recipe.data.general_labels or ()

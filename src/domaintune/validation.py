@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import re
+from collections.abc import Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -51,11 +53,17 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         key = ".".join(str(part) for part in entry["loc"])
         if entry["type"] == "extra_forbidden":
             valid = _fields_at(model, tuple(parents))
-            near = difflib.get_close_matches(str(last), valid, n=1, cutoff=0.5)
-            hint = f"did you mean '{near[0]}'?" if near else f"valid: {', '.join(valid)}"
-            lines.append(f"unknown key '{key}': {hint}")
+            lines.append(f"unknown key '{key}': {_hint(str(last), valid)}")
+        elif entry["type"] == "union_tag_invalid":
+            given, valid = entry["ctx"]["tag"], re.findall("'([^']*)'", entry["ctx"]["expected_tags"])
+            lines.append(f"'{key}': unknown name '{given}': {_hint(given, valid)}")
         elif entry["type"] == "missing":
             lines.append(f"'{key}' is missing")
         else:
             lines.append(f"'{key}': {entry['msg'].removeprefix('Value error, ')} (got {entry['input']!r})")
     return "; ".join(lines) + "."
+
+
+def _hint(given: str, valid: Sequence[str]) -> str:
+    near = difflib.get_close_matches(given, valid, n=1, cutoff=0.5)
+    return f"did you mean '{near[0]}'?" if near else f"valid: {', '.join(valid)}"

@@ -9,6 +9,7 @@ from domaintune.checks.shared import (
     Part,
     label_findings,
     like_labels,
+    near_findings,
     repeats,
     shared_findings,
     shared_groups,
@@ -64,6 +65,18 @@ def test_labels_that_are_missing_rare_or_spread_otherwise() -> None:
     assert not list(label_findings({"train": part("train", *[(str(n), "y" if n < 11 else "x") for n in range(120)])}))
 
 
+def test_both_rows_of_near_duplicates_are_named() -> None:
+    long = "the room was clean and the view over the old harbour was lovely in every way"
+    train = Part(
+        "train", [Keys(text, "x", "x") for text in ("other", long, long + " too")], [f"a/t.csv:{n}" for n in (2, 3, 4)]
+    )
+    test = Part("test", [Keys(text, "x", "x") for text in ("else", long + " again")], ["a/e.csv:2", "a/e.csv:3"])
+    inside, across = near_findings({"train": train, "test": test})
+    assert inside.message == "1 row of train is almost equal to an earlier row, such as t.csv:4 to t.csv:3."
+    assert across.message == "1 row of test is almost equal to one of train, such as e.csv:3 to t.csv:3."
+    assert (inside.rows, across.rows) == (("a/t.csv:4",), ("a/e.csv:3",))
+
+
 def test_labels_that_test_hardly_has() -> None:
     train = part("train", *[(str(n), "xyz"[n % 3]) for n in range(90)])
     test = part("test", *[(f"t{n}", "x" if n < 30 else "y") for n in range(34)])
@@ -99,8 +112,8 @@ def test_combinations_of_several_labels_are_no_labels() -> None:
     found = report_of(task, parts)
     assert "one-class" not in {finding.name for finding in found}
     assert {finding.message for finding in found if finding.name == "unseen-labels"} == {
-        "1 labels of dev are in no row of train: b.",
-        "1 labels of test are in no row of train: b.",
+        "1 label of dev is in no row of train: b.",
+        "1 label of test is in no row of train: b.",
     }
     single = task.model_copy(update={"multi_label": False})
     assert "one-class" in {finding.name for finding in report_of(single, parts)}

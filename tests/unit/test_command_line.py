@@ -172,6 +172,21 @@ def test_a_command_that_was_mended_is_taken_up(folder: Path, capsys: pytest.Capt
     assert "holds a finished run" in told
 
 
+@pytest.mark.parametrize(
+    ("header", "remedy"),
+    [
+        ("x,z", "Say which: --text-column NAME --label-column NAME."),
+        ("review,z", "Did you mean --text-column review --label-column NAME?"),
+    ],
+)
+def test_both_columns_that_are_lacking_are_asked_for(
+    folder: Path, capsys: pytest.CaptureFixture[str], header: str, remedy: str
+) -> None:
+    (folder / "odd.csv").write_text(f"{header}\ngood,a\nbad,b\n")
+    code, _, told = called(capsys, "check", "--task", "text-classification", "--train", str(folder / "odd.csv"))
+    assert (code, remedy in told) == (2, True), told
+
+
 def test_a_column_that_other_files_have_is_to_be_renamed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An option for one file would be wrong for the others."""
     (folder / "general.csv").write_text((folder / "test.csv").read_text().replace("text,label", "review,label"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from domaintune.finished.strength import moved, set_strength, told
 from domaintune.report.wording import further
 from domaintune.report.write import write_report
 from domaintune.run import RunFolder
+from domaintune.tasks.classification import label_index
 from domaintune.terminal import comparison_notes, runs_table
 
 
@@ -106,6 +108,14 @@ def test_rows_that_were_seen_are_told_and_bare_ones_refused(first: Run, folder: 
         evaluate(first, str(folder / "odd.csv"))
     with pytest.raises(RunError, match="strength"):
         evaluate(first, str(mixed), strength=3)
+
+
+@pytest.mark.parametrize(
+    ("label", "remedy"), [("1.0", "Did you mean '1'?"), ("7", "train with the label: tune --set task.labels=")]
+)
+def test_an_unknown_label_of_later_rows_is_told(tmp_path: Path, label: str, remedy: str) -> None:
+    with pytest.raises(DataError, match=re.escape(remedy)):
+        label_index(label, ("1", "2", "10"), where="later.csv:2")
 
 
 def test_labels_that_no_row_has_are_told(first: Run, three: Run, folder: Path) -> None:

@@ -87,7 +87,12 @@ def test_python_says_what_files_say(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ("change", "text"),
     [
         ({"method": {"name": "lora", "rnk": 3}}, r"'method.lora.rnk': did you mean 'rank'"),
-        ({"method": "lroa"}, r"'lora'"),
+        ({"method": "lroa"}, r"'method': unknown name 'lroa': did you mean 'lora'"),
+        (
+            {"task": "text-clasification"},
+            r"'task': unknown name 'text-clasification': did you mean 'text-classification'",
+        ),
+        ({"method": {"name": "xxx", "rank": 2}}, r"unknown name 'xxx': valid: full, freeze, lora, p-tuning"),
         ({"trian": "x"}, r"'trian': did you mean 'train'"),
         ({"training": {"epochs": -1}}, r"training.epochs.*greater than or equal to 0"),
         ({"balance": {"strengths": [0.5]}}, r"include both 0 and 1"),

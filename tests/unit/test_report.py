@@ -334,6 +334,14 @@ def test_the_card_is_the_hubs(tmp_path: Path) -> None:
     assert "Maria" not in card.text
 
 
+def test_the_card_counts_a_finding_of_several_parts_once(tmp_path: Path) -> None:
+    found = {"name": "near-duplicates", "severity": "warning", "rows": [], "message": "", "why": "", "remedy": ""}
+    run = make_run(tmp_path / "x", findings=[{**found, "count": 1}, {**found, "count": 2}, "an older run's"])
+    card = render_card(Records.read(run))
+    assert "- warning, near-duplicates: 3\n" in card
+    assert card.count("near-duplicates") == 1
+
+
 def test_hostile_text_does_no_harm(tmp_path: Path) -> None:
     """As input, label, finding, note, file name and base; nothing of it becomes mark-up, and nothing is lost but by a cut."""
     assert len(HOSTILE) == 20

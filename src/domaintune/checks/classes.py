@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from domaintune.counting import counted
 from domaintune.tasks.base import Finding
 
 SHOWN = 8
@@ -16,7 +17,8 @@ def class_findings(declared: Mapping[int | str, str], used: Sequence[str]) -> It
     if unused:
         yield Finding(
             "unused-classes", "note",
-            f"{len(unused)} of {len(set(declared.values()))} classes that the files declare are in no row: {_listed(unused)}.", (),
+            counted(len(unused), f"of {len(set(declared.values()))} classes that the files declare [is|are] in no row: ")
+            + f"{_listed(unused)}.", (),
             "Label some, or take them out of the file; --set task.labels=[...] makes outputs for them all the same.",
             "The model gets no output for them.", len(unused),
         )  # fmt: skip

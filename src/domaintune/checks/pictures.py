@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from domaintune.counting import counted
 from domaintune.data.pictures import like_pictures, look_at
 from domaintune.tasks.base import Finding
 
@@ -29,8 +30,8 @@ def picture_findings(parts: Mapping[str, Sequence[tuple[str, str, str]]]) -> Ite
         shown = [Path(rows[place][1]).name for place in min(places.items())]
         yield Finding(
             "like-pictures", "warning",
-            f"{len(places)} pictures of {other} look like {'an earlier one' if inside else f'one of {one}'},"
-            f" such as {shown[0]} like {shown[1]}.",
+            counted(len(places), f"[picture|pictures] of {other} [looks|look] like ")
+            + f"{'an earlier one' if inside else f'one of {one}'}, such as {shown[0]} like {shown[1]}.",
             tuple(rows[place][2] for place in sorted(places)),
             "Look at them, and drop copies." if inside else f"Look at them, and drop copies from {one} or {other}.",
             "They add little to learn, and weigh more than others." if inside
@@ -42,14 +43,15 @@ def picture_findings(parts: Mapping[str, Sequence[tuple[str, str, str]]]) -> Ite
         lying = [p for p in mine if Path(rows[p][1]).suffix.lower() not in (*SUFFIXES.get(looks[p].format, ()), ".img")]
         if lying:
             yield Finding(
-                "wrong-suffix", "note", f"{len(lying)} pictures of {name} are not in the format that their name says.",
+                "wrong-suffix", "note",
+                counted(len(lying), f"[picture|pictures] of {name} [is|are] not in the format that [its|their] name says."),
                 tuple(rows[place][2] for place in lying), "Rename them; they can be read as they are.",
                 "Other programs may refuse them.", len(lying),
             )  # fmt: skip
         odd = [p for p in mine if _is_odd(looks[p].width, looks[p].height)]
         if odd:
             yield Finding(
-                "odd-size", "warning", f"{len(odd)} pictures of {name} are tiny or very long.",
+                "odd-size", "warning", counted(len(odd), f"[picture|pictures] of {name} [is|are] tiny or very long."),
                 tuple(rows[place][2] for place in odd), "Look at them.",
                 "Resized to the model's square, little of them is left.", len(odd),
             )  # fmt: skip

@@ -9,6 +9,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from domaintune.counting import counted
@@ -166,21 +167,23 @@ def shared_groups(train: Part, other: Part) -> Iterator[Finding]:
 def near_findings(parts: Mapping[str, Part]) -> Iterator[Finding]:
     """`near-duplicates`: pairs of almost equal inputs within train, and between train and dev or test."""
     rows = [(name, place, key) for name in DOMAIN if name in parts for place, key in enumerate(parts[name].keys)]
-    found: dict[tuple[str, str], list[int]] = defaultdict(list)
+    found: dict[tuple[str, str], dict[int, int]] = defaultdict(dict)
     for left, right in near_duplicates([key.compared for _, _, key in rows], threshold=NEAR):
         one, other = rows[left], rows[right]
         if one[0] == "train" and one[2].input != other[2].input:
-            found[one[0], other[0]].append(other[1])
-    for (one_name, name), places in found.items():
-        places = sorted(set(places))
+            found[one[0], other[0]].setdefault(other[1], one[1])
+    for (one_name, name), partners in found.items():
+        places = sorted(partners)
         inside = one_name == name
+        pair = (Path(parts[name].where[places[0]]).name, Path(parts[one_name].where[partners[places[0]]]).name)
         yield Finding(
             "near-duplicates",
             "warning",
             counted(
                 len(places),
-                f"[row|rows] of {name} [is|are] almost equal to {'an earlier row' if inside else 'one of train'}.",
-            ),
+                f"[row|rows] of {name} [is|are] almost equal to {'an earlier row' if inside else 'one of train'}, ",
+            )
+            + f"such as {pair[0]} to {pair[1]}.",
             parts[name].at(places),
             "Look at them, and drop those that add nothing."
             if inside
@@ -238,7 +241,8 @@ def unseen_labels(parts: Mapping[str, Part], *, severity: Literal["error", "warn
         if places:
             unseen = sorted({label for place in places for label in part.keys[place].labels} - train)
             yield Finding(
-                "unseen-labels", severity, f"{len(unseen)} labels of {name} are in no row of train: {', '.join(unseen[:8])}.",
+                "unseen-labels", severity,
+                counted(len(unseen), f"[label|labels] of {name} [is|are] in no row of train: ") + f"{', '.join(unseen[:8])}.",
                 part.at(places), "Add rows of them to train, or join names: --label-map OLD=NEW.",
                 "What is in no training row cannot be learned.", len(unseen),
             )  # fmt: skip

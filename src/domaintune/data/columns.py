@@ -100,11 +100,12 @@ def require_columns(row: Row, wanted: Wanted, *, targets: bool) -> None:
         return
     columns = [str(name) for name in row.values]
     proposed = _of_entities(row, lacking) if wanted.task == "token-classification" else _proposals(lacking, columns)
-    options = " ".join(f"--{name}-column {found}" for name, found in proposed.items() if found)
-    remedy = f"Did you mean {options}?" if options else f"Say which it is: --{lacking[0]}-column NAME."
-    if not options and wanted.task == "token-classification":
+    met = any(proposed.values())
+    options = " ".join(f"--{name}-column {found or 'NAME'}" for name, found in proposed.items())
+    remedy = f"Did you mean {options}?" if met else f"Say which: {options}."
+    if not met and wanted.task == "token-classification":
         remedy = SENTENCES
-    elif any(wanted.column(name) in wanted.used for name in (proposed if options else lacking)):
+    elif any(wanted.column(name) in wanted.used for name in (proposed if met else lacking)):
         remedy = f"Rename {' and '.join(filter(None, proposed.values())) or 'the column'} in this file: {ONE_NAME}"
     names = " and ".join(f"'{wanted.column(name)}'" for name in lacking)
     raise DataError(

@@ -8,6 +8,7 @@ from typing import Any
 
 from domaintune.balance.frontier import Side
 from domaintune.confirm import SideScores, side_scores
+from domaintune.counting import counted
 from domaintune.data.columns import wanted_of
 from domaintune.data.formats import read_part
 from domaintune.data.labels import only, renamed
@@ -113,5 +114,5 @@ def _labelled_rows(
     if general and recipe.data.general_labels is not None:
         separator, names = label_separator(recipe), ", ".join(recipe.data.general_labels)
         rows, dropped = only(rows, wanted, recipe.data.general_labels, where=data, separator=separator)
-        notes.append(f"{dropped} labels other than {names} were left out.")
+        notes.append(counted(dropped, f"[label|labels] other than {names} [was|were] left out."))
     return rows, notes

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,9 +55,18 @@ def render_card(records: Records) -> str:
     front = yaml.safe_dump(front_matter(records), sort_keys=False, allow_unicode=True, width=120)
     body = environment.get_template("card.md").render(
         records=records, scores=records.scores, snippets=card_snippets(records), further=further(records.scores),
-        base_told=base_told(records.scores),
+        base_told=base_told(records.scores), findings=counted_findings(records),
     )  # fmt: skip
     return f"---\n{front}---\n\n{body}\n"
+
+
+def counted_findings(records: Records) -> dict[tuple[str, str], int]:
+    """(severity, name) -> count of the data check's findings, those of all parts together."""
+    made: Counter[tuple[str, str]] = Counter()
+    for found in records.findings:
+        if "severity" in found:
+            made[found["severity"], found["name"]] += found["count"]
+    return made
 
 
 def _plain(form: Any) -> Any:

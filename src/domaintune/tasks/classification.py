@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -14,6 +15,8 @@ from torch.nn import functional
 
 from domaintune.errors import DataError
 from domaintune.tasks.base import Example, Prediction, Record
+
+NUMBER = re.compile(r"[+-]?\d+(?:\.\d*)?")
 
 
 def label_map(found: Sequence[str], *, given: Sequence[str] | None, where: str) -> tuple[str, ...]:
@@ -47,13 +50,22 @@ def label_index(label: str, labels: Sequence[str], *, where: str) -> int:
     """
     if label in labels:
         return labels.index(label)
-    near = difflib.get_close_matches(label, labels, n=1)
+    near = _equal_numbers(label, labels) or difflib.get_close_matches(label, labels, n=1)
     known = ", ".join(labels[:10]) + (", ..." if len(labels) > 10 else "")
     raise DataError(
         f"unknown label '{label}' (known: {known}).",
         where=where,
-        remedy=f"Did you mean '{near[0]}'?" if near else "Mend the row, or add the label with --set task.labels=[...].",
+        remedy=f"Did you mean '{near[0]}'?"
+        if near
+        else "Mend the row, or train with the label: tune --set task.labels=[...].",
     )
+
+
+def _equal_numbers(label: str, labels: Sequence[str]) -> list[str]:
+    """Those of the labels that are the same number otherwise written."""
+    if not NUMBER.fullmatch(label):
+        return []
+    return [other for other in labels if NUMBER.fullmatch(other) and float(other) == float(label)]
 
 
 def class_weights(targets: Sequence[int], *, count: int, kind: Literal["none", "balanced"]) -> tuple[float, ...] | None:

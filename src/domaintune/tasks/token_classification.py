@@ -170,7 +170,7 @@ class TokenClassification(Task):
             where=where,
             remedy=f"Did you mean '{near[0]}'?"
             if near
-            else "Mend the row, or add the type with --set task.labels=[...].",
+            else "Mend the row, or train with the type: tune --set task.labels=[...].",
         )
 
     def from_bare(self, value: str) -> dict[str, Any]:
