@@ -31,7 +31,7 @@ class TextClassificationSettings(Settings):
     text_column: str = "text"
     label_column: str = "label"
     labels: Labels | None = None
-    """The label set and its order; by default derived from the data."""
+    """The label set and its order; by default the data's, or all of the base's own head where the data's are among them."""
     multi_label: bool = False
     label_separator: str = Field(default="|", min_length=1)
     """Between the labels of one row, where `multi_label`."""
