@@ -90,8 +90,8 @@ def evaluate(
         notes.append(
             f"{seen:,} of {len(examples):,} rows were trained or chosen on by this run: both scores are too good."
         )
-    absent = [f"'{label}'" for label, facts in task.classes(scored.records[chosen]).items() if not facts["support"]]
-    if absent and "macro_f1" in task.scores:
+    facts = task.classes(scored.records[chosen]) if "macro_f1" in task.scores else {}
+    if absent := [f"'{label}'" for label, of_label in facts.items() if not of_label["support"]]:
         told = ", ".join(absent[:SHOWN]) + (", ..." if len(absent) > SHOWN else "")
         notes.append(f"no row is {told}: macro_f1 counts such labels with F1 0 where answers have them.")
     return Evaluation(data, at, replace(scored, name=data), examples, task.primary.name, seen, notes)
