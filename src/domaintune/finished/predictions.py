@@ -297,5 +297,3 @@ def _require_known(rows: Iterable[Row], columns: Collection[str]) -> None:
 def _joined(row: Row, answer: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
     """The row with its answer under its `names`, which are those of no column."""
     return {**row.values, **{names[key]: value for key, value in answer.items()}}
-
-
