@@ -115,7 +115,7 @@ def test_every_task_has_a_page_and_a_card(task: str, tmp_path: Path) -> None:
             assert target == values[{"translation": "target", "output": "completion"}.get(shape, "label")]
     page = (run / "report.html").read_text(encoding="utf-8")
     html5lib.HTMLParser(strict=True).parse(page)
-    assert html.escape(json.loads((run / "scores.json").read_text())["verdict"]["sentence"]) in page
+    assert json.loads((run / "scores.json").read_text())["verdict"]["sentence"] in html.unescape(page)
     general = [json.loads(line) for line in (run / "predictions" / "general.jsonl").read_text().splitlines()]
     assert ("target" in general[0]) == (task != "translation")
     lost = answers.flips(general)
