@@ -186,16 +186,21 @@ def _refuse_bf16_(model: torch.nn.Module) -> None:
     next(module for module in model.modules() if type(module) is torch.nn.Linear).register_forward_hook(meet)
 
 
-def test_a_base_that_does_not_compute_in_bf16_trains_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_base_that_does_not_compute_in_bf16_trains_in_fp32(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with_a_trial(monkeypatch, {"fp32": 9.0, "bf16": 1.0})
     states = []
     for precision in ("auto", "fp32"):
         base, task, attached = attach(CELL)
         _refuse_bf16_(attached.model)
         data = dataset(task, base, list(task.read(rows(CELL.task))))
-        settings = TrainingSettings(epochs=2, batch_size=1, precision=precision)
-        done = train(attached, task, base, data, settings, learning_rate=1e-3, seed=1, validate=None, folder=None)
-        assert done.precision == "fp32"
+        settings = TrainingSettings(epochs=2, batch_size=1, precision=precision, checkpoint_every_seconds=0.0)
+        done = train(
+            attached, task, base, data, settings, learning_rate=1e-3, seed=1, validate=None, folder=tmp_path / precision
+        )
+        again = train(
+            attached, task, base, data, settings, learning_rate=1e-3, seed=1, validate=None, folder=tmp_path / precision
+        )
+        assert (done.precision, again.precision) == ("fp32", "fp32")
         states.append(attached.state())
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
 
