@@ -28,7 +28,7 @@ SHARED = Path(os.environ.get("DOMAINTUNE_SHARED", Path(__file__).resolve().paren
 PICTURES = ("imgcls", "detection")
 FOLDERS = {"sentiment": "sentiment", "textcls": "textcls", "ner": "ner", "mt": "mt", "instruct": "instruct"}
 EXPLAINED: dict[tuple[str, str], dict[str, int]] = {
-    ("pros_cons", "train"): {"repeats": 2319, "conflicts": 65},
+    ("pros_cons", "train"): {"repeats": 2318, "conflicts": 65},
     ("reddit_goemotions", "train"): {"repeats": 274, "conflicts": 3},
     ("reddit_goemotions", "dev"): {"leaks": 45},
     ("reddit_goemotions", "test"): {"leaks": 38},

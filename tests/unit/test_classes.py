@@ -24,7 +24,7 @@ def test_declared_classes_without_rows_and_gaps_in_their_numbers() -> None:
     assert list(class_findings({}, ["cat", "dog"])) == []
     unused, gaps = class_findings({1: "cat", 2: "dog", 5: "cow"}, ["cat", "dog"])
     assert (unused.name, unused.severity, unused.count) == ("unused-classes", "note", 1)
-    assert unused.message == "1 of 3 classes that the files declare are in no row: cow."
+    assert unused.message == "1 of 3 classes that the files declare is in no row: cow."
     assert (gaps.name, gaps.severity) == ("class-number-gaps", "note")
     assert gaps.message == "classes are numbered from 1 to 5 without 3, 4."
     assert all(finding.why and finding.remedy for finding in (unused, gaps))

@@ -188,7 +188,7 @@ def test_where_the_base_was_chosen_strength_1_stands_beside_it(folder: Path, mon
     assert [clean["base"]["value"], clean["tuned"]["value"]] == pytest.approx(ends)
     rights = [sum(c["support"] * c[f"{prefix}recall"] for c in scores["classes"]) for prefix in ("base_", "")]
     assert [right / sum(c["support"] for c in scores["classes"]) for right in rights] == pytest.approx(ends)
-    assert "at strength 1 most by" in trust_lines(scores)[1]
+    assert "accuracy at strength 1 " in trust_lines(scores)[1]
     page = (folder / "runs/x/report.html").read_text()
     assert "<caption>Test rows at strength 1, and the base</caption>" in page
 

@@ -21,6 +21,7 @@ from domaintune.data.splits import together
 from domaintune.errors import DataError
 from domaintune.memory import given_inputs
 from domaintune.recipe import Recipe
+from domaintune.tasks.base import Keys
 from domaintune.tasks.text_classification import TextClassification
 
 
@@ -166,8 +167,8 @@ def test_near_duplicates_stay_in_one_part() -> None:
     assert together(["a", "b", "c", "a"], [None] * 4, [(1, 2)]) == [0, 1, 1, 0]
 
     class Texts:
-        def keys(self, example: str) -> object:
-            return type("K", (), {"input": example, "group": None})()
+        def keys(self, example: str) -> Keys:
+            return Keys(example, "", "")
 
         def texts(self, example: str) -> tuple[str, ...]:
             return (example,)
