@@ -352,8 +352,8 @@ def _general_task(
 ) -> tuple[Task, str, bool]:
     """The general set's task, its head, and whether a head is to be fitted on its learn part.
 
-    The head is the domain's where the labels are equal, its own or those `found` in its rows; else the base's own where that covers the general labels (it is what
-    the base could do before); else the domain's where that covers them; else a new one.
+    The head is the domain's where the labels are equal, its own or those `found` in its rows; else the base's own where that covers the
+    general labels (it is what the base could do before); else the domain's where that covers them; else a new one.
     """
     domain_labels, own = set(task.head().labels), set(base.own_labels)
     if not domain_labels:

@@ -157,9 +157,9 @@ def fork(model: nn.Module, replacing: Mapping[str, Tensor] | None = None) -> nn.
 
     `replacing` maps names from `named_parameters(remove_duplicate=False)` to tensors of the same shape, which are used as they
     are (not cloned); a `Parameter` stays the very object, gradient flag included. Tied parameters stay tied. Buffers are
-    cloned, so that batch-norm statistics of the copy never reach the original; what forwards kept is dropped. Every shared parameter is a new `Parameter`
-    object without a gradient: `.half()`, `requires_grad_` and `.to()` on the copy leave the original alone; writes in place do
-    not, and are forbidden.
+    cloned, so that batch-norm statistics of the copy never reach the original; what forwards kept is dropped. Every shared parameter
+    is a new `Parameter` object without a gradient: `.half()`, `requires_grad_` and `.to()` on the copy leave the original alone;
+    writes in place do not, and are forbidden.
 
     Raises:
         KeyError: a name of `replacing` is no parameter of the model.

@@ -243,8 +243,8 @@ def _note_table_(run: Run, line: str, passed: Passed) -> None:
         held = None
     cells = list(held) if isinstance(held, dict) else [cell.strip(' "') for cell in re.split("[,;\t]", line)]
     if found := [cell for cell in cells if cell in known]:
-        note = f"the first line of standard input looks like that of a table with a column '{found[0]}': each line was taken for an input of its own."
-        passed.notes[f"{note} For a table give a file: domaintune predict RUN FILE."] = None
+        note = f"the first line of standard input looks like that of a table with a column '{found[0]}': each line was taken for an input"
+        passed.notes[f"{note} of its own. For a table give a file: domaintune predict RUN FILE."] = None
 
 
 # --- answers
