@@ -19,7 +19,7 @@ from cells import CELLS, HIGH, MAIN, OURS, PEERS, peer_names, plain_recipe
 from matplotlib.figure import Figure
 from rows import HERE, START, alike, code_hash, peers_hash, settings_of, today, wants_third_rate
 
-from domaintune.seeds import seed_weights
+from domaintune.evaluation.over_seeds import seed_weights
 
 PAGE = Path("docs/benchmarks.md")
 INTRODUCTION = HERE / "introduction.md"

@@ -3,34 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.special import ndtri, stdtrit
 
 from domaintune.balance.frontier import Point
 from domaintune.confirm import judged, kept_kind
 from domaintune.errors import RunError
 from domaintune.evaluation.intervals import (
-    MEANS_OF_CLASSES,
-    Estimate,
-    above_zero,
     bootstrap_weights,
-    drawn_units,
-    kept,
-    percentiles,
-    retention_kind,
-    within_range,
 )
+from domaintune.evaluation.over_seeds import OverSeeds
 from domaintune.evaluation.records import ScoredRows, load_records
 from domaintune.evaluation.verdict import Confirmed
 from domaintune.inputs import checksums, files
 from domaintune.predict import load, saved_tasks
 from domaintune.recipe import Recipe
 from domaintune.run import SEEDS, SEEDS_SUMMARY, RunFolder, write_json
-from domaintune.tasks.base import Record, Task
+from domaintune.tasks.base import Task
 
 
 def tune_seeds(
@@ -217,136 +208,18 @@ def median_place(values: Sequence[float], *, higher_is_better: bool) -> int:
     return order[(len(values) - 1) // 2]
 
 
-@dataclass(frozen=True)
-class _Side:
-    """The scores of one side over seeds and resamples.
-
-    Resamples draw seeds and examples independently, as the seeds were all scored on the same examples. Source: Owen 2007, the
-    pigeonhole bootstrap (arXiv 0711.0083). Where a run's own interval is exact, because its models differ on few examples, the
-    interval reaches at least as far as that of every run. Few seeds tell little of how much seeds vary: intervals are widened as
-    Student's t is wider than the normal distribution, with Satterthwaite's degrees of freedom. `points` and
-    `draws`: "base", "chosen" (each run at its own choice), "tuned" -> score -> the mean over seeds, once and by draw.
-    """
-
-    task: Task
-    count: int
-    units: int
-    """Rows, or the groups that are resampled whole."""
-    points: dict[str, dict[str, float]]
-    each: dict[str, dict[str, np.ndarray]]
-    """As `points`, seed by seed."""
-    draws: dict[str, dict[str, np.ndarray]]
-    keys: dict[str, Sequence[str]]
-    confirmed: Sequence[Mapping[str, Any]]
-    """What each run's scores.json says of this side."""
-
-    def gain(self, name: str) -> Estimate:
-        primary = self.task.primary
-        sign = 1.0 if primary.higher_is_better else -1.0
-        value = sign * (self.points[name][primary.name] - self.points["base"][primary.name])
-        draws, each = (
-            sign * (held[name][primary.name] - held["base"][primary.name]) for held in (self.draws, self.each)
-        )
-        return self._reaching(self._interval(value, draws, each), name, lambda side, key: side["change"][key])
-
-    def _interval(self, value: float, draws: np.ndarray, each: np.ndarray) -> Estimate:
-        return widened(percentiles(value, draws), draws, each, rows=self.units)
-
-    def change(self, name: str, *, agreement: bool) -> Estimate:
-        """Retention: of the means over seeds; or agreement."""
-        primary = self.task.primary
-        value, base = self.points[name][primary.name], self.points["base"][primary.name]
-        draws, base_draws = self.draws[name][primary.name], self.draws["base"][primary.name]
-        if agreement and primary.higher_is_better:
-            return self.score(name, primary.name)
-        kind = retention_kind(primary, base)
-        whole = kept(primary, np.array(value), np.array(base), kind)
-        each = kept(primary, self.each[name][primary.name], self.each["base"][primary.name], kind)
-        made = self._interval(float(whole), kept(primary, draws, base_draws, kind), each)
-        made = above_zero(made) if kind == "ratio" else made
-        return self._reaching(made, name, lambda side, key: side["change"][key])
-
-    def score(self, name: str, score: str) -> Estimate:
-        value, draws = self.points[name][score], self.draws[name][score]
-        draws = 2 * value - draws if score in MEANS_OF_CLASSES else draws
-        made = self._interval(value, draws, self.each[name][score])
-        return self._reaching(within_range(made, score), name, lambda side, key: side["scores"][key][score])
-
-    def _reaching(
-        self, made: Estimate, name: str, of: Callable[[Mapping[str, Any], str], Mapping[str, Any]]
-    ) -> Estimate:
-        own = [of(side, key) for side, key in zip(self.confirmed, self.keys[name], strict=True)]
-        exact = [estimate for estimate in own if estimate["how"] == "exact"]
-        if not exact:
-            return made
-        return replace(
-            made,
-            low=min(made.low, *(e["low"] for e in exact)),
-            high=max(made.high, *(e["high"] for e in exact)),
-            lower=min(made.lower, *(e["lower"] for e in exact)),
-            how="exact",
-        )
-
-    def plain(self, *, change: Callable[[str], Estimate], kind: str) -> dict[str, Any]:
-        scores = {name: {key: self.score(name, key).plain() for key in points} for name, points in self.points.items()}
-        changes = {name: change(name).plain() for name in self.points}
-        return {"rows": self.count, "kind": kind, "scores": scores, "change": changes}
-
-
-def _side(task: Task, runs: Sequence[RunFolder], part: str, chosen: Sequence[str], recipe: Recipe) -> _Side:
+def _side(task: Task, runs: Sequence[RunFolder], part: str, chosen: Sequence[str], recipe: Recipe) -> OverSeeds:
     read = [load_records(run.path / "records" / f"{part}.safetensors") for run in runs]
     rows = _same_rows([entry[0] for entry in read], runs)
-    count, draws = len(rows.checksums), recipe.evaluation.draws
-    weights = bootstrap_weights(count, draws=draws, seed=recipe.seed, groups=rows.group_names())
-    over_seeds = seed_weights(len(runs), draws=draws, seed=recipe.seed)
-    points: dict[str, dict[str, float]] = {}
-    each: dict[str, dict[str, np.ndarray]] = {}
-    drawn: dict[str, dict[str, np.ndarray]] = {}
-    strengths = {"base": ["0"] * len(runs), "chosen": chosen, "tuned": ["1"] * len(runs)}
-    for name, keys in strengths.items():
-        records: list[list[Record]] = [entry[1][key] for entry, key in zip(read, keys, strict=True)]
-        once = [task.reduce(one, np.ones((1, count))) for one in records]
-        often = [task.reduce(one, weights) for one in records]
-        each[name] = {key: np.array([one[key][0] for one in once]) for key in once[0]}
-        points[name] = {key: float(values.mean()) for key, values in each[name].items()}
-        drawn[name] = {key: (over_seeds * np.stack([one[key] for one in often], axis=1)).sum(1) for key in once[0]}
-    sides = [run.read("scores.json")["domain" if part == "test" else part] for run in runs]
-    return _Side(task, count, drawn_units(weights), points, each, drawn, strengths, sides)
-
-
-def widened(made: Estimate, draws: np.ndarray, each: np.ndarray, *, rows: int) -> Estimate:
-    """The interval of a mean over few seeds, `each` a seed's value: as much wider as Student's t is than the normal distribution, with the
-    degrees of freedom of a sum of two variances, that of seeds and that of so many `rows`.
-
-    Source: Satterthwaite 1946, An Approximate Distribution of Estimates of Variance Components.
-    """
-    of_seeds = float(each.var(ddof=1)) / len(each)
-    finite = draws[np.isfinite(draws)]
-    of_rows = max(float(finite.var()) - of_seeds, 0.0) if finite.size else 0.0
-    if rows == 1:
-        return replace(made, low=-np.inf, high=np.inf, lower=-np.inf)
-    if not of_seeds + of_rows > 0:  # also where they are no numbers
-        return made
-    unbiased = of_rows * rows / (rows - 1)
-    freedom = (of_seeds + unbiased) ** 2 / (of_seeds**2 / (len(each) - 1) + unbiased**2 / (rows - 1))
-    more = np.sqrt((of_seeds + unbiased) / (of_seeds + of_rows))
-    two, one = (float(stdtrit(freedom, level) / ndtri(level) * more) for level in (0.975, 0.95))
-    low, high, lower = (
-        made.value + (end - made.value) * by for end, by in ((made.low, two), (made.high, two), (made.lower, one))
+    weights = bootstrap_weights(
+        len(rows.checksums), draws=recipe.evaluation.draws, seed=recipe.seed, groups=rows.group_names()
     )
-    return replace(made, low=low, high=high, lower=lower)
-
-
-def seed_weights(seeds: int, *, draws: int, seed: int) -> np.ndarray:
-    """Weights of two or more seeds in resampled means of their scores, [draws, seeds].
-
-    Those of a plain bootstrap, further from equal by sqrt(n / (n - 1)): the mean's variance over draws is then the unbiased s^2 / n.
-    Without it two seeds would give half of that. Source: Efron 1982, The Jackknife, the Bootstrap and Other Resampling Plans.
-    """
-    equal = 1.0 / seeds
-    drawn = bootstrap_weights(seeds, draws=draws, seed=seed) / seeds
-    made: np.ndarray = equal + (drawn - equal) * np.sqrt(seeds / (seeds - 1))
-    return made
+    keys: dict[str, Sequence[str]] = {"base": ["0"] * len(runs), "chosen": chosen, "tuned": ["1"] * len(runs)}
+    records = {
+        name: [entry[1][key] for entry, key in zip(read, of_runs, strict=True)] for name, of_runs in keys.items()
+    }
+    sides = [run.read("scores.json")["domain" if part == "test" else part] for run in runs]
+    return OverSeeds.of(task, records, weights, seed=recipe.seed, keys=keys, confirmed=sides)
 
 
 def _same_rows(rows: Sequence[ScoredRows], runs: Sequence[RunFolder]) -> ScoredRows:

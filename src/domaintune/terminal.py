@@ -183,7 +183,7 @@ def comparison_table(compared: Mapping[str, Any]) -> Table:
     for run in compared["runs"]:
         name = names[run["run"]]
         table.add_row(
-            f"{escape(name)}\n{'' if name == run['method'] else run['method'] + ', '}at {run['strength']:g}",
+            f"{escape(name)}\n{'' if name == run['method'] else run['method'] + ', '}at {_span(run['strengths'])}",
             interval(run["base_score"]),
             interval(run["score"]),
             signed(run["gain"]),
@@ -200,21 +200,31 @@ def comparison_notes(compared: Mapping[str, Any]) -> list[str]:
     runs: dict[str, list[str]] = {note: list(names.values()) for note in compared["notes"]}
     for run in compared["runs"]:
         own = run["own_strengths"]
-        for note in [*([f"scored at strength {spoken({'': run['strength'], **own})}."] if own else []), *run["notes"]]:
+        at = f"scored at strength {spoken({'': run['strengths'][0], **own})}."
+        for note in [*([at] if own else []), *run["notes"]]:
             runs.setdefault(note, []).append(names[run["run"]])
     made = [note if len(told) == len(names) else f"{', '.join(told)}: {note}" for note, told in runs.items()]
-    if any(run["seeds"] > 1 for run in compared["runs"]):
-        made.append(
-            "of a run over several seeds the one with the median dev score is compared; `domaintune show RUN` gives the means over seeds."
-        )
+    if len({run["compared_seeds"] for run in compared["runs"]} | {1}) > 1:
+        made.append("of a run over several seeds the means over them are compared, each at its own strength.")
+    for run in compared["runs"]:
+        if run["compared_seeds"] < run["seeds"]:
+            made.append(
+                f"{names[run['run']]}: another strength was set since; of its seeds the one with the median dev score is compared."
+            )
     return made
+
+
+def _span(strengths: Sequence[float]) -> str:
+    return f"{min(strengths):g}" if len(set(strengths)) == 1 else f"{min(strengths):g} to {max(strengths):g}"
 
 
 def _names_of(compared: Mapping[str, Any]) -> dict[str, str]:
     """Of each run of a comparison, by its path."""
     names = short_names([run["run"] for run in compared["runs"]])
     for run in compared["runs"]:
-        if run["seeds"] > 1:
+        if run["compared_seeds"] > 1:
+            names[run["run"]] += f" ({run['seeds']} seeds)"
+        elif run["seeds"] > 1:
             names[run["run"]] += f" (seeds/{run['used_seed']} of {run['seeds']})"
     return names
 

@@ -210,7 +210,7 @@ def test_strengths_of_domains_are_named(first: Run, folder: Path, tmp_path: Path
     compared = printed("compare", str(run.path), str(tmp_path / "other"), "--data", str(shown))
     assert "note: scored at strength 1 and 0.25 for [b]hotels." in compared
     facts = compare([run.path, tmp_path / "other"], data=str(shown))["runs"][0]
-    assert (facts["strength"], facts["own_strengths"]) == (1.0, {"[b]hotels": 0.25})
+    assert (facts["strengths"], facts["own_strengths"]) == ([1.0], {"[b]hotels": 0.25})
 
 
 def test_groups_count_whichever_run_names_them(first: Run, second: Run, folder: Path, tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from scipy.stats import binomtest
 
 from domaintune.data.rows import Row
 from domaintune.errors import RunError
-from domaintune.evaluation.paired import holm, swap_test
+from domaintune.evaluation.intervals import bootstrap_weights
+from domaintune.evaluation.paired import difference, holm, swap_test
 from domaintune.evaluation.records import load_records, save_records, scored_rows
 from domaintune.evaluation.score import predict, records_of
 from domaintune.tasks.base import dataset
@@ -95,19 +96,66 @@ def test_the_swap_test_is_the_sign_test_for_accuracies(won: int, lost: int) -> N
     ours = answers(*[1] * won, *[0] * lost, *[1] * 20)
     theirs = answers(*[0] * won, *[1] * lost, *[1] * 20)
     exact = binomtest(won, won + lost).pvalue
-    found = swap_test(Accuracy(), ours, theirs, draws=4000, seed=0)  # type: ignore[arg-type]
+    found = swap_test(Accuracy(), [ours], [theirs], draws=4000, seed=0)  # type: ignore[arg-type]
     assert found == pytest.approx(exact, abs=4 * np.sqrt(exact * (1 - exact) / 4000) + 1e-3)
-    assert swap_test(Accuracy(), theirs, ours, draws=4000, seed=0) == found  # type: ignore[arg-type]
+    assert swap_test(Accuracy(), [theirs], [ours], draws=4000, seed=0) == found  # type: ignore[arg-type]
 
 
 def test_equal_models_never_differ_and_groups_are_swapped_whole() -> None:
     some = answers(1, 0, 1, 1)
-    assert swap_test(Accuracy(), some, some, draws=200, seed=0) == 1.0  # type: ignore[arg-type]
-    won = (answers(*[1] * 12), answers(*[0] * 12))
+    assert swap_test(Accuracy(), [some], [some], draws=200, seed=0) == 1.0  # type: ignore[arg-type]
+    won = ([answers(*[1] * 12)], [answers(*[0] * 12)])
     alone = swap_test(Accuracy(), *won, draws=1000, seed=0)  # type: ignore[arg-type]
     pairs = swap_test(Accuracy(), *won, draws=1000, seed=0, groups=["a"] * 6 + ["b"] * 6)  # type: ignore[arg-type]
     assert alone == pytest.approx(1 / 1001, abs=2e-3)
     assert pairs == pytest.approx(0.5, abs=0.06)  # two groups: both sides swapped, or none
+
+
+def test_one_seed_each_is_the_swap_test_and_the_gain() -> None:
+    ours, theirs = answers(*[1] * 14, *[0] * 6), answers(*[0] * 8, *[1] * 7, *[0] * 5)
+    weights = bootstrap_weights(20, draws=500, seed=0)
+    made, p = difference(Accuracy(), [ours], [theirs], weights, draws=1000, seed=0)  # type: ignore[arg-type]
+    assert made.value == pytest.approx(7 / 20)
+    assert p == swap_test(Accuracy(), [ours], [theirs], draws=1000, seed=0)  # type: ignore[arg-type]
+    same, p_same = difference(Accuracy(), [ours] * 3, [theirs] * 3, weights, draws=1000, seed=0)  # type: ignore[arg-type]
+    assert same.value == pytest.approx(made.value)
+    assert p_same >= p
+    assert (same.low, same.high) == (pytest.approx(made.low, abs=0.05), pytest.approx(made.high, abs=0.05))
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(3, 3), (3, 2), (4, 1)])
+def test_differences_over_seeds_hold_what_seeds_add(ours: int, theirs: int) -> None:
+    """Two models that are equally good over all seeds: seeds of one answer well by chance. At most one in ten of the tests
+    at 5 % finds a difference, and as many intervals miss 0; examples alone find one in most."""
+    generator, rows, times = np.random.default_rng(ours + theirs), 200, 60
+    missed = found = alone = 0
+    for _ in range(times):
+        hard = generator.normal(size=rows)
+
+        def seeds(number: int, vary: float, hard: np.ndarray = hard) -> list[Any]:
+            chances = [hard + vary * generator.normal() + 0.3 * generator.normal(size=rows) for _ in range(number)]
+            return [answers(*(chance > 0)) for chance in chances]
+
+        one, two = seeds(ours, 0.4), seeds(theirs, 0.4 if theirs > 1 else 0.0)
+        weights = bootstrap_weights(rows, draws=300, seed=0)
+        made, p = difference(Accuracy(), one, two, weights, draws=100, seed=0)  # type: ignore[arg-type]
+        missed += not made.low <= 0 <= made.high
+        found += p < 0.05
+        alone += difference(Accuracy(), one[:1], two[:1], weights, draws=100, seed=0)[1] < 0.05  # type: ignore[arg-type]
+    assert max(missed, found) <= 0.1 * times
+    assert alone > 0.3 * times
+
+
+def test_clear_differences_over_seeds_are_found() -> None:
+    generator = np.random.default_rng(0)
+    hard = generator.normal(size=300)
+    one, two = ([answers(*(hard + by + 0.3 * generator.normal(size=300) > 0)) for _ in range(3)] for by in (0.5, 0.0))
+    weights = bootstrap_weights(300, draws=500, seed=0)
+    made, p = difference(Accuracy(), one, two, weights, draws=500, seed=0)  # type: ignore[arg-type]
+    back, again = difference(Accuracy(), two, one, weights, draws=500, seed=0)  # type: ignore[arg-type]
+    assert 0 < made.low < made.value < made.high
+    assert p < 0.01
+    assert (back.value, again) == (pytest.approx(-made.value), pytest.approx(p))
 
 
 def test_holm_on_its_own_example() -> None:

@@ -14,8 +14,11 @@ from typer.testing import CliRunner
 from domaintune import load, seeds, tune
 from domaintune.cli import app
 from domaintune.errors import RunError
+from domaintune.evaluation.intervals import percentiles
+from domaintune.evaluation.over_seeds import seed_weights, widened
 from domaintune.evaluation.records import load_records
 from domaintune.finished.compare import compare
+from domaintune.finished.evaluate import evaluate
 from domaintune.finished.listing import list_runs
 from domaintune.finished.strength import set_strength
 from domaintune.seeds import median_place
@@ -71,12 +74,34 @@ def test_a_killed_one_goes_on_and_the_summary_is_the_mean(tmp_path: Path) -> Non
     assert listed["verdict"] == summary["verdict"]["kind"]
     one = tune(recipe(tmp_path, test=None, output=str(tmp_path / "runs/one"), data={"seed": 5}))
     compared = compare([output, one.path])
+    facts, other = compared["runs"]
+    assert (facts["seeds"], facts["compared_seeds"], other["seeds"], other["compared_seeds"]) == (3, 3, 1, 1)
+    assert facts["strengths"] == [run["chosen_strength"] for run in summary["runs"]]
+    assert facts["score"] == summary["domain"]["scores"]["chosen"]["accuracy"]
+    assert facts["base_score"] == summary["domain"]["scores"]["base"]["accuracy"]
+    assert (facts["gain"], facts["verdict"]) == (summary["domain"]["change"]["chosen"], summary["verdict"]["kind"])
+    assert facts["retention"] == summary["general"]["change"]["chosen"]
+    difference = other["score"]["value"] - facts["score"]["value"]
+    assert compared["pairs"][0]["difference"]["value"] == pytest.approx(difference)
+    data = str(tmp_path / "train.csv")
+    on_data = compare([output, one.path], data=data)["runs"][0]
+    sides = [evaluate(load(output / "seeds" / str(n)), data).side for n in range(3)]
+    expected = [
+        side.plain()["scores"][f"{at:g}"]["accuracy"]["value"]
+        for side, at in zip(sides, facts["strengths"], strict=True)
+    ]
+    assert on_data["score"]["value"] == pytest.approx(np.mean(expected))
+    shown = " ".join(CliRunner().invoke(app, ["compare", str(output), str(one.path)]).output.split())
+    assert "one - s (3 seeds)" in shown
+    assert "note: of a run over several seeds the means over them are compared, each at its own strength" in shown
     used = summary["used_seed"]
-    assert [(facts["seeds"], facts["used_seed"]) for facts in compared["runs"]] == [(3, used), (1, None)]
-    assert compared["runs"][0]["score"]["value"] == pytest.approx(summary["runs"][used]["score"])
+    set_strength(output, 0.0 if facts["strengths"][used] else 1.0)
+    alone = compare([output, one.path])["runs"][0]
+    assert (alone["compared_seeds"], alone["used_seed"], alone["verdict"]) == (1, used, None)
     shown = " ".join(CliRunner().invoke(app, ["compare", str(output), str(one.path)]).output.split())
     assert f"one - s (seeds/{used} of 3)" in shown
-    assert "note: of a run over several seeds the one with the median dev score is compared" in shown
+    assert "another strength was set since; of its seeds the one with the median dev score is compared" in shown
+    set_strength(output, facts["strengths"][used])
     with pytest.raises(RunError, match="finished run"):
         tune(made)
 
@@ -148,19 +173,19 @@ def test_intervals_over_few_seeds_cover(number: int, of_rows: float) -> None:
     held, times = 0, 400
     for _ in range(times):
         each = generator.normal(size=number) + of_rows * generator.normal() / np.sqrt(number)
-        weights = seeds.seed_weights(number, draws=1000, seed=0)
+        weights = seed_weights(number, draws=1000, seed=0)
         draws = weights @ each + of_rows * generator.normal(size=1000) / np.sqrt(number)
-        made = seeds.widened(seeds.percentiles(float(each.mean()), draws), draws, each, rows=500)
+        made = widened(percentiles(float(each.mean()), draws), draws, each, rows=500)
         held += made.low <= 0 <= made.high
     assert (0.88 if number == 2 else 0.91) < held / times < 0.995
     assert made.high - made.low < 25 * np.sqrt(2 / number), "and not by being endless"
 
 
 def test_draws_that_are_no_numbers_do_not_narrow_an_interval() -> None:
-    each, draws = np.array([0.93, 0.985]), seeds.seed_weights(2, draws=2000, seed=0) @ np.array([0.93, 0.985])
+    each, draws = np.array([0.93, 0.985]), seed_weights(2, draws=2000, seed=0) @ np.array([0.93, 0.985])
     broken = draws.copy()
     broken[3] = np.inf
-    whole, other = (seeds.widened(seeds.percentiles(0.9575, d), d, each, rows=100) for d in (draws, broken))
+    whole, other = (widened(percentiles(0.9575, d), d, each, rows=100) for d in (draws, broken))
     assert (other.low, other.high) == (pytest.approx(whole.low, abs=0.01), pytest.approx(whole.high, abs=0.01))
 
 

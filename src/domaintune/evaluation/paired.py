@@ -3,39 +3,94 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
+from scipy.special import stdtr
 
+from domaintune.evaluation.intervals import (
+    FEW,
+    Estimate,
+    decided_records,
+    differing_records,
+    drawn_units,
+    gain_estimate,
+    percentiles,
+)
+from domaintune.evaluation.over_seeds import means_over_seeds, reaching, spread, widened
 from domaintune.tasks.base import Record, Task
 
 CHUNK_DRAWS = 100
+Runs = Sequence[Sequence[Record]]
+"""One model's records of the same examples, a list for each seed that it was trained with."""
+
+
+def difference(
+    task: Task,
+    ours: Runs,
+    theirs: Runs,
+    weights: np.ndarray,
+    *,
+    draws: int,
+    seed: int,
+    groups: Sequence[str | None] | None = None,
+) -> tuple[Estimate, float]:
+    """Ours minus theirs of the primary score (for losses theirs minus ours), each the mean over its seeds, with its interval, and its
+    two-sided p-value: of the swap test, with so many `draws`; where there are several seeds also of Student's t, and the larger counts,
+    as swapped examples tell nothing of how much seeds vary. `weights`: resamples of the examples, for both at once, [draws, examples];
+    seeds are resampled independently, and a single one adds nothing to the interval."""
+    p = swap_test(task, ours, theirs, draws=draws, seed=seed, groups=groups)
+    if len(ours) == len(theirs) == 1:
+        return gain_estimate(task, ours[0], theirs[0], weights), p
+    name, sign = task.primary.name, 1.0 if task.primary.higher_is_better else -1.0
+    (each, drawn), (other, other_drawn) = (
+        means_over_seeds(task, records, weights, seed=seed + side) for side, records in enumerate((ours, theirs))
+    )
+    both, rows = sign * (drawn[name] - other_drawn[name]), drawn_units(weights)
+    value = sign * float(each[name].mean() - other[name].mean())
+    variance, freedom, _ = spread(both, (each[name], other[name]), rows=rows)
+    if variance > 0:
+        p = max(p, 2 * float(stdtr(freedom, -abs(value) / np.sqrt(variance))))
+    made = widened(percentiles(value, both), both, each[name], other[name], rows=rows)
+    few = [gain_estimate(task, a, b, weights) for a in ours for b in theirs if _few_differ(task, a, b)]
+    return reaching(made, [estimate for estimate in few if estimate.how == "exact"]), p
+
+
+def _few_differ(task: Task, ours: Sequence[Record], theirs: Sequence[Record]) -> bool:
+    if task.primary.binary and decided_records(ours, theirs) < FEW:
+        return True
+    return differing_records(task.primary, ours, theirs) < FEW
 
 
 def swap_test(
     task: Task,
-    ours: Sequence[Record],
-    theirs: Sequence[Record],
+    ours: Runs,
+    theirs: Runs,
     *,
     draws: int,
     seed: int,
     groups: Sequence[str | None] | None = None,
 ) -> float:
     """Two-sided p-value of the difference in the primary score if the two models were alike: (1 + draws at least as far from 0) /
-    (1 + draws), where each draw swaps the two models' answers at every example, or every group of them, with probability 1/2.
+    (1 + draws), where each draw swaps the two models' answers at every example, or every group of them, with probability 1/2. Those of
+    all seeds of an example are swapped together.
 
     Source: Noreen 1989, approximate randomisation; for scores that are no means Yeh 2000 (arXiv cs/0008005).
     """
-    count, name = len(ours), task.primary.name
+    count, name = len(ours[0]), task.primary.name
     marks: list[object] = [i if groups is None or groups[i] is None else groups[i] for i in range(count)]
     position = {mark: i for i, mark in enumerate(dict.fromkeys(marks))}
     member = np.array([position[mark] for mark in marks])
-    both = [*ours, *theirs]
+    pairs = list(zip(ours, theirs, strict=True)) if len(ours) == len(theirs) else list(product(ours, theirs))
 
     def differences(swapped: np.ndarray) -> np.ndarray:
-        """swapped: bool [draws, examples]."""
+        """swapped: bool [draws, examples]. The mean over pairs of seeds, of all where the two have other numbers of seeds."""
         first = np.concatenate([~swapped, swapped], axis=1).astype(np.float64)
-        made: np.ndarray = task.reduce(both, first)[name] - task.reduce(both, 1.0 - first)[name]
-        return made
+        made = [
+            task.reduce(both, first)[name] - task.reduce(both, 1.0 - first)[name]
+            for both in ([*a, *b] for a, b in pairs)
+        ]
+        return np.asarray(np.mean(made, axis=0))
 
     observed = abs(float(differences(np.zeros((1, count), dtype=bool))[0]))
     generator = np.random.default_rng([seed, count])

@@ -12,13 +12,14 @@ import numpy as np
 
 from domaintune.data.splits import together
 from domaintune.errors import RunError
-from domaintune.evaluation.intervals import bootstrap_weights, gain_estimate
-from domaintune.evaluation.paired import holm, swap_test
+from domaintune.evaluation.intervals import bootstrap_weights
+from domaintune.evaluation.over_seeds import OverSeeds
+from domaintune.evaluation.paired import difference, holm
 from domaintune.evaluation.records import ScoredRows, load_records, scored_rows
 from domaintune.finished.evaluate import Evaluation, evaluate
 from domaintune.finished.strength import spoken
 from domaintune.predict import load, saved_tasks
-from domaintune.run import RunFolder, read_lines
+from domaintune.run import SEEDS_SUMMARY, RunFolder, read_json, read_lines
 from domaintune.stored import damage_told
 from domaintune.tasks.base import Record, Task
 
@@ -29,7 +30,8 @@ SEED = 0
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One run at its strength: its facts, and its records on the rows that all are compared on."""
+    """One run at its strength, or one over several seeds with each at its own: its facts, and its records on the rows that all are
+    compared on."""
 
     name: str
     task: Task
@@ -37,7 +39,24 @@ class Candidate:
     rows: ScoredRows
     places: list[str]
     """ "file:line" of each row."""
-    records: list[Record]
+    records: list[list[Record]]
+    """A list for each seed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """One run's records at its strength and at 0, and what it says of that side."""
+
+    folder: RunFolder
+    strength: float
+    own: dict[str, float]
+    side: dict[str, Any]
+    rows: ScoredRows
+    places: list[str]
+    at: list[Record]
+    base: list[Record]
+    seen: int | None
+    notes: list[str]
 
 
 def compare(paths: Sequence[str | Path], *, data: str | None = None, encoding: str | None = None) -> dict[str, Any]:
@@ -45,8 +64,9 @@ def compare(paths: Sequence[str | Path], *, data: str | None = None, encoding: s
     better) with its interval and the p-value of a paired test, as it is and corrected for the number of pairs. Rows that any of the
     runs groups are resampled and swapped together, whatever the order of the runs.
 
-    Facts of a run over several seeds are those of the one that stands for it (`used_seed`); `own_strengths`: what was set for single
-    domains; `seen_rows`, `notes`: of `data`, as `evaluate` says them.
+    Of a run over several seeds the means over all (`compared_seeds`), each at its own strength (`strengths`), with what seeds add to
+    the intervals; where another strength was set since, of the one that stands for it (`used_seed`) alone. `own_strengths`: what was
+    set for single domains; `seen_rows`, `notes`: of `data`, as `evaluate` says them.
 
     `data`: labelled rows to score all runs on, by default each run's own test part, which has to be the same.
 
@@ -78,7 +98,7 @@ def compare(paths: Sequence[str | Path], *, data: str | None = None, encoding: s
         "task": first.task.name,
         "primary": first.task.primary.name,
         "data": data or "test",
-        "rows": len(first.records),
+        "rows": len(first.places),
         "notes": _told_groupings(names, groupings),
         "runs": [candidate.facts for candidate in made],
         "pairs": pairs,
@@ -108,57 +128,98 @@ def _task(folder: RunFolder) -> Task:
 
 def _candidate(name: str, folder: RunFolder, data: str | None, encoding: str | None) -> Candidate:
     """`folder`: the run, or of one over several seeds the one that stands for it."""
-    scores, state, facts = folder.read("scores.json"), folder.read("run.json"), folder.read("provenance.json")
-    dial, task = folder.read("strength.json"), _task(folder)
-    strength, own = float(dial["chosen"]), dial.get("own", {})
-    key = f"{strength:g}"
+    task, state = _task(folder), folder.read("run.json")
     whole = RunFolder(Path(name)).read("run.json")
-    seeds, used = whole.get("seeds", 1), whole.get("used_seed")
-    seen, notes = None, list[str]()
-    if data is None:
-        rows, records = load_records(folder.path / "records" / "test.safetensors")
-        if key not in records or own:
-            raise RunError(
-                f"was set to strength {spoken({'': strength, **own})}, at which it was not scored on its test part.",
-                where=name,
-                remedy="Give labelled rows with --data.",
-            )
-        side, mine, places = scores["domain"], records[key], _places(folder)
-    else:
-        evaluation: Evaluation = evaluate(load(folder.path), data, encoding=encoding)
-        seen, notes = evaluation.seen, evaluation.notes
-        side, mine = evaluation.side.plain(), evaluation.side.records[strength]
-        rows = scored_rows(task, evaluation.examples)
-        places = [example.where for example in evaluation.examples]
-    primary, general = scores["primary"], scores["general"]
-    kept = None if general is None else general["change"].get(key)
+    summary = read_json(Path(name) / SEEDS_SUMMARY) if "used_seed" in whole and not _set_anew(folder) else None
+    members = [folder] if summary is None else [RunFolder.existing(Path(name) / r["folder"]) for r in summary["runs"]]
+    scored = [_scored(name, task, member, data, encoding) for member in members]
+    first, times = scored[0], [member.read("provenance.json") for member in members]
+    facts = _alone(task, first) if summary is None else _over_seeds(task, scored, summary)
     return Candidate(
         name,
         task,
         {
             "run": name,
-            "seeds": seeds,
-            "used_seed": used,
+            "seeds": whole.get("seeds", 1),
+            "compared_seeds": len(members),
+            "used_seed": whole.get("used_seed"),
             "method": state["method"],
             "base": state["base"],
-            "strength": strength,
-            "own_strengths": own,
-            "base_score": side["scores"]["0"][primary],
-            "score": side["scores"][key][primary],
-            "gain": side["change"][key],
-            "retention": kept,
-            "retention_kind": None if general is None else general["kind"],
-            "verdict": scores["verdict"]["kind"] if strength == scores["chosen_strength"] and not own else None,
-            "trainable_parameters": scores["trainable_parameters"],
-            "training_seconds": facts["training_seconds"],
-            "seconds": facts["seconds"],
-            "seen_rows": seen,
-            "notes": notes,
+            "strengths": [member.strength for member in scored],
+            "own_strengths": first.own,
+            **facts,
+            "trainable_parameters": folder.read("scores.json")["trainable_parameters"],
+            **{key: float(np.mean([own[key] for own in times])) for key in ("training_seconds", "seconds")},
+            "seen_rows": first.seen,
+            "notes": first.notes,
         },
-        rows,
-        places,
-        mine,
+        first.rows,
+        first.places,
+        [member.at for member in scored],
     )
+
+
+def _set_anew(folder: RunFolder) -> bool:
+    dial = folder.read("strength.json")
+    return bool(dial["chosen"] != folder.read("scores.json")["chosen_strength"] or dial.get("own"))
+
+
+def _scored(name: str, task: Task, folder: RunFolder, data: str | None, encoding: str | None) -> Scored:
+    dial = folder.read("strength.json")
+    strength, own = float(dial["chosen"]), dial.get("own", {})
+    if data is not None:
+        made: Evaluation = evaluate(load(folder.path), data, encoding=encoding)
+        at, base = made.side.records[strength], made.side.records[0.0]
+        places = [example.where for example in made.examples]
+        rows = scored_rows(task, made.examples)
+        return Scored(folder, strength, own, made.side.plain(), rows, places, at, base, made.seen, made.notes)
+    rows, records = load_records(folder.path / "records" / "test.safetensors")
+    if f"{strength:g}" not in records or own:
+        raise RunError(
+            f"was set to strength {spoken({'': strength, **own})}, at which it was not scored on its test part.",
+            where=name,
+            remedy="Give labelled rows with --data.",
+        )
+    side = folder.read("scores.json")["domain"]
+    return Scored(folder, strength, own, side, rows, _places(folder), records[f"{strength:g}"], records["0"], None, [])
+
+
+def _alone(task: Task, scored: Scored) -> dict[str, Any]:
+    """What is said of a single run's scores."""
+    scores, key, primary = scored.folder.read("scores.json"), f"{scored.strength:g}", task.primary.name
+    general = scores["general"]
+    chosen = scored.strength == scores["chosen_strength"] and not scored.own
+    return {
+        "base_score": scored.side["scores"]["0"][primary],
+        "score": scored.side["scores"][key][primary],
+        "gain": scored.side["change"][key],
+        "retention": None if general is None else general["change"].get(key),
+        "retention_kind": None if general is None else general["kind"],
+        "verdict": scores["verdict"]["kind"] if chosen else None,
+    }
+
+
+def _over_seeds(task: Task, scored: Sequence[Scored], summary: dict[str, Any]) -> dict[str, Any]:
+    """The same of the means over seeds; `summary`: what seeds.json holds."""
+    recipe, primary, general = scored[0].folder.read("recipe.json"), task.primary.name, summary["general"]
+    draws, seed = recipe["evaluation"]["draws"], recipe["seed"]
+    groups = scored[0].rows.group_names()
+    side = OverSeeds.of(
+        task,
+        {"base": [member.base for member in scored], "chosen": [member.at for member in scored]},
+        bootstrap_weights(len(groups), draws=draws, seed=seed, groups=groups),
+        seed=seed,
+        keys={"base": ["0"] * len(scored), "chosen": [f"{member.strength:g}" for member in scored]},
+        confirmed=[member.side for member in scored],
+    )
+    return {
+        "base_score": side.score("base", primary).plain(),
+        "score": side.score("chosen", primary).plain(),
+        "gain": side.gain("chosen").plain(),
+        "retention": None if general is None else general["change"]["chosen"],
+        "retention_kind": None if general is None else general["kind"],
+        "verdict": summary["verdict"]["kind"],
+    }
 
 
 def _places(folder: RunFolder) -> list[str]:
@@ -211,7 +272,7 @@ def _missing(candidate: Candidate, other: Candidate) -> str:
         if not known
     ]
     told = f" ({', '.join(lacking[:3])}{', ...' if len(lacking) > 3 else ''})" if lacking else ""
-    return f"{len(lacking)} of the {len(candidate.records)} rows of {candidate.name} are not among those of {other.name}{told}"
+    return f"{len(lacking)} of the {len(candidate.places)} rows of {candidate.name} are not among those of {other.name}{told}"
 
 
 def _pair(
@@ -222,13 +283,8 @@ def _pair(
     groups: Sequence[str],
     draws: int,
 ) -> dict[str, Any]:
-    task = first.task
-    one = [first.records[i] for i in first_order]
-    two = [second.records[i] for i in second_order]
-    weights = bootstrap_weights(len(one), draws=DRAWS, seed=SEED, groups=groups)
-    return {
-        "first": first.name,
-        "second": second.name,
-        "difference": gain_estimate(task, two, one, weights).plain(),
-        "p": swap_test(task, two, one, draws=draws, seed=SEED, groups=groups),
-    }
+    one = [[records[i] for i in first_order] for records in first.records]
+    two = [[records[i] for i in second_order] for records in second.records]
+    weights = bootstrap_weights(len(first_order), draws=DRAWS, seed=SEED, groups=groups)
+    made, p = difference(first.task, two, one, weights, draws=draws, seed=SEED, groups=groups)
+    return {"first": first.name, "second": second.name, "difference": made.plain(), "p": p}

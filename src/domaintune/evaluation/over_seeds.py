@@ -1,0 +1,179 @@
+"""Scores of one recipe over several seeds: what seeds and examples both add to the uncertainty of their means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from scipy.special import ndtri, stdtrit
+
+from domaintune.evaluation.intervals import (
+    MEANS_OF_CLASSES,
+    Estimate,
+    above_zero,
+    bootstrap_weights,
+    drawn_units,
+    kept,
+    percentiles,
+    retention_kind,
+    within_range,
+)
+from domaintune.tasks.base import Record, Task
+
+
+@dataclass(frozen=True)
+class OverSeeds:
+    """The scores of one side over seeds and resamples.
+
+    Resamples draw seeds and examples independently, as the seeds were all scored on the same examples. Source: Owen 2007, the
+    pigeonhole bootstrap (arXiv 0711.0083). Where a run's own interval is exact, because its models differ on few examples, the
+    interval reaches at least as far as that of every run. Few seeds tell little of how much seeds vary: intervals are widened as
+    Student's t is wider than the normal distribution, with Satterthwaite's degrees of freedom. `points` and
+    `draws`: "base", "chosen" (each run at its own choice), "tuned" -> score -> the mean over seeds, once and by draw.
+    """
+
+    task: Task
+    count: int
+    units: int
+    """Rows, or the groups that are resampled whole."""
+    points: dict[str, dict[str, float]]
+    each: dict[str, dict[str, np.ndarray]]
+    """As `points`, seed by seed."""
+    draws: dict[str, dict[str, np.ndarray]]
+    keys: dict[str, Sequence[str]]
+    confirmed: Sequence[Mapping[str, Any]]
+    """What each run's scores.json says of this side."""
+
+    def gain(self, name: str) -> Estimate:
+        primary = self.task.primary
+        sign = 1.0 if primary.higher_is_better else -1.0
+        value = sign * (self.points[name][primary.name] - self.points["base"][primary.name])
+        draws, each = (
+            sign * (held[name][primary.name] - held["base"][primary.name]) for held in (self.draws, self.each)
+        )
+        return self._reaching(self._interval(value, draws, each), name, lambda side, key: side["change"][key])
+
+    def _interval(self, value: float, draws: np.ndarray, each: np.ndarray) -> Estimate:
+        return widened(percentiles(value, draws), draws, each, rows=self.units)
+
+    def change(self, name: str, *, agreement: bool) -> Estimate:
+        """Retention: of the means over seeds; or agreement."""
+        primary = self.task.primary
+        value, base = self.points[name][primary.name], self.points["base"][primary.name]
+        draws, base_draws = self.draws[name][primary.name], self.draws["base"][primary.name]
+        if agreement and primary.higher_is_better:
+            return self.score(name, primary.name)
+        kind = retention_kind(primary, base)
+        whole = kept(primary, np.array(value), np.array(base), kind)
+        each = kept(primary, self.each[name][primary.name], self.each["base"][primary.name], kind)
+        made = self._interval(float(whole), kept(primary, draws, base_draws, kind), each)
+        made = above_zero(made) if kind == "ratio" else made
+        return self._reaching(made, name, lambda side, key: side["change"][key])
+
+    def score(self, name: str, score: str) -> Estimate:
+        value, draws = self.points[name][score], self.draws[name][score]
+        draws = 2 * value - draws if score in MEANS_OF_CLASSES else draws
+        made = self._interval(value, draws, self.each[name][score])
+        return self._reaching(within_range(made, score), name, lambda side, key: side["scores"][key][score])
+
+    def _reaching(
+        self, made: Estimate, name: str, of: Callable[[Mapping[str, Any], str], Mapping[str, Any]]
+    ) -> Estimate:
+        own = [of(side, key) for side, key in zip(self.confirmed, self.keys[name], strict=True)]
+        return reaching(made, [Estimate(**estimate) for estimate in own if estimate["how"] == "exact"])
+
+    def plain(self, *, change: Callable[[str], Estimate], kind: str) -> dict[str, Any]:
+        scores = {name: {key: self.score(name, key).plain() for key in points} for name, points in self.points.items()}
+        changes = {name: change(name).plain() for name in self.points}
+        return {"rows": self.count, "kind": kind, "scores": scores, "change": changes}
+
+    @classmethod
+    def of(
+        cls,
+        task: Task,
+        records: Mapping[str, Sequence[Sequence[Record]]],
+        weights: np.ndarray,
+        *,
+        seed: int,
+        keys: Mapping[str, Sequence[str]],
+        confirmed: Sequence[Mapping[str, Any]],
+    ) -> OverSeeds:
+        """`records`: name -> one list of the same examples for each seed; `weights`: of the examples, [draws, examples]."""
+        points, each, drawn = dict[str, Any](), dict[str, Any](), dict[str, Any]()
+        for name, of_seeds in records.items():
+            each[name], drawn[name] = means_over_seeds(task, of_seeds, weights, seed=seed)
+            points[name] = {key: float(values.mean()) for key, values in each[name].items()}
+        return cls(task, weights.shape[1], drawn_units(weights), points, each, drawn, dict(keys), confirmed)
+
+
+def means_over_seeds(
+    task: Task, records: Sequence[Sequence[Record]], weights: np.ndarray, *, seed: int
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Each score by seed, [seeds], and its mean over resampled seeds and examples, [draws]."""
+    over_seeds = seed_weights(len(records), draws=len(weights), seed=seed)
+    once = [task.reduce(one, np.ones((1, weights.shape[1]))) for one in records]
+    often = [task.reduce(one, weights) for one in records]
+    each = {key: np.array([one[key][0] for one in once]) for key in once[0]}
+    return each, {key: (over_seeds * np.stack([one[key] for one in often], axis=1)).sum(1) for key in once[0]}
+
+
+def reaching(made: Estimate, exact: Sequence[Estimate]) -> Estimate:
+    """An interval that reaches at least as far as those of single runs that are exact."""
+    if not exact:
+        return made
+    return replace(
+        made,
+        low=min(made.low, *(e.low for e in exact)),
+        high=max(made.high, *(e.high for e in exact)),
+        lower=min(made.lower, *(e.lower for e in exact)),
+        how="exact",
+    )
+
+
+def widened(made: Estimate, draws: np.ndarray, *each: np.ndarray, rows: int) -> Estimate:
+    """The interval of a mean over few seeds, or of the difference of two, `each` a seed's value: as much wider as Student's t is than
+    the normal distribution, with the degrees of freedom of a sum of variances, those of seeds and that of so many `rows`.
+
+    Source: Satterthwaite 1946, An Approximate Distribution of Estimates of Variance Components.
+    """
+    if rows == 1:
+        return replace(made, low=-np.inf, high=np.inf, lower=-np.inf)
+    variance, freedom, more = spread(draws, each, rows=rows)
+    if not variance > 0:  # also where it is no number
+        return made
+    two, one = (float(stdtrit(freedom, level) / ndtri(level) * more) for level in (0.975, 0.95))
+    low, high, lower = (
+        made.value + (end - made.value) * by for end, by in ((made.low, two), (made.high, two), (made.lower, one))
+    )
+    return replace(made, low=low, high=high, lower=lower)
+
+
+def spread(draws: np.ndarray, each: Sequence[np.ndarray], *, rows: int) -> tuple[float, float, float]:
+    """Variance of the mean or difference, unbiased, its degrees of freedom, and by how much its root is larger than the draws' own; no
+    numbers where nothing varies."""
+    of_seeds = [float(values.var(ddof=1)) / len(values) for values in each if len(values) > 1]
+    freedoms = [len(values) - 1 for values in each if len(values) > 1]
+    finite = draws[np.isfinite(draws)]
+    of_rows = max(float(finite.var()) - sum(of_seeds), 0.0) if finite.size else 0.0
+    if rows == 1 or not sum(of_seeds) + of_rows > 0:
+        return np.nan, np.nan, np.nan
+    parts = [*of_seeds, of_rows * rows / (rows - 1)]
+    variance = sum(parts)
+    freedom = variance**2 / sum(part**2 / n for part, n in zip(parts, [*freedoms, rows - 1], strict=True))
+    return variance, freedom, float(np.sqrt(variance / (sum(of_seeds) + of_rows)))
+
+
+def seed_weights(seeds: int, *, draws: int, seed: int) -> np.ndarray:
+    """Weights of seeds in resampled means of their scores, [draws, seeds]; one seed is always itself.
+
+    Those of a plain bootstrap, further from equal by sqrt(n / (n - 1)): the mean's variance over draws is then the unbiased s^2 / n.
+    Without it two seeds would give half of that. Source: Efron 1982, The Jackknife, the Bootstrap and Other Resampling Plans.
+    """
+    if seeds == 1:
+        return np.ones((draws, 1))
+    equal = 1.0 / seeds
+    drawn = bootstrap_weights(seeds, draws=draws, seed=seed) / seeds
+    made: np.ndarray = equal + (drawn - equal) * np.sqrt(seeds / (seeds - 1))
+    return made
