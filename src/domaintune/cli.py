@@ -7,7 +7,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -276,13 +276,18 @@ def _plan_table(plan: Any) -> Table:
     table = Table(title="What would happen", show_header=False)
     for name, count in plan.rows.items():
         table.add_row(f"rows: {name}", f"{count:,}")
-    table.add_row("labels", Text(", ".join(plan.labels) or "none"))
+    table.add_row("labels", Text(_named(plan.labels)))
     table.add_row("trained parameters", f"{plan.trainable:,} of {plan.parameters:,}")
     table.add_row("time to train", f"about {plan.minutes:.1f} minutes here, scoring apart")
     table.add_row("peak memory", f"about {plan.memory / 2**20:,.0f} MiB")
     for note in [*plan.notes, *plan.findings]:
         table.add_row("note", Text(note))
     return table
+
+
+def _named(labels: Sequence[str], most: int = 40) -> str:
+    """The labels in words; of very many the first."""
+    return (", ".join(labels[:most]) or "none") + (f", ... ({len(labels):,} labels)" if len(labels) > most else "")
 
 
 def show(console: Console, path: Path, *, notes: bool = True) -> None:

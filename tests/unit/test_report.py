@@ -234,6 +234,17 @@ def test_domains_growth_and_classes_of_boxes_have_their_tables(tmp_path: Path) -
     assert "\n| new | 12 | it did not know their labels | 0.710 [0.660, 0.760] |  |\n" in card
 
 
+def test_of_very_many_labels_those_that_no_row_has_are_left_out(tmp_path: Path) -> None:
+    entry = LATER["classes"][0]
+    for count, left_out in ((50, 0), (60, 58)):
+        classes = [{**entry, "label": f"kind {n}.", "support": 7 * (n < 2)} for n in range(count)]
+        run = make_run(tmp_path / str(count), **{**LATER, "classes": classes})
+        for text in (page_of(run), render_card(Records.read(run)).replace("\\", "")):
+            assert "kind 1." in text
+            assert ("kind 2." in text) == (not left_out)
+            assert ("58 labels that no test row has are left out." in text) == bool(left_out)
+
+
 def test_the_page_shows_all_that_the_records_hold(tmp_path: Path) -> None:
     page = page_of(make_run(tmp_path / "x", **LATER))
     assert sections(page) == ALWAYS | {"classes", "reliability", "rows", "robustness"}

@@ -58,7 +58,7 @@ def facts(records: Records) -> dict[str, Any]:
         "confusion": answers.confusion(records.test, records.labels),
         "by_domain": scores["domain"].get("domains"),
         "growth": scores.get("growth"),
-        "classes": scores.get("classes") or [],
+        "classes": records.classes,
         "class_scores": records.class_scores,
         "class_word": "type" if answers.shape_of(records.test) == "entities" else "label",
         "calibration": scores.get("calibration"),

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from domaintune.counting import counted
 from domaintune.run import SEEDS, RunFolder, findings_of, read_lines
+
+MOST_CLASSES = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,18 @@ class Records:
     def sides(self) -> dict[str, Mapping[str, Any]]:
         """ "domain", and "general" where there is one -> its confirmation."""
         return {name: self.scores[name] for name in ("domain", "general") if self.scores.get(name)}
+
+    @property
+    def classes(self) -> list[dict[str, Any]]:
+        """What is known of each class; of more than `MOST_CLASSES` those that some test row has."""
+        known: list[dict[str, Any]] = self.scores.get("classes") or []
+        return known if len(known) <= MOST_CLASSES else [entry for entry in known if entry["support"]]
+
+    @property
+    def classes_left_out(self) -> str:
+        """A sentence of the classes that `classes` lacks; empty where it lacks none."""
+        count = len(self.scores.get("classes") or []) - len(self.classes)
+        return counted(count, "[label|labels] that no test row has [is|are] left out.") if count else ""
 
     @property
     def class_scores(self) -> list[str]:
