@@ -24,7 +24,7 @@ from domaintune.errors import DataError, RecipeError
 from domaintune.recipe import Recipe
 from domaintune.settings import TranslationSettings
 from domaintune.tasks.base import Item
-from domaintune.tasks.translation import Translation, TranslationExample
+from domaintune.tasks.translation import Translation, TranslationExample, cut_middle
 
 FAMILIES = ["marian", "m2m100", "t5"]
 PAIRS = [
@@ -169,6 +169,14 @@ def test_long_rows_are_cut_before_the_end_token_and_counted() -> None:
         found["cut-targets"].message
         == f"1 target of train is cut at the end: {len(target) - 5} tokens are never learned."
     )
+
+
+def test_unknown_words_at_the_end_of_a_long_row_are_cut_as_text_is() -> None:
+    base = tiny_base("marian", "translation")
+    unknown, end = base.processor.unk_token_id, base.processor.eos_token_id
+    assert unknown not in (None, end)
+    text = [7, 8, 9, 10, 11, unknown, unknown]
+    assert cut_middle(base, [*text, end], 5) == [7, 8, 9, 10, end]
 
 
 @pytest.mark.parametrize(

@@ -307,7 +307,10 @@ def cut_middle(base: Base, ids: list[int], limit: int) -> list[int]:
     """At most `limit` ids: the end of the text is cut, the special tokens after it stay."""
     if len(ids) <= limit:
         return ids
-    special = set(base.processor.all_special_ids)
+    processor: Any = base.processor
+    special = set(processor.all_special_ids)
+    if processor.unk_token_id != processor.eos_token_id:
+        special.discard(processor.unk_token_id)  # it is text: what the vocabulary lacks may stand at the end
     tail = 0
     while tail < limit and ids[-1 - tail] in special:
         tail += 1
