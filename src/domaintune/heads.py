@@ -11,8 +11,10 @@ import torch
 from domaintune.bases.base import Base
 from domaintune.engine.starting_head import linear_head, probe_head
 from domaintune.engine.train import train
+from domaintune.errors import DataError
 from domaintune.evaluation.score import default_budget, primary_score
 from domaintune.methods import method_from
+from domaintune.partition import split_positions
 from domaintune.recipe import Recipe
 from domaintune.resolve import training_settings
 from domaintune.settings import FreezeSettings
@@ -75,7 +77,8 @@ def _probe(recipe: Recipe, base: Base, task: Task, data: Dataset, dev: Dataset |
         # On a CPU, whose memory is not what limits a forward, the head's last bits stay those of the default.
         given = None if base.device.type == "cpu" else recipe.evaluation.batch_budget
         budget = given or default_budget(task, base.device)
-        return base.with_given_head("domain", probe_head(task, base, data, dev, budget=budget))
+        held_out = _fifth(recipe, task, data) if dev is None else ()
+        return base.with_given_head("domain", probe_head(task, base, data, dev, held_out=held_out, budget=budget))
     alone = FreezeSettings(train=("head",))
     attached = method_from(alone).attach(base, generator=torch.Generator().manual_seed(recipe.seed))
     of_head = recipe.model_copy(update={"method": alone})  # as many epochs whatever the method
@@ -97,6 +100,14 @@ def _probe(recipe: Recipe, base: Base, task: Task, data: Dataset, dev: Dataset |
     trained = attached.view(1.0)
     modules = {path: trained.get_submodule(path) for path in head.modules}
     return base.with_given_head("domain", replace(head, modules=modules))
+
+
+def _fifth(recipe: Recipe, task: Task, data: Dataset) -> Sequence[int]:
+    """Positions of a fifth of the rows, stratified, equal inputs and groups together; none where there are too few to part."""
+    try:
+        return split_positions(task, data.examples, fraction=0.2, seed=recipe.data_seed)[1].tolist()
+    except DataError:
+        return ()
 
 
 def general_base(recipe: Recipe, base: Base, general: General | None) -> Base:

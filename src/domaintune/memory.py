@@ -183,7 +183,7 @@ def _plain(value: Any, keep: Keep) -> Any:
     if isinstance(value, bytes):
         return base64.b64encode(value).decode("ascii")
     if hasattr(value, "tolist"):  # numpy's numbers and arrays
-        return value.tolist()
+        return _plain(value.tolist(), keep)  # of a data frame's nested lists: arrays of arrays
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, date | time | Decimal):

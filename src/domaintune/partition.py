@@ -8,7 +8,7 @@ from typing import Any
 
 from domaintune.checks.shared import inseparable
 from domaintune.counting import counted
-from domaintune.data.splits import contiguous_cut, cut, leaks
+from domaintune.data.splits import Positions, contiguous_cut, cut, leaks
 from domaintune.errors import DataError
 from domaintune.recipe import DataSettings, Recipe
 from domaintune.tasks.base import Keys, Task
@@ -37,12 +37,17 @@ def domain_parts(
         notes.append(f"no dev part was given: {counted(len(dev), '[row was|rows were] cut from train.')}")
     else:
         notes.append(f"no dev part was given and train is small: {settings.folds} folds stand in for it.")
-    if settings.max_train_rows is not None and len(train) > settings.max_train_rows:
-        share = settings.max_train_rows / len(train)
-        rest, train = split(task, train, fraction=share, seed=recipe.data_seed + 2)
-        train = _with_lost_labels(task, train[: settings.max_train_rows], rest, most=settings.max_train_rows)
-        notes.append(f"train was capped at {len(train)} rows.")
-    return train, dev, test
+    return _capped(recipe, task, train, notes), dev, test
+
+
+def _capped(recipe: Recipe, task: Task, train: list[Any], notes: list[str]) -> list[Any]:
+    most = recipe.data.max_train_rows
+    if most is None or len(train) <= most:
+        return train
+    rest, train = split(task, train, fraction=most / len(train), seed=recipe.data_seed + 2)
+    train = _with_lost_labels(task, train[:most], rest, most=most)
+    notes.append(f"train was capped at {len(train)} rows (data.max_train_rows).")
+    return train
 
 
 def _with_lost_labels(task: Task, train: list[Any], rest: Sequence[Any], *, most: int) -> list[Any]:
@@ -96,7 +101,7 @@ def grown_parts(
     if dev is None and (len(train) >= settings.fold_below or not task.cross_validates):
         train, dev = split(task, train, fraction=settings.dev_fraction, seed=recipe.data_seed + 1)
         notes.append(f"the earlier run had no dev part: {counted(len(dev), '[row was|rows were] cut from train.')}")
-    return train, dev, [*old["test"], *test]
+    return _capped(recipe, task, train, notes), dev, [*old["test"], *test]
 
 
 def _bound(task: Task, old: Mapping[str, list[Any]], added: list[Any]) -> tuple[dict[str, list[Any]], list[Any]]:
@@ -205,12 +210,20 @@ def split(task: Task, examples: list[Any], *, fraction: float, seed: int) -> tup
     """(rest, part), stratified and grouped; running text is cut contiguously."""
     if not examples:
         return [], []
-    keys = [task.keys(example) for example in examples]
-    if task.contiguous:
-        rest, part = contiguous_cut(len(examples), fraction)
-    else:
-        rest, part = cut(_strata(task, keys), inseparable(task, examples), fraction=fraction, seed=seed)
+    rest, part = split_positions(task, examples, fraction=fraction, seed=seed)
     return [examples[i] for i in rest], [examples[i] for i in part]
+
+
+def split_positions(task: Task, examples: Sequence[Any], *, fraction: float, seed: int) -> tuple[Positions, Positions]:
+    """As `split`, by position.
+
+    Raises:
+        DataError: too few rows that can be parted.
+    """
+    if task.contiguous:
+        return contiguous_cut(len(examples), fraction)
+    keys = [task.keys(example) for example in examples]
+    return cut(_strata(task, keys), inseparable(task, examples), fraction=fraction, seed=seed)
 
 
 def _strata(task: Task, keys: Sequence[Keys]) -> list[str]:

@@ -373,3 +373,11 @@ def test_new_rows_almost_equal_to_old_ones_join_their_part(folder: Path) -> None
     after = read(folder / "like/parts.json")
     found = {line: part for part in after for line, _ in after[part].get(str(folder / "like.csv"), [])}
     assert [found[line] for line in range(2, len(lines) + 1)] == homes
+
+
+def test_a_cap_of_train_holds_for_old_and_new_rows_together(folder: Path) -> None:
+    first_run(folder, data={"fold_below": 10, "max_train_rows": 20})
+    result = grow(folder, "v1", table(folder / "new.csv", 60, start=500), "v2")
+    assert result.exit_code == 0, result.output
+    assert read(folder / "v2/scores.json")["rows"]["train"] == 20
+    assert "train was capped at 20 rows (data.max_train_rows)" in " ".join(result.output.split())

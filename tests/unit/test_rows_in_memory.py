@@ -291,3 +291,19 @@ def test_pictures_of_stored_rows_move_with_them(tmp_path: Path) -> None:
         (found,) = formats.read_part(str(moved), wanted_of(made)).rows
         with Image.open(found.values["image"]) as stored:
             assert stored.size == (8, 4)
+
+
+def test_nested_lists_of_a_data_frame_are_lists(tmp_path: Path) -> None:
+    """pandas reads lists of lists from Parquet as arrays of arrays."""
+    boxes = np.empty(2, dtype=object)
+    boxes[:] = [np.array([1.0, 2.0, 3.0, 4.0]), np.array([5.0, 6.0, 7.0, 8.0])]
+    picture = tmp_path / "a.png"
+    Image.new("RGB", (20, 20)).save(picture)
+    objects = {"bbox": boxes, "category": np.array(["cat", "dog"], dtype=object)}
+    given = type(
+        "DataFrame",
+        (DataFrame,),
+        {"columns": ("image", "objects"), "itertuples": lambda self, *, index, name: [(str(picture), objects)]},
+    )()
+    (row,) = stored(tmp_path, given, "object-detection")
+    assert row["objects"] == {"bbox": [[1, 2, 3, 4], [5, 6, 7, 8]], "category": ["cat", "dog"]}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from domaintune import load, tune
 from domaintune.errors import BaseError, RunError
 from domaintune.methods.lora import LoRAAttached
 from domaintune.predict import run_as_base
+from domaintune.report.card import render_card
+from domaintune.report.records import Records
 from domaintune.run import read_json, write_json
 from domaintune.stored import tensors_checksum
 
@@ -106,3 +110,27 @@ def test_older_runs_recorded_merged_weights(runs: Path, request: pytest.FixtureR
     load(runs / "second")
     restore()
     assert json.loads(path.read_text())["base"]["checksum_of"] == "files"
+
+
+def test_what_is_learned_on_a_run_names_no_other_base(runs: Path, tmp_path: Path) -> None:
+    """An adapter fits the weights that it was trained on, not those that they began from."""
+    path = tmp_path / "second"
+    shutil.copytree(runs / "second", path)
+    config = read_json(path / "adapter" / "adapter_config.json")
+    assert config["base_model_name_or_path"] == str(runs / "first")
+    provenance = read_json(path / "provenance.json")
+    write_json(path / "provenance.json", {**provenance, "base": {**provenance["base"], "hub": "someone/else"}})
+    card = render_card(Records.read(path))
+    assert "base_model" not in card
+    assert "What is saved fits that base, an earlier run at strength" in card
+    other = {**provenance, "base": {"source": "minilm", "hub": "someone/else"}}
+    write_json(path / "provenance.json", other)
+    assert "base_model: someone/else" in render_card(Records.read(path))
+
+
+def test_an_adapter_names_its_base_as_the_hub_does(runs: Path, tmp_path: Path) -> None:
+    attached = load(runs / "first").attached
+    known = {"source": "minilm", "hub": "someone/else"}
+    attached.base = replace(attached.base, provenance=known)
+    attached.save(tmp_path)
+    assert read_json(tmp_path / "adapter_config.json")["base_model_name_or_path"] == "someone/else"

@@ -5,7 +5,7 @@ Source: LP-FT, arXiv 2202.10054. A head of one linear layer is fitted on feature
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -123,24 +123,37 @@ def fit_linear(
 
 
 def probe_head(
-    task: Task, base: Base, train: Dataset, dev: Dataset | None, *, name: str = "domain", budget: int = FEATURE_BUDGET
+    task: Task,
+    base: Base,
+    train: Dataset,
+    dev: Dataset | None,
+    *,
+    held_out: Collection[int] = (),
+    name: str = "domain",
+    budget: int = FEATURE_BUDGET,
 ) -> Head:
-    """The head `name` fitted on the frozen body; its penalty is chosen by the loss on `dev`, else on a fifth of train.
+    """The head `name` fitted on the frozen body. Its penalty is chosen by the loss on `dev`; without one on the examples of train at the
+    positions `held_out`, of heads fitted on the others (of none, on those that it is fitted on).
 
     Only for heads that are one linear layer: ask `linear_head` first. The base needs that head installed.
     """
     found = linear_head(base, name)
     assert found is not None, "ask linear_head first"
     path, layer = found
-    batches = gather(task, base, train, path=path, budget=budget)
+    batches, held = gather(task, base, train, path=path, budget=budget), set(held_out)
     if dev is not None and dev.items:
         fit_on, judge_on = batches, gather(task, base, dev, path=path, budget=budget)
     else:
-        places = [(n, item) for n, row in enumerate(train.rows()) for item in train.items[row.start : row.stop]]
+        spans = train.spans or train.rows()
         parts = [
-            Dataset(train.examples, [item for n, item in places if (n % 5 == 0) is fifth]) for fifth in (False, True)
+            Dataset(
+                train.examples, [train.items[i] for n, span in enumerate(spans) if (n in held) is judged for i in span]
+            )
+            for judged in (False, True)
         ]
-        fit_on, judge_on = (gather(task, base, part, path=path, budget=budget) for part in parts)
+        fit_on, judge_on = (
+            gather(task, base, part, path=path, budget=budget) if part.items else batches for part in parts
+        )
     losses = []
     for penalty in PENALTIES:
         made = fit_linear(task, layer, fit_on, penalty=penalty)

@@ -56,12 +56,18 @@ def write_adapter(
     names = [path.removeprefix(body) for path, _ in model.named_modules() if path.startswith(body)]
     config = adapter_config(
         settings,
-        source=str(base.provenance.get("source", base.name)),
+        source=_source(base),
         targets=target_modules([path.removeprefix(body) for path in layers], names),
         modules_to_save=[path.removeprefix(body) for path in modules],
         transposed=any(isinstance(layer, LoRAConv1D) for layer in layers.values()),
     )
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _source(base: Base) -> str:
+    """Where PEFT finds the base: on the Hub, if it is there as it is."""
+    known = base.provenance
+    return str((None if "run" in known else known.get("hub")) or known.get("source", base.name))
 
 
 def read_adapter(

@@ -84,7 +84,10 @@ def front_matter(records: Records) -> dict[str, Any]:
     """The Hub's metadata. `base_model` is only there where the base is on the Hub, `language` where the recipe names one."""
     task, method = records.state["task"], records.state["method"]
     hub_task = HUB_TASKS.get(task, task)
-    hub = records.provenance.get("base", {}).get("hub")
+    base = records.provenance.get("base", {})
+    hub = (
+        None if base.get("run") else base.get("hub")
+    )  # an adapter on a tuned base does not fit what that one began from
     given = records.recipe.get("task", {})
     codes = [given.get("source_language"), given.get("target_language")]
     languages = [code for code in codes if isinstance(code, str) and LANGUAGE.fullmatch(code)]

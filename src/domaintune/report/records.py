@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from domaintune.counting import counted
 from domaintune.run import SEEDS, RunFolder, findings_of, read_lines
 
 MOST_CLASSES = 50
@@ -84,7 +83,7 @@ class Records:
     def classes_left_out(self) -> str:
         """A sentence of the classes that `classes` lacks; empty where it lacks none."""
         count = len(self.scores.get("classes") or []) - len(self.classes)
-        return counted(count, "[label|labels] that no test row has [is|are] left out.") if count else ""
+        return f"{count:,} label{'s' if count > 1 else ''} that no test row has: left out." if count else ""
 
     @property
     def class_scores(self) -> list[str]:
