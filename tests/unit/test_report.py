@@ -15,7 +15,7 @@ from huggingface_hub import ModelCard
 from domaintune.errors import RunError
 from domaintune.report import answers, figures
 from domaintune.report.card import escaped, render_card
-from domaintune.report.page import render_page
+from domaintune.report.page import facts, render_page
 from domaintune.report.records import Records
 from domaintune.report.usage import snippets
 from domaintune.report.wording import visible
@@ -544,6 +544,50 @@ def test_equal_file_names_in_two_folders_are_two_rows() -> None:
     first, second = answers.mistakes(rows, 2)
     assert first.where == second.where
     assert first.place != second.place
+
+
+def test_rows_of_one_line_are_told_apart(tmp_path: Path) -> None:
+    """A JSON array in one line: rows shown as likely label errors hide themselves alone among the mistakes."""
+    rows = label_rows([f"room {n}" for n in range(40)], ["a", "b"])
+    run = make_run(tmp_path / "apart", test=rows, labels=["a", "b"])
+    shared = make_run(tmp_path / "shared", test=[{**row, "line": 1} for row in rows], labels=["a", "b"])
+    apart, together = (facts(Records.read(path)) for path in (run, shared))
+    for name in ("suspects", "mistakes"):
+        assert [case.row["input"] for case in together[name]] == [case.row["input"] for case in apart[name]]
+        assert apart[name], name
+    first = together["mistakes"][0]
+    number = rows.index(next(row for row in rows if row["input"] == first.row["input"])) + 1
+    assert first.where == f"test.csv:1, row {number} of predictions/test.jsonl"
+    assert apart["mistakes"][0].where == f"test.csv:{number + 1}"
+
+
+def test_of_general_rows_the_scored_labels_alone_are_right_or_wrong(tmp_path: Path) -> None:
+    def entities(*types: str) -> dict[str, Any]:
+        return {
+            "entities": [{"type": t, "start": n, "end": n + 1, "text": "x", "score": 0.9} for n, t in enumerate(types)]
+        }
+
+    def labels(*names: str) -> dict[str, Any]:
+        return {"labels": list(names), "probabilities": [0.9 for _ in names]}
+
+    place = {"file": "f", "line": 1, "input": "x"}
+    for form in (entities, labels):
+        right, more, other = form("PER"), form("PER", "MISC"), form("MISC")
+        lost = {**place, **other, "target": right, "base": more}
+        same = {**place, **right, "target": right, "base": more}
+        for agreement in (False, True):
+            rows = [{k: v for k, v in row.items() if k != "target" or not agreement} for row in (lost, same)]
+            found = answers.flips(answers.scored(rows, ["PER"]))
+            assert found is not None
+            assert (len(found.lost), found.won) == (1, 0)
+            assert found.lost[0].row["base"] == right
+        assert answers.scored([lost], None) == [lost]
+    run = make_run(tmp_path / "x")
+    write_lines(run / "predictions" / "general.jsonl", [lost, same])
+    write_json(
+        run / "resolved.json", json.loads((run / "resolved.json").read_text()) | {"data": {"general_labels": ["PER"]}}
+    )
+    assert "General rows, from the base to strength 0.5: 0 newly right, 1 newly wrong." in page_of(run)
 
 
 def test_points_before_calibration_are_inside_the_reliability_plot() -> None:

@@ -60,12 +60,14 @@ class Case:
     confidence: float
 
     @property
-    def place(self) -> tuple[str, int]:
-        return str(self.row["file"]), int(self.row["line"])
+    def place(self) -> tuple[str, int, str]:
+        """What no other row of the part has."""
+        return str(self.row["file"]), int(self.row["line"]), str(self.row.get("row", ""))
 
     @property
     def where(self) -> str:
-        return f"{str(self.row['file']).rpartition('/')[2]}:{self.row['line']}"
+        file, line, row = self.place
+        return f"{file.rpartition('/')[2]}:{line}" + (f", {row}" if row else "")
 
     @property
     def lines(self) -> dict[str, str]:
@@ -78,6 +80,22 @@ class Case:
             return {"wrong": told({shape: wrong_objects(self.row)}, shape), "given": told(target, shape)}
         given = {"given": told(target, shape)} if target else {}
         return {**given, "answered": told(self.row, shape), "base": told(self.row.get("base"), shape)}
+
+
+def scored(rows: Sequence[Row], names: Sequence[str] | None) -> list[Row]:
+    """The rows with nothing but the labels or entity types that count in scores, of answer, target and base's answer; `names` None: all.
+    Of one label a row all count, as rows of other labels are left out before."""
+    if names is None or shape_of(rows) not in ("labels", "entities"):
+        return list(rows)
+    answers = ("target", "base")
+    return [_only(row, names) | {key: _only(row[key], names) for key in answers if key in row} for row in rows]
+
+
+def _only(answer: Row, names: Sequence[str]) -> dict[str, Any]:
+    if "entities" in answer:
+        return {**answer, "entities": [e for e in answer["entities"] if e["type"] in names]}
+    kept = [place for place, name in enumerate(answer["labels"]) if name in names]
+    return {**answer, **{key: [answer[key][i] for i in kept] for key in ("labels", "probabilities") if key in answer}}
 
 
 def mistakes(rows: Sequence[Row], most: int) -> list[Case]:

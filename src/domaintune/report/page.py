@@ -45,6 +45,7 @@ def _unbroken(form: Callable[..., str]) -> Callable[..., str]:
 def facts(records: Records) -> dict[str, Any]:
     """What the template shows, by name; sections that a run has no records for are None or empty."""
     scores, suspects = records.scores, answers.suspects(records.test, MOST_CASES)
+    general = answers.scored(records.general, records.recipe["data"].get("general_labels"))
     shown = {case.place for case in suspects}
     mistakes = [case for case in answers.mistakes(records.test, 2 * MOST_CASES) if case.place not in shown]
     return {
@@ -66,7 +67,7 @@ def facts(records: Records) -> dict[str, Any]:
         "mistakes": mistakes[:MOST_CASES],
         "suspects": suspects,
         "samples": answers.samples(records.test, MOST_CASES),
-        "flips": {"test": answers.flips(records.test), "general": answers.flips(records.general)},
+        "flips": {"test": answers.flips(records.test), "general": answers.flips(general)},
         "picture": lambda case: picture(case, records.state["task"]),
         "settings": settings(records.recipe),
         "snippets": snippets(records),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,7 @@ class Records:
             folder.read("tasks.json"),
             folder.read("scores.json"),
             folder.read("provenance.json"),
-            *(read_lines(path) if path.is_file() else [] for path in predictions),
+            *(_told_apart(read_lines(path), path.name) if path.is_file() else [] for path in predictions),
         )
 
     @property
@@ -110,6 +111,15 @@ class Records:
             columns = itertools.zip_longest(*(fold["scores"] for fold in self.scores["folds"]))
             made = [_mean([score for score in column if score is not None]) for column in columns]
         return [None if score is None else sign * score for score in made]
+
+
+def _told_apart(rows: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    """The rows of a file of predictions; under "row" which of them one is, where several stand on one line of the data."""
+    lines = Counter((row["file"], row["line"]) for row in rows)
+    return [
+        {**row, "row": f"row {number} of predictions/{name}"} if lines[row["file"], row["line"]] > 1 else row
+        for number, row in enumerate(rows, 1)
+    ]
 
 
 def _mean(values: list[float]) -> float | None:
