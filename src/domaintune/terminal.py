@@ -144,18 +144,18 @@ def growth_lines(scores: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def trust_lines(scores: Mapping[str, Any]) -> list[str]:
-    """How far stated probabilities can be believed, and which damage to the inputs moves the score most; one line each."""
+def trust_lines(scores: Mapping[str, Any], *, of: str = "answers") -> list[str]:
+    """How far stated probabilities, `of` these, can be believed, and which damage to the inputs moves the score most; one line each."""
     lines = []
     if calibration := scores.get("calibration"):
         before, after = (100 * calibration[name]["ece"] for name in ("before", "after"))
         chance = (
-            f"; a perfect model would show {100 * calibration['by_chance']:.1f} on as many rows"
+            f"; a perfect model would show {100 * calibration['by_chance']:.1f} on as many"
             if "by_chance" in calibration
             else ""
         )
         lines.append(
-            f"Stated probabilities are off by {after:.1f} points on test ({before:.1f} before calibration with temperature "
+            f"Stated probabilities of {of} are off by {after:.1f} points on test ({before:.1f} before calibration with temperature "
             f"{calibration['temperature']:.2f}{chance})."
         )
     if robustness := scores.get("robustness"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from domaintune.report.usage import snippets
 from domaintune.report.wording import visible
 from domaintune.report.write import write_report
 from domaintune.run import write_json, write_lines
+from domaintune.terminal import trust_lines
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -630,6 +632,37 @@ def test_whose_answers_are_shown_is_told(tmp_path: Path, strength: float, told: 
         assert about in " ".join(page.split()), about
     card = render_card(Records.read(tmp_path / "x"))
     assert ("At strength 0, the base, logits are divided" in card) == (strength == 0)
+
+
+@pytest.mark.parametrize(
+    ("task", "labels", "told"),
+    [
+        ("text-classification", {}, "answers"),
+        ("text-classification", {"multi_label": True}, "yes-or-no decisions on each label of each row"),
+        ("token-classification", {}, "tags of all words in and outside entities"),
+    ],
+)
+def test_what_probabilities_are_of_is_told(tmp_path: Path, task: str, labels: dict[str, Any], told: str) -> None:
+    run = make_run(tmp_path / "x", **LATER)
+    write_json(run / "run.json", json.loads((run / "run.json").read_text()) | {"task": task})
+    write_json(run / "tasks.json", {"domain": {"labels": ["negative", "positive"], **labels}})
+    page = " ".join(page_of(run).split())
+    assert f"Of the {told} at strength 0.5. Where the line runs" in page
+    assert "A point stands for 7 to 30 of them." in page
+    assert f"expected calibration error of the {told} 0.080 and 0.030" in render_card(Records.read(run))
+    (line, _) = trust_lines({"primary": "accuracy", "chosen_strength": 0.5, **LATER}, of=told)
+    assert line.startswith(f"Stated probabilities of {told} are off by 3.0 points on test (8.0 before")
+
+
+def test_the_reliability_plot_has_points_alone() -> None:
+    """Bars of bins that hold equally many say nothing of where the answers are."""
+    ends = [0.5, 0.9, 0.99, 1.0]
+    bins = [
+        {"low": low, "high": high, "count": 30, "confidence": high, "accuracy": high} for low, high in pairwise(ends)
+    ]
+    assert not re.search(
+        r'<g id="reliability-patch_\d+">\s*<path [^>]*style="fill: var\(--line\)', figures.reliability(bins)
+    )
 
 
 def test_caveats_stand_with_the_scores(tmp_path: Path) -> None:

@@ -182,14 +182,10 @@ def intervals(rows: Sequence[tuple[str, str, Point]], *, name: str, label: str) 
 
 
 def reliability(bins: Sequence[Point]) -> str:
-    """How often answers given with a confidence were right, before and after the probabilities were calibrated, and how many."""
+    """How often answers given with a confidence were right, before and after the probabilities were calibrated; a point a bin."""
     filled = [b for b in bins if b["count"]]
     with _styled("reliability"):
         figure, axes = _axes(3.4)
-        most = max((b["count"] for b in filled), default=1)
-        for b in filled:
-            width = b["high"] - b["low"]
-            axes.bar(b["low"], 0.25 * b["count"] / most, width, align="edge", color=LINE, zorder=1)
         axes.plot([0, 1], [0, 1], ":", color=MUTED, linewidth=1.2)
         for key, colour, marker, text in (
             ("accuracy_before", BASE, "s--", "as trained"),
@@ -201,7 +197,7 @@ def reliability(bins: Sequence[Point]) -> str:
                 axes.plot(*zip(*known, strict=True), marker, color=colour, markersize=5, label=text)
         least = min([min(b["low"], b.get("confidence_before", 1.0)) for b in filled], default=0)
         axes.set(xlim=(least - 0.02, 1.02), ylim=(0, 1.04))
-        axes.set_xlabel("confidence of the answer")
+        axes.set_xlabel("stated probability")
         axes.set_ylabel("share that was right")
         axes.legend(loc="upper left")
         return _svg(figure, "reliability", "Share of right answers by confidence")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from domaintune.report.wording import decisions
 from domaintune.run import SEEDS, RunFolder, findings_of, read_lines
 
 MOST_CLASSES = 50
@@ -100,6 +101,11 @@ class Records:
     def labels(self) -> list[str]:
         """The domain's labels in unit order; none where labels size nothing."""
         return list(self.tasks["domain"].get("labels", ()))
+
+    @property
+    def decisions(self) -> str:
+        """What the calibrated probabilities are of."""
+        return decisions(self.state["task"], self.tasks["domain"])
 
     @property
     def dev_scores(self) -> list[float | None]:

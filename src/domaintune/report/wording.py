@@ -89,6 +89,13 @@ def spoken(key: str) -> str:
     return key.replace("_", " ")
 
 
+def decisions(task: str, labels: Mapping[str, Any]) -> str:
+    """What stated probabilities are of, as calibration counts them; `labels`: the task in the run's tasks.json."""
+    if task == "token-classification":
+        return "tags of all words in and outside entities"
+    return "yes-or-no decisions on each label of each row" if labels.get("multi_label") else "answers"
+
+
 def base_told(scores: Mapping[str, Any]) -> str:
     """What strength 0 is: the base with which head."""
     start = scores["start"]
