@@ -61,7 +61,7 @@ def tune(
         DomainTuneError: anything the user can mend, with file and line where there are any.
     """
     if recipe.seeds > 1:
-        made: Run = tune_seeds(recipe, tune, _tried, overwrite=overwrite, report=report, say=say)
+        made: Run = tune_seeds(recipe, tune, _tried, _write_page, overwrite=overwrite, report=report, say=say)
         return made
     started = time.monotonic()
     require(recipe.track)
@@ -145,12 +145,16 @@ def _fitted(
 
 def _reported(folder: RunFolder) -> Run:
     """A finished run, its page and card written where they are not there yet."""
+    if not folder.reported:
+        _write_page(folder)
+    return load(folder.path)
+
+
+def _write_page(folder: RunFolder) -> None:
     # Imported here: `check` and `--dry-run` need no plots, which take half a second to import.
     from domaintune.report.write import write_report
 
-    if not folder.reported:
-        write_report(folder.path)
-    return load(folder.path)
+    write_report(folder.path)
 
 
 def said_of(parts: Parts) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -377,3 +378,18 @@ def check_strengths(given: Mapping[str, float], domains: Iterable[str]) -> None:
             where="--strength",
             remedy="Give one number, or NAME=NUMBER for a domain that it knows.",
         )
+
+
+def moved_from(scores: Mapping[str, Any], dial: Mapping[str, Any], *, run: str) -> list[str]:
+    """A sentence where the strength of strength.json is no longer the one that the verdict is for, and one for each domain with its own;
+    `run`: how commands name the run."""
+    lines = [
+        f"Rows of {name} are predicted at strength {value:g}, which was set for them alone."
+        for name, value in dial.get("own", {}).items()
+    ]
+    if dial["chosen"] != scores["chosen_strength"]:
+        lines.append(
+            f'The verdict "{scores["verdict"]["kind"]}" was for strength {scores["chosen_strength"]:g}, not for {dial["chosen"]:g}, at '
+            f"which the run now predicts: `domaintune evaluate {shlex.quote(run)} DATA` scores that on labelled rows."
+        )
+    return lines

@@ -28,13 +28,15 @@ def tune_seeds(
     recipe: Recipe,
     tune_one: Callable[..., Any],
     try_out: Callable[[Recipe], None],
+    write_page: Callable[[RunFolder], None],
     *,
     overwrite: bool,
     report: Callable[[str, Any], None],
     say: Callable[[list[str]], None],
 ) -> Any:
     """`recipe.seeds` runs of the recipe in OUTPUT/seeds/0, 1, ..., on the same parts, by `tune_one`; and their summary in OUTPUT.
-    `try_out` raises what stands in the way of the first, before an earlier run is removed.
+    `try_out` raises what stands in the way of the first, before an earlier run is removed; `write_page` writes the page of the run that
+    stands for all again, now that there is the summary to lead it.
 
     The same recipe resumes: finished runs are kept, an unfinished one goes on; `overwrite` begins those anew that cannot be kept or
     gone on with. `load(OUTPUT)` is the run with the median dev score (of an even number the lower of the two in the middle).
@@ -59,7 +61,11 @@ def tune_seeds(
                 tune_one(one, overwrite=overwrite, report=numbered, say=once, revision=revision)
             _require_same(data, run.read("run.json")["data"], one.output)
             revision = _same_base(made[0].output, one.output)
-        _summarise(folder, recipe, [RunFolder.existing(one.output) for one in made])
+        runs = [RunFolder.existing(one.output) for one in made]
+        summary, facts = _summary(recipe, runs)
+        write_json(folder.path / SEEDS_SUMMARY, summary)
+        write_page(runs[summary["used_seed"]])
+        folder.finish(facts)
     return load(recipe.output)
 
 
@@ -125,7 +131,8 @@ def _once(say: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
     return new
 
 
-def _summarise(folder: RunFolder, recipe: Recipe, runs: Sequence[RunFolder]) -> None:
+def _summary(recipe: Recipe, runs: Sequence[RunFolder]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What seeds.json holds, and what run.json says of the whole."""
     scores = [run.read("scores.json") for run in runs]
     tasks = saved_tasks(runs[0])
     chosen = [f"{s['chosen_strength']:g}" for s in scores]
@@ -170,17 +177,14 @@ def _summarise(folder: RunFolder, recipe: Recipe, runs: Sequence[RunFolder]) -> 
         ),
         "verdict": verdict.plain(),
     }
-    write_json(folder.path / SEEDS_SUMMARY, summary)
-    folder.finish(
-        {
-            "task": tasks["domain"].name,
-            "method": recipe.method.name,
-            "base": recipe.base,
-            "verdict": verdict.kind,
-            "seeds": recipe.seeds,
-            "used_seed": used,
-        }
-    )
+    return summary, {
+        "task": tasks["domain"].name,
+        "method": recipe.method.name,
+        "base": recipe.base,
+        "verdict": verdict.kind,
+        "seeds": recipe.seeds,
+        "used_seed": used,
+    }
 
 
 def _told(scores: dict[str, Any], number: int, seed: int, chosen: str, dev: float) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import sys
@@ -180,6 +181,7 @@ def make_run(path: Path, *, general: dict | str | None = "labelled", **changes: 
             "peak_memory_bytes": 2**30,
         },
     )
+    write_json(path / "strength.json", {"chosen": scores["chosen_strength"], "form": "terms", "domains": {}})
     write_lines(path / "predictions" / "test.jsonl", test)
     if general is not None:
         write_lines(path / "predictions" / "general.jsonl", other)
@@ -663,6 +665,52 @@ def test_the_reliability_plot_has_points_alone() -> None:
     assert not re.search(
         r'<g id="reliability-patch_\d+">\s*<path [^>]*style="fill: var\(--line\)', figures.reliability(bins)
     )
+
+
+def test_a_strength_that_was_set_since_is_told(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "my run")
+    write_report(run)
+    assert "now predicts" not in (run / "report.html").read_text() + (run / "README.md").read_text()
+    write_json(run / "strength.json", {"chosen": 0.25, "domains": {"hotels": 1.0}, "own": {"hotels": 0.5}})
+    page, card = page_of(run), html.unescape(render_card(Records.read(run)))
+    for text in (html.unescape(page), card):
+        assert 'The verdict "deploy" was for strength 0.5, not for 0.25, at which the run now predicts:' in text
+        assert "Rows of hotels are predicted at strength 0.5" in text
+    assert f"`domaintune evaluate '{run}' DATA`" in html.unescape(page)
+    assert "`domaintune evaluate 'my run' DATA`" in card
+    assert str(tmp_path) not in card
+
+
+def test_the_runs_of_several_seeds_say_so(tmp_path: Path) -> None:
+    """Before the summary is there, and behind it; of the one that stands for all and of another."""
+    whole = tmp_path / "whole"
+    runs = [make_run(whole / "seeds" / str(number)) for number in range(2)]
+    write_json(whole / "recipe.json", {"seeds": 2})
+    write_json(whole / "run.json", {"finished": False})
+    for number, run in enumerate(runs):
+        for text in (page_of(run), render_card(Records.read(run))):
+            assert f"This is seeds/{number}, one of 2 runs over seeds." in text
+    verdict = {"kind": "keep the base", "sentence": "Keep the base: gain -0.010."}
+    told = [{"folder": "seeds/0"}, {"folder": "seeds/1"}]
+    write_json(whole / "seeds.json", {"used_seed": 1, "runs": told, "verdict": verdict})
+    for run, which in zip(runs, ("not seeds/1, which has", "the one with"), strict=True):
+        page, card = page_of(run), html.unescape(render_card(Records.read(run)))
+        for text in (page, card):
+            text = html.unescape(text)
+            places = [
+                text.index("Over 2 seeds: Keep the base: gain -0.010."),
+                text.index(
+                    f"What follows is seeds/{run.name} of 2, {which} the median dev score. Of it alone: Deploy at"
+                ),
+                text.index("base (0)"),
+            ]
+            assert places == sorted(places)
+        assert "<title>whole: keep the base</title>" in page
+        assert 'class="verdict bad"' in page
+        assert "# whole\n" in card
+    lone = make_run(tmp_path / "seeds" / "mine")
+    assert Records.read(lone).name == "mine", "a folder that happens to have that name holds no runs over seeds"
+    assert "runs over seeds" not in page_of(lone)
 
 
 def test_caveats_stand_with_the_scores(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from pathlib import Path
 
@@ -66,6 +67,11 @@ def test_a_killed_one_goes_on_and_the_summary_is_the_mean(tmp_path: Path) -> Non
     dev = [entry["dev"] for entry in summary["runs"]]
     assert dev[summary["used_seed"]] == np.median(dev)
     assert run.path == output / "seeds" / str(summary["used_seed"])
+    for number, entry in enumerate(summary["runs"]):
+        page = html.unescape((output / entry["folder"] / "report.html").read_text())
+        led = f"Over 3 seeds: {summary['verdict']['sentence']}"
+        assert (led in page) == (number == summary["used_seed"])
+        assert ("This is seeds/" in page) == (number != summary["used_seed"])
     assert load(output).predict(["a clean room"]) == load(run.path).predict(["a clean room"])
     (listed,) = list_runs(tmp_path / "runs")
     assert (listed["run"], listed["seeds"], listed["finished"]) == (str(output), 3, True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from domaintune.errors import RunError
-from domaintune.run import RunFolder, check_strengths, write_json
+from domaintune.run import RunFolder, check_strengths, moved_from, write_json
 
 
 def set_strength(path: str | Path, strength: float | Mapping[str, float]) -> None:
@@ -64,15 +64,4 @@ def told(path: str | Path, strength: float | Mapping[str, float] | None, *, keep
 def moved(path: str | Path) -> list[str]:
     """A sentence where a run's strength is no longer the one that its verdict is for, and one for each domain with its own."""
     folder = RunFolder.existing(path)
-    scores, stored = folder.read("scores.json"), folder.read("strength.json")
-    strength, own = stored["chosen"], stored.get("own", {})
-    lines = [
-        f"Rows of {name} are predicted at strength {value:g}, which was set for them alone."
-        for name, value in own.items()
-    ]
-    if strength != scores["chosen_strength"]:
-        lines.append(
-            f'The verdict "{scores["verdict"]["kind"]}" was for strength {scores["chosen_strength"]:g}, not for {strength:g}: '
-            f"`domaintune evaluate {shlex.quote(str(path))} DATA` scores that on labelled rows."
-        )
-    return lines
+    return moved_from(folder.read("scores.json"), folder.read("strength.json"), run=str(path))

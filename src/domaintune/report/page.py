@@ -51,7 +51,7 @@ def facts(records: Records) -> dict[str, Any]:
     return {
         "records": records,
         "scores": scores,
-        "verdict_class": VERDICTS.get(scores["verdict"]["kind"], "open"),
+        "verdict_class": VERDICTS.get(records.verdict["kind"], "open"),
         "further": further(scores),
         "base_told": base_told(scores),
         "answered": "0 (the base)" if records.chosen == 0 else f"{records.chosen:g}",

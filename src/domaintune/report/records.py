@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from domaintune.report.wording import decisions
-from domaintune.run import SEEDS, RunFolder, findings_of, read_lines
+from domaintune.run import SEEDS, SEEDS_SUMMARY, RunFolder, findings_of, is_run, moved_from, read_json, read_lines
 
 MOST_CLASSES = 50
 
@@ -25,8 +25,14 @@ class Records:
     tasks: Mapping[str, Any]
     scores: Mapping[str, Any]
     provenance: Mapping[str, Any]
+    dial: Mapping[str, Any]
+    """strength.json."""
     test: list[dict[str, Any]]
     general: list[dict[str, Any]]
+    seeds: int = 1
+    """How many runs over seeds this is one of."""
+    summary: Mapping[str, Any] | None = None
+    """What seeds.json says of all of them, once it is written."""
 
     @classmethod
     def read(cls, path: str | Path) -> Records:
@@ -35,21 +41,52 @@ class Records:
             RunError: no finished run there, or one that is damaged.
         """
         folder = RunFolder.existing(path)
-        predictions = [folder.path / "predictions" / f"{name}.jsonl" for name in ("test", "general")]
+        path = folder.path.resolve()
+        whole = RunFolder(path.parents[1])
+        seeds = whole.read("recipe.json").get("seeds", 1) if path.parent.name == SEEDS and is_run(whole.path) else 1
+        summary = whole.path / SEEDS_SUMMARY
         return cls(
-            folder.path.resolve(),
+            path,
             folder.read("run.json"),
             folder.read("resolved.json"),
             folder.read("tasks.json"),
             folder.read("scores.json"),
             folder.read("provenance.json"),
-            *(_told_apart(read_lines(path), path.name) if path.is_file() else [] for path in predictions),
+            folder.read("strength.json"),
+            _rows(path, "test"),
+            _rows(path, "general"),
+            seeds,
+            read_json(summary) if seeds > 1 and summary.is_file() else None,
         )
 
     @property
     def name(self) -> str:
         """Of the folder that the user named: a seed's run is called after the run of all seeds."""
-        return self.path.parents[1].name if self.path.parent.name == SEEDS else self.path.name
+        return self.path.parents[1].name if self.seeds > 1 else self.path.name
+
+    @property
+    def verdict(self) -> Mapping[str, Any]:
+        """That over all seeds, where there is one."""
+        if self.summary is None:
+            return dict(self.scores["verdict"])
+        over = self.summary["verdict"]
+        return {"kind": over["kind"], "sentence": f"Over {self.seeds} seeds: {over['sentence']}"}
+
+    @property
+    def of_seeds(self) -> str:
+        """Which of several seeds' runs this is; empty of a single run."""
+        if self.seeds == 1:
+            return ""
+        own = f"{SEEDS}/{self.path.name}"
+        if self.summary is None:
+            return f"This is {own}, one of {self.seeds} runs over seeds."
+        used = self.summary["runs"][self.summary["used_seed"]]["folder"]
+        which = "the one with the median dev score" if own == used else f"not {used}, which has the median dev score"
+        return f"What follows is {own} of {self.seeds}, {which}. Of it alone: {self.scores['verdict']['sentence']}"
+
+    def moved(self, *, named: str | None = None) -> list[str]:
+        """What is to be said where another strength was set since; `named`: how commands name the run, by default by its path."""
+        return moved_from(self.scores, self.dial, run=named or str(self.path))
 
     @property
     def primary(self) -> str:
@@ -119,11 +156,14 @@ class Records:
         return [None if score is None else sign * score for score in made]
 
 
-def _told_apart(rows: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
-    """The rows of a file of predictions; under "row" which of them one is, where several stand on one line of the data."""
+def _rows(run: Path, part: str) -> list[dict[str, Any]]:
+    """The predictions of a part, none where there are none; under "row" which of them one is, where several stand on one line of the
+    data."""
+    name = f"predictions/{part}.jsonl"
+    rows = read_lines(run / name) if (run / name).is_file() else []
     lines = Counter((row["file"], row["line"]) for row in rows)
     return [
-        {**row, "row": f"row {number} of predictions/{name}"} if lines[row["file"], row["line"]] > 1 else row
+        {**row, "row": f"row {number} of {name}"} if lines[row["file"], row["line"]] > 1 else row
         for number, row in enumerate(rows, 1)
     ]
 
