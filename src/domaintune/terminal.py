@@ -15,7 +15,7 @@ from rich.table import Table
 
 from domaintune.counting import counted
 from domaintune.finished.strength import spoken
-from domaintune.report.wording import base_told
+from domaintune.report.wording import base_told, score_name
 
 if TYPE_CHECKING:
     from domaintune.engine.epochs import Progress as TrainingProgress
@@ -102,7 +102,7 @@ def scores_table(scores: Mapping[str, Any]) -> Table:
     """One run: base, chosen strength and strength 1, side by side, for both sides."""
     chosen, primary = scores["chosen_strength"], scores["primary"]
     strengths = sorted({0.0, chosen, 1.0})
-    table = Table(title=f"{primary}, with 95 % intervals", box=box.SIMPLE_HEAD)
+    table = Table(title=f"{score_name(primary)}, with 95 % intervals", box=box.SIMPLE_HEAD)
     table.add_column("")
     for strength in strengths:
         label = {0.0: "base (0)", 1.0: "tuned (1)"}.get(strength, f"{strength:g}")
@@ -130,7 +130,7 @@ def beside(scores: Mapping[str, Any]) -> str:
 
 def growth_lines(scores: Mapping[str, Any]) -> list[str]:
     """What growing did to the earlier run's test rows and to the new ones, a line each."""
-    growth, primary, lines = scores.get("growth") or {}, scores["primary"], []
+    growth, primary, lines = scores.get("growth") or {}, score_name(scores["primary"]), []
     for name in ("old", "new"):
         if (side := growth.get(name)) is None:
             continue
@@ -255,7 +255,7 @@ def evaluation_table(evaluation: Mapping[str, Any]) -> Table:
         table.add_column(column, no_wrap=True)
     for name, base in evaluation["scores"]["0"].items():
         values = [interval(e).replace("\n", " ") for e in (base, evaluation["scores"][strength][name])]
-        table.add_row(f"{name}{' (primary)' if name == evaluation['primary'] else ''}", *values)
+        table.add_row(f"{score_name(name)}{' (primary)' if name == evaluation['primary'] else ''}", *values)
     form = signed if evaluation["kind"] == "gain" else percent
     table.add_row(f"{evaluation['kind']}", "", form(evaluation["change"][strength]).replace("\n", " "))
     return table
@@ -263,7 +263,7 @@ def evaluation_table(evaluation: Mapping[str, Any]) -> Table:
 
 def frontier_table(scores: Mapping[str, Any], strength: float) -> Table:
     """The scores at every strength on the parts that the choice was made on; `strength` is what the run predicts with."""
-    table = Table(title=f"{scores['primary']} where the strength was chosen", box=box.SIMPLE_HEAD)
+    table = Table(title=f"{score_name(scores['primary'])} where the strength was chosen", box=box.SIMPLE_HEAD)
     for column in ("strength", "domain", "general", "kept", ""):
         table.add_column(column, justify="left" if not column else "right")
     for point in scores["frontier"]:
@@ -308,7 +308,7 @@ def runs_table(runs: Sequence[Mapping[str, Any]]) -> Table:
 def seeds_table(summary: Mapping[str, Any]) -> Table:
     """What seeds.json holds: a row for each seed, and their mean with intervals over seeds and examples."""
     primary, domain, general = summary["primary"], summary["domain"], summary["general"]
-    title = f"{primary} over {len(summary['runs'])} seeds, intervals over seeds and examples"
+    title = f"{score_name(primary)} over {len(summary['runs'])} seeds, intervals over seeds and examples"
     table = Table(title=title, box=box.SIMPLE_HEAD)
     for column in ("seed", "dev", "strength", "domain", "kept", "verdict"):
         table.add_column(column)

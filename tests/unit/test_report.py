@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import io
 import json
 import re
 import sys
@@ -13,9 +14,11 @@ from typing import Any
 import html5lib
 import pytest
 from huggingface_hub import ModelCard
+from rich.console import Console
 
 from domaintune.errors import RunError
-from domaintune.report import answers, figures
+from domaintune.evaluation import intervals
+from domaintune.report import answers, figures, wording
 from domaintune.report.card import escaped, render_card
 from domaintune.report.page import facts, render_page
 from domaintune.report.records import Records
@@ -23,7 +26,7 @@ from domaintune.report.usage import snippets
 from domaintune.report.wording import visible
 from domaintune.report.write import write_report
 from domaintune.run import write_json, write_lines
-from domaintune.terminal import trust_lines
+from domaintune.terminal import evaluation_table, frontier_table, scores_table, trust_lines
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -711,6 +714,40 @@ def test_the_runs_of_several_seeds_say_so(tmp_path: Path) -> None:
     lone = make_run(tmp_path / "seeds" / "mine")
     assert Records.read(lone).name == "mine", "a folder that happens to have that name holds no runs over seeds"
     assert "runs over seeds" not in page_of(lone)
+
+
+def of_losses(value: Any) -> Any:
+    """The same records with losses for scores."""
+    names = {"accuracy": "cross_entropy", "log_loss": "perplexity"}
+    if isinstance(value, dict):
+        return {names.get(key, key): of_losses(entry) for key, entry in value.items()}
+    return value
+
+
+def test_of_a_loss_page_card_and_plots_say_that_lower_is_better(tmp_path: Path) -> None:
+    assert wording.LOSSES.keys() == {*intervals.LOSSES}
+    sides = {"domain": side("test", "gain", 3.3, 3.0), "general": side("general", "retention (ratio)", 2.0, 2.1)}
+    loss = {"primary": "cross_entropy", "higher_is_better": False, "domain_probe": None, "majority": None}
+    loss |= {"robustness": LATER["robustness"]} | {name: of_losses(found) for name, found in sides.items()}
+    page = " ".join(page_of(run := make_run(tmp_path / "x", **loss)).split())
+    full = "cross entropy (nats per token, lower is better)"
+    assert f"{full} on the domain, strength 0.5" in page
+    assert page.count(f'<th scope="row">{full}</th>') == 2
+    assert page.count('<th scope="row">perplexity (lower is better)</th>') == 2
+    assert f"<caption>{full}</caption>" in page
+    shown = [svg for svg in re.findall(r"<svg viewBox.*?</svg>", page) if "lower is better" in svg]
+    assert len(shown) == page.count("<svg viewBox") == 5
+    frontier = next(svg for svg in shown if "over the strengths" in svg)
+    assert frontier.count(">(lower is better)<") == 2, "both axes"
+    assert f"\n| {full} | 3.300 [3.250, 3.350] |" in html.unescape(render_card(Records.read(run)))
+    assert "lower is better" not in page_of(make_run(tmp_path / "y")).replace("log loss (nats, lower is better)", "")
+    scores = json.loads((run / "scores.json").read_text())
+    evaluation = {**scores["domain"], "strength": 0.5, "domain_strengths": {}, "primary": "cross_entropy"}
+    tables = [scores_table(scores), frontier_table(scores, 0.5), evaluation_table(evaluation)]
+    for table in tables:
+        console = Console(width=120, record=True, file=io.StringIO())
+        console.print(table)
+        assert "cross_entropy (nats per token, lower is better)" in console.export_text()
 
 
 def test_caveats_stand_with_the_scores(tmp_path: Path) -> None:

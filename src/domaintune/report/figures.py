@@ -81,8 +81,9 @@ def _svg(figure: Figure, name: str, title: str) -> str:
     return text
 
 
-def frontier(points: Sequence[Point], *, chosen: float, primary: str, general: str) -> str:
-    """The domain's score over the general one from strength 0 to 1, or over the strength without general data."""
+def frontier(points: Sequence[Point], *, chosen: float, primary: str, general: str, better: str = "") -> str:
+    """The domain's score over the general one from strength 0 to 1, or over the strength without general data; `better`: which way is,
+    where that is to be said."""
     two = all(point["general"] is not None for point in points)
     across = [p["general"] if two else p["strength"] for p in points]
     up = [p["domain"] for p in points]
@@ -108,8 +109,8 @@ def frontier(points: Sequence[Point], *, chosen: float, primary: str, general: s
                 zorder=3,
                 bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.6},
             )
-        axes.set_xlabel(f"{general}, general" if two else "strength")
-        axes.set_ylabel(f"{primary}, domain")
+        axes.set_xlabel(f"{general}, general\n{better}".rstrip() if two else "strength")
+        axes.set_ylabel(f"{primary}, domain\n{better}".rstrip())
         axes.xaxis.set_major_locator(MaxNLocator(5))
         return _svg(figure, "frontier", "Domain score against general score over the strengths")
 
@@ -139,8 +140,10 @@ def _near(axes: Axes, one: tuple[float, float], other: tuple[float, float]) -> b
     return bool(abs(x - u) < 32 and abs(y - v) < 14)
 
 
-def curves(losses: Sequence[float], dev: Sequence[float | None], *, best: int | None, primary: str) -> str:
-    """Train loss and dev score by epoch (from 1), each with an axis of its own; `best` counts from 0."""
+def curves(
+    losses: Sequence[float], dev: Sequence[float | None], *, best: int | None, primary: str, better: str = ""
+) -> str:
+    """Train loss and dev score by epoch (from 1), each with an axis of its own; `best` counts from 0, `better` as in `frontier`."""
     shown = [(epoch, score) for epoch, score in enumerate(dev, 1) if score is not None]
     with _styled("curves"):
         figure, axes = _axes()
@@ -155,7 +158,7 @@ def curves(losses: Sequence[float], dev: Sequence[float | None], *, best: int | 
             other.grid(visible=False)
             other.spines["right"].set_visible(True)
             other.plot(*zip(*shown, strict=True), "o-", color=TUNED, markersize=4, label=f"dev {primary}")
-            other.set_ylabel(f"dev {primary}")
+            other.set_ylabel(f"dev {primary}\n{better}".rstrip())
             handles += other.get_lines()[:1]
             kept = [(epoch, score) for epoch, score in shown if best is not None and epoch == best + 1]
             if kept:

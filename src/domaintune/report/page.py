@@ -80,9 +80,9 @@ def plots(records: Records) -> dict[str, Markup]:
     scores, primary = records.scores, records.primary
     general = scores.get("general") or {}
     word = "agreement" if general.get("kind") == "agreement" and scores.get("higher_is_better", True) else primary
-    made = {
-        "frontier": figures.frontier(scores["frontier"], chosen=records.chosen, primary=primary, general=word),
-    }
+    better = "" if scores.get("higher_is_better", True) else "(lower is better)"
+    frontier = figures.frontier(scores["frontier"], chosen=records.chosen, primary=primary, general=word, better=better)
+    made = {"frontier": frontier}
     for name, side in records.sides.items():
         rows = [
             (
@@ -92,15 +92,19 @@ def plots(records: Records) -> dict[str, Markup]:
             )
             for s in records.strengths
         ]
-        made[f"intervals-{name}"] = figures.intervals(rows, name=f"intervals-{name}", label=f"{primary}, {name}")
+        made[f"intervals-{name}"] = figures.intervals(
+            rows, name=f"intervals-{name}", label=f"{primary}, {name} {better}".rstrip()
+        )
     if scores["epochs"]:
         losses = [epoch["train_loss"] for epoch in scores["epochs"]]
         best = None if scores.get("averaged_epochs") else scores.get("best_epoch")
-        made["curves"] = figures.curves(losses, records.dev_scores, best=best, primary=primary)
+        made["curves"] = figures.curves(losses, records.dev_scores, best=best, primary=primary, better=better)
     if scores.get("calibration"):
         made["reliability"] = figures.reliability(scores["calibration"]["bins"])
     if robust := scores.get("robustness"):
-        made["robustness"] = figures.robustness(robust["kinds"], robust["clean"], primary=primary)
+        made["robustness"] = figures.robustness(
+            robust["kinds"], robust["clean"], primary=f"{primary} {better}".rstrip()
+        )
     return {name: Markup(svg) for name, svg in made.items()}  # numbers and our own words
 
 

@@ -14,6 +14,12 @@ MUCH_MORE = 1.25
 """Times the gain at the chosen strength, from which another strength is worth telling."""
 OWN = "the base's "
 """How the start of a run begins where that is a head of the base's own."""
+LOSSES = {
+    "cross_entropy": "nats per token, lower is better",
+    "perplexity": "lower is better",
+    "log_loss": "nats, lower is better",
+}
+"""What is to be said of scores that are not between 0 and 1 and better where higher."""
 # Not what text is made of: control characters but tab and newline, halves of surrogate pairs, non-characters; and what turns the
 # direction of all that follows it.
 HIDDEN = re.compile(
@@ -84,6 +90,11 @@ def size(count_bytes: int | None) -> str:
     return NONE if count_bytes is None else f"{count_bytes / 2**20:,.0f} MiB"
 
 
+def score_name(name: str) -> str:
+    """A score's name, of a loss with its unit and that lower is better."""
+    return f"{name} ({LOSSES[name]})" if name in LOSSES else name
+
+
 def spoken(key: str) -> str:
     """A key of the records as words."""
     return key.replace("_", " ")
@@ -141,5 +152,5 @@ def _command(strength: float) -> str:
 
 FORMATS = {
     f.__name__: f
-    for f in (visible, number, estimate, change, share, count, strength_name, date, duration, size, spoken)
+    for f in (visible, number, estimate, change, share, count, strength_name, score_name, date, duration, size, spoken)
 }
