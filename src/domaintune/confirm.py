@@ -142,7 +142,7 @@ def judged(
 ) -> Verdict:
     """The verdict by the recipe's bounds. `frontier` is what `chosen` was chosen on, `rows` count the test and general part."""
     keep = keep_of(recipe, task, agreement=agreement)
-    why = why_the_base(frontier, keep=keep) if chosen.strength == 0 else ""
+    why = why_the_base(frontier, keep=keep, primary=task.primary) if chosen.strength == 0 else ""
     return judge(
         chosen,
         full,

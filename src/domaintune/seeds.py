@@ -141,16 +141,16 @@ def _summary(recipe: Recipe, runs: Sequence[RunFolder]) -> tuple[dict[str, Any],
     if scores[0]["general"] is not None:
         agreement = scores[0]["general"]["kind"] == "agreement"
         general = _side(tasks.get("general", tasks["domain"]), runs, "general", chosen, recipe)
+    kind = "agreement" if agreement or general is None else f"retention ({general.kind})"
     dev = [dev_score(s) for s in scores]
     used = median_place(dev, higher_is_better=tasks["domain"].primary.higher_is_better)
 
     def at(strength: float, name: str) -> Confirmed:
         retention = None if general is None else general.change(name, agreement=agreement)
-        kind = "ratio" if general is None else kept_kind(scores[0]["general"]["kind"])
         own = None if name == "tuned" or len(set(chosen)) == 1 else f"each run's own strength ({', '.join(chosen)})"
         primary = tasks["domain"].primary
         score = domain.points[name][primary.name] if primary.higher_is_better else None
-        return Confirmed(strength, domain.gain(name), retention, kind, own, score)
+        return Confirmed(strength, domain.gain(name), retention, kept_kind(kind), own, score)
 
     verdict = judged(
         recipe,
@@ -172,9 +172,7 @@ def _summary(recipe: Recipe, runs: Sequence[RunFolder]) -> tuple[dict[str, Any],
         "domain": domain.plain(change=domain.gain, kind="gain"),
         "general": None
         if general is None
-        else general.plain(
-            change=lambda name: general.change(name, agreement=agreement), kind=scores[0]["general"]["kind"]
-        ),
+        else general.plain(change=lambda name: general.change(name, agreement=agreement), kind=kind),
         "verdict": verdict.plain(),
     }
     return summary, {
@@ -196,6 +194,7 @@ def _told(scores: dict[str, Any], number: int, seed: int, chosen: str, dev: floa
         "chosen_strength": scores["chosen_strength"],
         "score": scores["domain"]["scores"][chosen][scores["primary"]]["value"],
         "retention": None if scores["general"] is None else scores["general"]["change"][chosen]["value"],
+        "retention_kind": None if scores["general"] is None else scores["general"]["kind"],
         "verdict": scores["verdict"]["kind"],
     }
 

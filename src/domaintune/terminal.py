@@ -15,7 +15,7 @@ from rich.table import Table
 
 from domaintune.counting import counted
 from domaintune.finished.strength import spoken
-from domaintune.report.wording import base_told, score_name
+from domaintune.report.wording import base_told, frontier_kind, is_difference, kept, kind_name, less_one, score_name
 
 if TYPE_CHECKING:
     from domaintune.engine.epochs import Progress as TrainingProgress
@@ -112,8 +112,8 @@ def scores_table(scores: Mapping[str, Any]) -> Table:
             continue
         values = [interval(side["scores"][f"{s:g}"][primary]) for s in strengths]
         table.add_row(f"{title}: {escape(side['name'])}\n{side['rows']:,} rows", *values)
-        form = signed if side["kind"] == "gain" else percent
-        table.add_row(side["kind"], *[form(side["change"][f"{s:g}"]) if s > 0 else "" for s in strengths])
+        told = [changed(side["change"][f"{s:g}"], side["kind"]) if s > 0 else "" for s in strengths]
+        table.add_row(kind_name(side["kind"]), *told)
     return table
 
 
@@ -187,7 +187,7 @@ def comparison_table(compared: Mapping[str, Any]) -> Table:
             interval(run["base_score"]),
             interval(run["score"]),
             signed(run["gain"]),
-            "unknown" if run["retention"] is None else percent(run["retention"]),
+            "unknown" if run["retention"] is None else kept_interval(run["retention"], run["retention_kind"]),
             f"{quantity(run['trainable_parameters'])}\n{run['training_seconds']:.0f} s",
             run["verdict"] or "unknown",
         )
@@ -256,25 +256,26 @@ def evaluation_table(evaluation: Mapping[str, Any]) -> Table:
     for name, base in evaluation["scores"]["0"].items():
         values = [interval(e).replace("\n", " ") for e in (base, evaluation["scores"][strength][name])]
         table.add_row(f"{score_name(name)}{' (primary)' if name == evaluation['primary'] else ''}", *values)
-    form = signed if evaluation["kind"] == "gain" else percent
-    table.add_row(f"{evaluation['kind']}", "", form(evaluation["change"][strength]).replace("\n", " "))
+    kind = evaluation["kind"]
+    table.add_row(kind_name(kind), "", changed(evaluation["change"][strength], kind).replace("\n", " "))
     return table
 
 
 def frontier_table(scores: Mapping[str, Any], strength: float) -> Table:
     """The scores at every strength on the parts that the choice was made on; `strength` is what the run predicts with."""
     table = Table(title=f"{score_name(scores['primary'])} where the strength was chosen", box=box.SIMPLE_HEAD)
-    for column in ("strength", "domain", "general", "kept", ""):
+    kind = frontier_kind(scores)
+    for column in ("strength", "domain", "general", "change" if is_difference(kind) else "kept", ""):
         table.add_column(column, justify="left" if not column else "right")
     for point in scores["frontier"]:
         marks = ["used"] if point["strength"] == strength else []
         marks += ["chosen by tune"] if point["strength"] == scores["chosen_strength"] else []
-        general, kept = point["general"], point["retention"]
+        general, retention = point["general"], point["retention"]
         table.add_row(
             f"{point['strength']:g}",
             f"{point['domain']:.3f}",
             "unknown" if general is None else f"{general:.3f}",
-            "unknown" if kept is None else f"{100 * kept:.1f} %",
+            "unknown" if retention is None else kept(retention, kind),
             ", ".join(marks),
         )
     return table
@@ -300,7 +301,7 @@ def runs_table(runs: Sequence[Mapping[str, Any]]) -> Table:
             f"{run['method']}{over}{own}",
             (run["verdict"] or "unfinished") + of,
             "" if run["gain"] is None else f"{run['gain']['value']:+.3f}{at}",
-            "" if run["retention"] is None else f"{100 * run['retention']['value']:.1f} %{at}",
+            "" if run["retention"] is None else f"{_kept_told(run['retention']['value'], run['retention_kind'])}{at}",
         )
     return table
 
@@ -318,13 +319,15 @@ def seeds_table(summary: Mapping[str, Any]) -> Table:
             f"{run['dev']:.3f}",
             f"{run['chosen_strength']:g}",
             f"{run['score']:.3f}",
-            "unknown" if run["retention"] is None else f"{100 * run['retention']:.1f} %",
+            "unknown"
+            if run["retention"] is None
+            else _kept_told(run["retention"], run.get("retention_kind", general["kind"])),
             run["verdict"],
         )
     for name, key in (("base", "base"), ("chosen", "chosen"), ("tuned (1)", "tuned")):
-        kept = "unknown" if general is None else percent(general["change"][key])
+        of_all = "unknown" if general is None else kept_interval(general["change"][key], general["kind"])
         table.add_row(
-            f"mean, {name}", "", "", interval(domain["scores"][key][primary]), "" if key == "base" else kept, ""
+            f"mean, {name}", "", "", interval(domain["scores"][key][primary]), "" if key == "base" else of_all, ""
         )
     table.add_row("gain, chosen", "", "", signed(domain["change"]["chosen"]), "", "")
     return table
@@ -351,6 +354,22 @@ def interval(estimate: Estimate) -> str:
 
 def signed(estimate: Estimate) -> str:
     return f"{estimate['value']:+.3f}\n[{estimate['low']:+.2f}, {estimate['high']:+.2f}]"
+
+
+def changed(estimate: Estimate, kind: str) -> str:
+    """A side's change: a gain, what is kept, or how the general score changed."""
+    if kind == "gain":
+        return signed(estimate)
+    return signed(less_one(estimate)) if is_difference(kind) else percent(estimate)
+
+
+def kept_interval(estimate: Estimate, kind: str) -> str:
+    """What is kept, in a column that may hold other kinds too: a change of the general score says that it is one."""
+    return f"score {changed(estimate, kind)}" if is_difference(kind) else changed(estimate, kind)
+
+
+def _kept_told(value: float, kind: str) -> str:
+    return f"score {kept(value, kind)}" if is_difference(kind) else kept(value, kind)
 
 
 def percent(estimate: Estimate) -> str:

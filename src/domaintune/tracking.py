@@ -226,7 +226,9 @@ def final_numbers(scores: Mapping[str, Any]) -> dict[str, float]:
             continue
         for word, key in (("base", "0"), ("chosen", chosen), ("tuned", "1")):
             made |= {f"{side}/{word}/{name}": float(e["value"]) for name, e in scores[side]["scores"][key].items()}
-        made[f"{side}/{scores[side]['kind'].split()[0]}"] = float(scores[side]["change"][chosen]["value"])
+        kind, value = scores[side]["kind"], float(scores[side]["change"][chosen]["value"])
+        word, less = ("score_change", 1) if "difference" in kind else (kind.split()[0], 0)
+        made[f"{side}/{word}"] = value - less
     return made
 
 

@@ -16,8 +16,10 @@ import pytest
 from huggingface_hub import ModelCard
 from rich.console import Console
 
+from domaintune import tracking
 from domaintune.errors import RunError
 from domaintune.evaluation import intervals
+from domaintune.finished.listing import list_runs
 from domaintune.report import answers, figures, wording
 from domaintune.report.card import escaped, render_card
 from domaintune.report.page import facts, render_page
@@ -26,7 +28,15 @@ from domaintune.report.usage import snippets
 from domaintune.report.wording import visible
 from domaintune.report.write import write_report
 from domaintune.run import write_json, write_lines
-from domaintune.terminal import evaluation_table, frontier_table, scores_table, trust_lines
+from domaintune.terminal import (
+    comparison_table,
+    evaluation_table,
+    frontier_table,
+    runs_table,
+    scores_table,
+    seeds_table,
+    trust_lines,
+)
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -188,7 +198,14 @@ def make_run(path: Path, *, general: dict | str | None = "labelled", **changes: 
     write_lines(path / "predictions" / "test.jsonl", test)
     if general is not None:
         write_lines(path / "predictions" / "general.jsonl", other)
-    state = {"format": 1, "finished": True, "ended": 1.7e9, "task": "text-classification", "method": "lora"}
+    state = {
+        "format": 1,
+        "finished": True,
+        "started": 1.7e9,
+        "ended": 1.7e9,
+        "task": "text-classification",
+        "method": "lora",
+    }
     write_json(path / "run.json", {**state, "base": "minilm", "verdict": "deploy", "chosen_strength": 0.5})
     return path
 
@@ -714,6 +731,61 @@ def test_the_runs_of_several_seeds_say_so(tmp_path: Path) -> None:
     lone = make_run(tmp_path / "seeds" / "mine")
     assert Records.read(lone).name == "mine", "a folder that happens to have that name holds no runs over seeds"
     assert "runs over seeds" not in page_of(lone)
+
+
+def test_where_the_bases_general_score_is_near_0_its_change_is_told(tmp_path: Path) -> None:
+    """What is recorded as kept is 1 plus the change there; no reader is told that 96 % are kept of nearly nothing."""
+    assert intervals.UNDEFINED_BELOW == wording.NEAR_ZERO
+    lost = side("general (report part)", "retention (difference)", 0.04, 0.0)
+    lost["change"] = {s: estimate(1 - 0.04 * float(s), 0.013) for s in ("0", "0.5", "1")}
+    points = [
+        {"strength": s, "domain": 0.5 + 0.4 * s, "general": 0.04 - 0.04 * s, "retention": 1 - 0.04 * s}
+        for s in (0.0, 0.25, 0.5, 0.75, 1.0)
+    ]
+    run = make_run(tmp_path / "runs" / "x", general=lost, frontier=points)
+    write_json(run / "recipe.json", {"task": {"name": "text-classification"}, "method": {"name": "lora"}, "base": "b"})
+    page, card = page_of(run), html.unescape(render_card(Records.read(run)))
+    flat = " ".join(page.replace("\N{NO-BREAK SPACE}", " ").split())
+    assert "<span>general score, strength 0.5</span><b>-0.020</b>" in flat
+    assert "<span>change of the general score [-0.033, -0.007]</span>" in flat
+    assert '<th scope="row">change of the general score</th><td></td><td>-0.020 [-0.033, -0.007]</td>' in flat
+    assert '<th scope="col">change</th>' in flat
+    assert "<td>0.020</td><td>-0.020</td>" in flat
+    assert "| change of the general score |  | -0.020 [-0.033, -0.007] |" in card
+    scores = json.loads((run / "scores.json").read_text())
+    told = wording.further(scores)
+    assert told is not None
+    assert "and change of the general score -0.030 instead of -0.020" in told
+    facts = {"run": "x", "method": "lora", "seeds": 1, "compared_seeds": 1, "strengths": [0.5], "verdict": "deploy"}
+    facts |= {"base_score": estimate(0.5), "score": estimate(0.7), "gain": estimate(0.2), "trainable_parameters": 1}
+    facts |= {"retention": lost["change"]["0.5"], "retention_kind": lost["kind"], "training_seconds": 1.0}
+    summary = {
+        "primary": "accuracy", "used_seed": 0, "domain": over(scores["domain"]), "general": over(lost),
+        "runs": [
+            {"seed": 0, "dev": 0.7, "chosen_strength": 0.5, "score": 0.7, "retention": 0.98, "verdict": "deploy"},
+        ],
+    }  # fmt: skip
+    evaluation = {**lost, "strength": 0.5, "domain_strengths": {}, "primary": "accuracy"}
+    tables = [
+        scores_table(scores), frontier_table(scores, 0.5), evaluation_table(evaluation), runs_table(list_runs(run.parent)),
+        seeds_table(summary), comparison_table({"primary": "accuracy", "rows": 4, "data": "test", "runs": [facts]}),
+    ]  # fmt: skip
+    shown = []
+    for table in tables:
+        console = Console(width=120, record=True, file=io.StringIO())
+        console.print(table)
+        shown.append(console.export_text())
+        assert "-0.020" in shown[-1], shown[-1]
+    for text in (flat, card, told, *shown):
+        assert not re.search(r"9[6-9](\.\d)? ?%", text)
+    assert all("score -0.020" in text for text in shown[3:])
+    assert tracking.final_numbers(scores)["general/score_change"] == pytest.approx(-0.02)
+
+
+def over(found: dict) -> dict:
+    """The same side by the names that the summary over seeds has."""
+    names = {"0": "base", "0.5": "chosen", "1": "tuned"}
+    return found | {key: {names[s]: v for s, v in found[key].items()} for key in ("scores", "change")}
 
 
 def of_losses(value: Any) -> Any:

@@ -66,7 +66,13 @@ def test_strengths_that_differ_between_seeds_are_all_told():
 def test_it_is_told_why_the_base_was_chosen(domain, retention, why):
     frontier = [Point(s, d, r, r) for s, d, r in zip((0.0, 0.5, 1.0), domain, retention, strict=True)]
     assert choose(frontier, keep=0.98, primary=Primary("accuracy")) == 0
-    assert why_the_base(frontier, keep=0.98) == f"where strengths are chosen, {why}"
+    assert why_the_base(frontier, keep=0.98, primary=Primary("accuracy")) == f"where strengths are chosen, {why}"
+
+
+def test_of_a_score_near_0_its_change_says_why_the_base_was_chosen():
+    frontier = [Point(s, s, 0.04 - s / 25, 1 - s / 25) for s in (0.0, 0.75, 1.0)]
+    told = "none above 0 changes the general score by -0.02 or better (best: -0.030, at 0.75)"
+    assert told in why_the_base(frontier, keep=0.98, primary=Primary("mAP"))
 
 
 def test_keep_the_base_on_a_loss_and_on_no_gain_with_loss():
@@ -153,7 +159,9 @@ def test_what_is_kept_has_its_own_name_and_remedy():
     lost = at(1.0, estimate(0.1, 0.02), estimate(0.955, 0.02), "difference")
     told = verdict(lost, lost).sentence
     assert "general score -0.045 [-0.065, -0.025] (the base's is too near 0 for a ratio)" in told
+    assert "change of the general score is at the floor of -0.05, above which" in told
     assert "95.5" not in told
+    assert "retention" not in told
 
 
 @pytest.mark.parametrize("low", [-1.0, -float("inf")])

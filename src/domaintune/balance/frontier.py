@@ -11,7 +11,7 @@ import numpy as np
 from torch import nn
 
 from domaintune.bases.base import Base
-from domaintune.evaluation.intervals import retention_estimate
+from domaintune.evaluation.intervals import retention_estimate, retention_kind
 from domaintune.evaluation.score import (
     by_domain,
     divergence,
@@ -167,9 +167,13 @@ def choose(frontier: Sequence[Point], *, keep: float, primary: Primary) -> float
     return min(p.strength for p in qualified if sign * p.domain == best)
 
 
-def why_the_base(frontier: Sequence[Point], *, keep: float) -> str:
+def why_the_base(frontier: Sequence[Point], *, keep: float, primary: Primary) -> str:
     """Why `choose` took strength 0 of a frontier with general data."""
     most, at = max((p.retention, -p.strength) for p in frontier if p.strength > 0 and p.retention is not None)
     if most >= keep:
         return "where strengths are chosen, none that keeps enough is better than the base"
+    base = next(p.general for p in frontier if p.strength == 0)
+    if base is not None and retention_kind(primary, base) == "difference":
+        change, least = f"{most - 1:+.3f}", f"{keep - 1:+.3g}"
+        return f"where strengths are chosen, none above 0 changes the general score by {least} or better (best: {change}, at {-at:g})"
     return f"where strengths are chosen, none above 0 keeps {100 * keep:.4g} % (most: {100 * most:.4g} %, at {-at:g})"

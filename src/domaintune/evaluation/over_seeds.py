@@ -12,6 +12,7 @@ from scipy.special import ndtri, stdtrit
 from domaintune.evaluation.intervals import (
     MEANS_OF_CLASSES,
     Estimate,
+    Kind,
     above_zero,
     bootstrap_weights,
     drawn_units,
@@ -58,6 +59,11 @@ class OverSeeds:
     def _interval(self, value: float, draws: np.ndarray, each: np.ndarray) -> Estimate:
         return widened(percentiles(value, draws), draws, each, rows=self.units)
 
+    @property
+    def kind(self) -> Kind:
+        """How retention is told, by the mean of the base's scores."""
+        return retention_kind(self.task.primary, self.points["base"][self.task.primary.name])
+
     def change(self, name: str, *, agreement: bool) -> Estimate:
         """Retention: of the means over seeds; or agreement."""
         primary = self.task.primary
@@ -65,7 +71,7 @@ class OverSeeds:
         draws, base_draws = self.draws[name][primary.name], self.draws["base"][primary.name]
         if agreement and primary.higher_is_better:
             return self.score(name, primary.name)
-        kind = retention_kind(primary, base)
+        kind = self.kind
         whole = kept(primary, np.array(value), np.array(base), kind)
         each = kept(primary, self.each[name][primary.name], self.each["base"][primary.name], kind)
         made = self._interval(float(whole), kept(primary, draws, base_draws, kind), each)

@@ -81,9 +81,11 @@ def judge(
 def _open(shown: Confirmed, told: str, wants: list[str], *, floor: float, test_rows: int, general_rows: int) -> Verdict:
     gain, kept = shown.gain, shown.retention
     test_needed = general_needed = None
-    word, setting = (
-        ("agreement", "balance.keep_agreement") if shown.kind == "agreement" else ("retention", "balance.floor")
-    )
+    word, setting = {
+        "agreement": ("agreement", "balance.keep_agreement"),
+        "difference": ("change of the general score", "balance.floor less 1"),
+    }.get(shown.kind, ("retention", "balance.floor"))
+    least = floor - 1 if shown.kind == "difference" else floor
     if gain.low <= 0:
         if gain.value > 0 and gain.low in (-1.0, -math.inf):  # as far as it goes
             wants.append("the test part has too few rows, or groups of them, to show how far they vary")
@@ -105,10 +107,10 @@ def _open(shown: Confirmed, told: str, wants: list[str], *, floor: float, test_r
                 f"about {general_needed:,} rows in the general part that is told of (now {general_rows:,}) would settle the {word} in 4 "
                 "of 5 cases"
                 if general_needed
-                else f"{word} is at the floor of {floor:g}, above which only a lower strength can lift it"
+                else f"{word} is at the floor of {least:g}, above which only a lower strength can lift it"
             )
         else:
-            wants.append(f"{word} is below the floor of {floor:g} ({setting}): a lower strength would lose less")
+            wants.append(f"{word} is below the floor of {least:g} ({setting}): a lower strength would lose less")
     sentence = f"Too close to call: {told}" + (f"; {'; '.join(wants)}." if wants else ".")
     return Verdict("too close to call", sentence, test_needed, general_needed)
 

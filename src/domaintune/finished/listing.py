@@ -15,6 +15,7 @@ def list_runs(folder: str | Path) -> list[dict[str, Any]]:
 
     `strength` is what the run predicts with, `verdict_strength` what its verdict is for. `gain` and `retention` are estimates as in
     scores.json at `scored_strength`: `strength`, or 1 where that is the base itself; None where it was set to one that was not scored.
+    `retention_kind`: as `kind` there.
     Over several seeds they are means, each run's at its own strength or at 1. `date` is seconds since 1970.
 
     Raises:
@@ -52,6 +53,7 @@ def _facts(path: Path) -> dict[str, Any]:
             "scored_strength": None,
             "gain": None,
             "retention": None,
+            "retention_kind": None,
         }
         if not state["finished"]:
             return facts
@@ -72,6 +74,7 @@ def _facts(path: Path) -> dict[str, Any]:
             "scored_strength": at,
             "gain": scores["domain"]["change"][key],
             "retention": None if general is None else general["change"][key],
+            "retention_kind": None if general is None else general["kind"],
         }
     except (RunError, KeyError, TypeError, AttributeError) as error:
         return {"run": str(path), "damaged": f"{type(error).__name__}: {error}"}

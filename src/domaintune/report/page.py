@@ -14,7 +14,7 @@ from domaintune.report.answers import Case
 from domaintune.report.records import Records
 from domaintune.report.thumbnails import Thumbnail, thumbnail
 from domaintune.report.usage import PICTURE_TASKS, snippets
-from domaintune.report.wording import FORMATS, base_told, further, strength_name
+from domaintune.report.wording import FORMATS, base_told, frontier_kind, further, strength_name
 from domaintune.run import flatten
 
 MOST_CASES = 8
@@ -32,14 +32,14 @@ def render_page(records: Records) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(FORMATS)
-    for name in ("estimate", "change"):
+    for name in ("estimate", "change", "kept"):
         environment.filters[name] = _unbroken(FORMATS[name])
     return environment.get_template("page.html").render(facts(records)) + "\n"
 
 
 def _unbroken(form: Callable[..., str]) -> Callable[..., str]:
-    """An interval stays on one line."""
-    return lambda *given: form(*given).replace(", ", ",\N{NO-BREAK SPACE}")
+    """An interval stays on one line, a number with its sign of percent."""
+    return lambda *given: form(*given).replace(", ", ",\N{NO-BREAK SPACE}").replace(" %", "\N{NO-BREAK SPACE}%")
 
 
 def facts(records: Records) -> dict[str, Any]:
@@ -53,6 +53,7 @@ def facts(records: Records) -> dict[str, Any]:
         "scores": scores,
         "verdict_class": VERDICTS.get(records.verdict["kind"], "open"),
         "further": further(scores),
+        "frontier_kind": frontier_kind(scores),
         "base_told": base_told(scores),
         "answered": "0 (the base)" if records.chosen == 0 else f"{records.chosen:g}",
         "plots": plots(records),

@@ -12,6 +12,8 @@ LONGEST = 400
 NONE = "–"
 MUCH_MORE = 1.25
 """Times the gain at the chosen strength, from which another strength is worth telling."""
+NEAR_ZERO = 0.05
+"""A base's general score below which no ratio to it is told, but the change of the score."""
 OWN = "the base's "
 """How the start of a run begins where that is a head of the base's own."""
 LOSSES = {
@@ -48,13 +50,47 @@ def estimate(found: Mapping[str, Any] | None) -> str:
 
 
 def change(found: Mapping[str, Any], kind: str) -> str:
-    """A gain with its sign, anything else (retention, agreement) in percent."""
-    if kind == "gain":
+    """A gain, or change of the general score, with its sign; anything else (retention, agreement) in percent."""
+    if is_difference(kind):
+        found = less_one(found)
+    if kind == "gain" or is_difference(kind):
         value, low, high = (f"{'+' if found[k] >= 0 else ''}{number(found[k])}" for k in ("value", "low", "high"))
         return f"{value} [{low}, {high}]"
     if not math.isfinite(found["value"]):
         return NONE
     return f"{100 * found['value']:.1f}\N{NO-BREAK SPACE}% [{100 * found['low']:.1f}, {100 * found['high']:.1f}]"
+
+
+def is_difference(kind: str) -> bool:
+    """Whether what is recorded as kept is 1 plus the change of the general score, as the base's is too near 0 for a ratio."""
+    return "difference" in kind
+
+
+def less_one(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The change of the general score, of what is recorded as kept."""
+    return {**found, **{key: found[key] - 1 for key in ("value", "low", "high")}}
+
+
+def kept(value: float | None, kind: str) -> str:
+    """Retention or agreement in percent, or the change of the general score with its sign."""
+    if value is None or not math.isfinite(value):
+        return NONE
+    return f"{value - 1:+.3f}" if is_difference(kind) else f"{100 * value:.1f} %"
+
+
+def kind_name(kind: str) -> str:
+    """What a side's change is, in words."""
+    return "change of the general score" if is_difference(kind) else spoken(kind)
+
+
+def frontier_kind(scores: Mapping[str, Any]) -> str:
+    """What is kept at each strength of the frontier, as a general side's `kind` says it: the choosing rows have a base's score of their
+    own."""
+    if (general := scores.get("general")) is None or general["kind"] == "agreement":
+        return "agreement"
+    base = next(point["general"] for point in scores["frontier"] if point["strength"] == 0)
+    near = scores.get("higher_is_better", True) and base < NEAR_ZERO
+    return "retention (difference)" if near else "retention (ratio)"
 
 
 def share(value: float | None, decimals: int = 0) -> str:
@@ -138,11 +174,12 @@ def further(scores: Mapping[str, Any]) -> str | None:
     if not above:
         return None
     found = above[0]
-    kept = "agreement with the base" if (scores.get("general") or {}).get("kind") == "agreement" else "retention"
+    kind = frontier_kind(scores)
+    name = {"agreement": "agreement with the base", "retention (ratio)": "retention"}.get(kind, kind_name(kind))
     return (
         f"More is to be had for more loss: at strength {found['strength']:g} {scores['primary']} is {found['domain']:.3f} "
-        f"instead of {chosen['domain']:.3f} and {kept} {100 * found['retention']:.1f} % instead of "
-        f"{100 * chosen['retention']:.1f} % on the rows that the strength was chosen on: {_command(found['strength'])}"
+        f"instead of {chosen['domain']:.3f} and {name} {kept(found['retention'], kind)} instead of "
+        f"{kept(chosen['retention'], kind)} on the rows that the strength was chosen on: {_command(found['strength'])}"
     )
 
 
@@ -152,5 +189,20 @@ def _command(strength: float) -> str:
 
 FORMATS = {
     f.__name__: f
-    for f in (visible, number, estimate, change, share, count, strength_name, score_name, date, duration, size, spoken)
+    for f in (
+        visible,
+        number,
+        estimate,
+        change,
+        share,
+        count,
+        strength_name,
+        score_name,
+        kind_name,
+        kept,
+        date,
+        duration,
+        size,
+        spoken,
+    )
 }
