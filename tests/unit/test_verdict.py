@@ -159,9 +159,12 @@ def test_what_is_kept_has_its_own_name_and_remedy():
     lost = at(1.0, estimate(0.1, 0.02), estimate(0.955, 0.02), "difference")
     told = verdict(lost, lost).sentence
     assert "general score -0.045 [-0.065, -0.025] (the base's is too near 0 for a ratio)" in told
-    assert "change of the general score is at the floor of -0.05, above which" in told
+    assert "would settle the change of the general score" in told
     assert "95.5" not in told
     assert "retention" not in told
+    more = at(1.0, estimate(0.1, 0.02), estimate(0.93, 0.02), "difference")
+    told = verdict(more, more).sentence
+    assert "change of the general score is below the floor of -0.05 (balance.floor less 1)" in told
 
 
 @pytest.mark.parametrize("low", [-1.0, -float("inf")])

@@ -42,7 +42,7 @@ class Records:
         """
         folder = RunFolder.existing(path)
         path = folder.path.resolve()
-        whole = RunFolder(path.parents[1])
+        whole = RunFolder(path.parent.parent)
         seeds = whole.read("recipe.json").get("seeds", 1) if path.parent.name == SEEDS and is_run(whole.path) else 1
         summary = whole.path / SEEDS_SUMMARY
         return cls(
