@@ -6,6 +6,7 @@ Nothing is trained or scored here.
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -163,10 +164,8 @@ def _head_left(base: Base, task: Task, general: GeneralParts | None) -> list[str
     ]
     if not others or not base.owns(replace(spec, labels=tuple(mapped))):
         return []
-    told = " ".join(f"{name}={other}" for name, other in others.items())
-    return [
-        f"the base's own head knows these labels under other names and is not used; to start from it: --label-map {told}."
-    ]
+    told = " ".join(f"--label-map {shlex.quote(f'{name}={other}')}" for name, other in others.items())
+    return [f"the base's own head knows these labels under other names and is not used; to start from it: {told}."]
 
 
 def _caveats(task: Task, test: Sequence[Any], seen: set[str], own: set[str]) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from rich.console import Console
 
 from domaintune.checks.report import report_of, with_few_rows
@@ -202,8 +204,14 @@ def test_labels_that_look_alike() -> None:
     found = list(like_labels({"train": part("train", *rows), "test": part("test", ("g", "f\u00fcr"), ("h", "other"))}))
     assert [(f.name, f.count) for f in found] == [("like-labels", 1)] * 3
     assert found[0].message == "'Positive' and 'positive' are different labels."
-    assert found[0].remedy == "If they mean the same: --label-map 'positive=Positive'."
+    assert found[0].remedy == "If they mean the same: --label-map positive=Positive."
     assert "'neg\\u200b'" in found[1].message
+
+
+def test_a_remedy_to_paste_is_quoted() -> None:
+    (found,) = like_labels({"train": part("train", ("a", "Don't know"), ("b", "Don't know"), ("c", "don't know"))})
+    pasted = shlex.split(found.remedy.removeprefix("If they mean the same: ").removesuffix("."))
+    assert pasted == ["--label-map", "don't know=Don't know"]
 
 
 def test_labels_that_look_like_several() -> None:

@@ -592,7 +592,7 @@ def test_a_head_that_is_unused_for_its_spelling_is_told(folder: Path) -> None:
         "dev": table(folder / "d.csv", 16, labels=upper, start=100),
         "test": table(folder / "e.csv", 24, labels=upper, start=200),
     }
-    told = "is not used; to start from it: --label-map Negative=negative Positive=positive."
+    told = "is not used; to start from it: --label-map Negative=negative --label-map Positive=positive."
     made = recipe(folder, base=str(folder / "runs/v1"), general=None, output=str(folder / "runs/v2"), **tables)
     assert any(told in note for note in check(made).notes)
     named = {"label_map": {"Negative": "negative", "Positive": "positive"}}

@@ -27,7 +27,7 @@ from domaintune.report.records import Records
 from domaintune.report.usage import snippets
 from domaintune.report.wording import visible
 from domaintune.report.write import write_report
-from domaintune.run import write_json, write_lines
+from domaintune.run import read_json, write_json, write_lines
 from domaintune.terminal import (
     comparison_table,
     evaluation_table,
@@ -474,6 +474,16 @@ def test_inputs_that_a_shell_would_change_are_not_shown_to_paste(tmp_path: Path)
         tmp_path / "x", test=label_rows(["-n x", "a\\nb", "two\nlines", "w" * 81, "it's $HOME `id`"], ["a", "b"])
     )
     assert snippets(Records.read(run))[0].code.startswith("echo 'it'\"'\"'s $HOME `id`' | domaintune predict ")
+
+
+def test_the_command_for_a_whole_file_names_its_encoding(tmp_path: Path) -> None:
+    run, rows = make_run(tmp_path / "x"), tmp_path / "rows.csv"
+    rows.write_text("text\n")
+    for encoding, told in ((None, ""), ("cp1252", " --encoding cp1252")):
+        recipe = read_json(run / "resolved.json") | {"train": str(rows), "data": {"encoding": encoding}}
+        write_json(run / "resolved.json", recipe)
+        code = snippets(Records.read(run))[1].code
+        assert code == f"domaintune predict {run} {rows}{told} --output answers.jsonl"
 
 
 def test_labels_of_a_frontier_that_does_not_move_are_one(tmp_path: Path) -> None:

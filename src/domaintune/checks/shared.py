@@ -5,6 +5,7 @@ Works on the keys that a task gives; says, and changes nothing.
 
 from __future__ import annotations
 
+import shlex
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -258,7 +259,7 @@ def like_labels(parts: Mapping[str, Part]) -> Iterator[Finding]:
         if len(names) > 1:
             yield Finding(
                 "like-labels", "warning", f"{' and '.join(map(_in_quotes, names))} are different labels.", (),
-                f"If they mean the same: --label-map '{names[1]}={names[0]}'.",
+                f"If they mean the same: --label-map {shlex.quote(f'{names[1]}={names[0]}')}.",
                 "Rows of one meaning under two names set a limit to every score.", sum(rows[name] for name in names[1:]),
             )  # fmt: skip
 

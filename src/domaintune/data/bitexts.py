@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
+import shlex
 from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 from typing import Any
@@ -229,7 +230,7 @@ def _languages_error(where: str, found: list[str], what: str, original: str) -> 
     return DataError(
         f"{what} (languages: {', '.join(found[:20]) or 'none'}).",
         where=where,
-        remedy=f"Name two of them: --set task.source_language={first} --set task.target_language={second}.",
+        remedy=f"Name two of them: --set task.source_language={shlex.quote(first)} --set task.target_language={shlex.quote(second)}.",
     )
 
 

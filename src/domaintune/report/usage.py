@@ -32,7 +32,9 @@ def snippets(records: Records) -> list[Snippet]:
     rows = records.recipe.get("test") or records.recipe["train"]
     if isinstance(rows, str) and Path(rows).exists():
         file = shlex.quote(str(Path(rows).resolve()))
-        made.append(Snippet("A whole file", "sh", f"{command} {quoted} {file} --output answers.jsonl"))
+        encoding = records.recipe["data"].get("encoding")
+        told = "" if encoding is None else f" --encoding {shlex.quote(encoding)}"
+        made.append(Snippet("A whole file", "sh", f"{command} {quoted} {file}{told} --output answers.jsonl"))
     half = f"echo {shlex.quote(given)} | {command} {quoted} - --strength 0.5"
     made.append(Snippet("Elsewhere on the dial: 0 is the base, 1 fully tuned", "sh", half))
     made.append(Snippet("From Python", "python", python(run, [given])))
