@@ -19,6 +19,7 @@ from rich.text import Text
 
 from domaintune.errors import DomainTuneError
 from domaintune.options import recipe_from, strengths_from, with_recipe
+from domaintune.screen import Screen
 
 app = typer.Typer(
     help="Tune a pretrained model to your domain, see what was gained and what was lost, and choose where to stand.",
@@ -84,7 +85,7 @@ def tune_command(
 ) -> None:
     """Train a base on your domain. The same command resumes an unfinished run."""
     made = recipe_from(given)
-    console = Console()
+    console = Screen()
     if dry_run:
         with importing():
             from domaintune.preview import plan
@@ -93,7 +94,7 @@ def tune_command(
     with importing():
         from domaintune.pipeline import tune
         from domaintune.terminal import ProgressBar
-    with ProgressBar(Console(stderr=True)) as bar:
+    with ProgressBar(Screen(stderr=True)) as bar:
         tune(made, overwrite=overwrite, report=bar, say=bar.say)
     show(console, Path(made.output), notes=False)
 
@@ -118,7 +119,7 @@ def check_command(
         facts |= {"shown": made.shown} if made.shown else {}
         print_json(facts)
     else:
-        console = Console()
+        console = Screen()
         for name, count in made.rows.items():
             console.print(f"{name}: {count:,} rows", highlight=False, markup=False)
         for line in [*made.notes, *made.shown]:
@@ -145,7 +146,7 @@ def predict_command(
         from domaintune.predict import load
         from domaintune.terminal import RowProgress
     checked_output(output)
-    errors = Console(stderr=True)
+    errors = Screen(stderr=True)
     loaded = load(run, device=device)
     shown = output is not None and errors.is_terminal
     with RowProgress(errors, total=line_total(data) if shown else None, shown=shown) as told:
@@ -178,7 +179,7 @@ def evaluate_command(
     if as_json:
         print_json(made)
         return
-    console = Console()
+    console = Screen()
     for note in made["notes"]:
         console.print(f"note: {note}", highlight=False, markup=False)
     console.print(evaluation_table(made))
@@ -201,7 +202,7 @@ def compare_command(
     if as_json:
         print_json(made)
         return
-    console = Console()
+    console = Screen()
     for note in comparison_notes(made):
         console.print(f"note: {note}", highlight=False, markup=False)
     console.print(comparison_table(made))
@@ -220,7 +221,7 @@ def list_command(
     if as_json:
         print_json(made)
     else:
-        Console().print(runs_table(made))
+        Screen().print(runs_table(made))
 
 
 @app.command("balance")
@@ -234,7 +235,7 @@ def balance_command(
     from domaintune.run import RunFolder
     from domaintune.terminal import frontier_table
 
-    folder, console = RunFolder.existing(run), Console()
+    folder, console = RunFolder.existing(run), Screen()
     told = dial.told(run, strengths_from(strength), keep=set_strength)
     console.print(frontier_table(folder.read("scores.json"), folder.read("strength.json")["chosen"]))
     for line in told:
@@ -247,7 +248,7 @@ def show_command(run: FinishedRun) -> None:
     from domaintune.run import RunFolder
 
     RunFolder.existing(run)
-    show(Console(), run)
+    show(Screen(), run)
 
 
 @app.command("report")
@@ -265,7 +266,7 @@ def demo_command(
     """Tune a small sentence encoder from everyday opinions to hotel feedback with all three methods, and compare."""
     with importing():
         from domaintune.demo import demo
-    demo(output, Console())
+    demo(output, Screen())
 
 
 def print_json(values: Any) -> None:
@@ -323,7 +324,7 @@ def show(console: Console, path: Path, *, notes: bool = True) -> None:
 
 
 def _refuse(what: str) -> None:
-    Console(stderr=True).print(f"error: {what}", highlight=False, markup=False, soft_wrap=True)
+    Screen(stderr=True).print(f"error: {what}", highlight=False, markup=False, soft_wrap=True)
     sys.exit(2)
 
 
@@ -342,5 +343,5 @@ def main() -> None:
     except SystemExit as stop:
         if stop.code == INTERRUPTED:  # Typer's answer to Ctrl-C
             resumes = "; the same command resumes" if sys.argv[1:2] in (["tune"], ["demo"]) else ""
-            Console(stderr=True).print(f"stopped{resumes}.", highlight=False)
+            Screen(stderr=True).print(f"stopped{resumes}.", highlight=False)
         raise

@@ -13,6 +13,7 @@ from domaintune.finished.compare import compare
 from domaintune.pipeline import tune
 from domaintune.recipe import Recipe
 from domaintune.run import RunFolder
+from domaintune.screen import Screen
 from domaintune.terminal import ProgressBar, comparison_table, pairs_table
 
 METHODS = ("freeze", "p-tuning", "lora")
@@ -63,7 +64,7 @@ def demo(output: Path, console: Console) -> None:
         if not RunFolder(Path(recipe.output)).finished:
             what = "everyday opinions -> base" if name == "base" else f"hotel feedback, {name}"
             console.print(f"{what}: {Path(str(recipe.train)).name} -> {recipe.output}", highlight=False)
-            with ProgressBar(Console(stderr=True)) as bar:
+            with ProgressBar(Screen(stderr=True)) as bar:
                 tune(recipe, report=bar)
     compared = compare([made[name].output for name in METHODS])
     console.print(comparison_table(compared))

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import re
 from typing import Any
 
 import pytest
+from rich.table import Table
+from rich.text import Text
 
 from domaintune.report.wording import base_told
-from domaintune.terminal import beside, growth_lines, trust_lines
+from domaintune.screen import Screen
+from domaintune.terminal import ProgressBar, beside, growth_lines, trust_lines
 
 
 def estimate(value: float) -> dict[str, float]:
@@ -63,3 +68,24 @@ def test_damage_that_moves_nothing() -> None:
     assert trust_lines(scores(robustness=robustness)) == [
         "Damaged inputs move accuracy most by case: 0.958 to 0.900 (base: 0.900 to 0.800; 24 rows)."
     ]
+
+
+def test_text_of_data_neither_steers_the_terminal_nor_becomes_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = "label ok\x1b[2J\x1b[31mRED\r\x9b31m :smile: \u202eend"
+    table = Table("cell", title=odd)
+    table.add_row(odd)
+    table.add_row(Text(odd, style="bold"))
+    stream = io.StringIO()
+    monkeypatch.setattr("sys.stderr", stream)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "60")
+    screen = Screen(stderr=True)
+    ProgressBar(screen).say([odd])
+    screen.print(table)
+    screen.print(odd, markup=False, soft_wrap=True)
+    told = re.sub(r"\x1b\[[\d;]*m", "", stream.getvalue())  # the program's own colours and slants
+    assert "\x1b[1m" in stream.getvalue()
+    assert not set(told) & set("\x1b\x9b\r\u202e")
+    assert not re.search(r"\x1b\[(?:2J|31m)", stream.getvalue())
+    assert " ".join(told.replace("┃", " ").replace("│", " ").split()).count("label ok⟨U+001B⟩[2J⟨U+001B⟩[31mRED") == 5
+    assert told.count(":smile:") == 5

@@ -31,11 +31,15 @@ HIDDEN = re.compile(
 )
 
 
+def spelled_out(text: str) -> str:
+    """Text without characters that nobody is to meet raw, each told by its number."""
+    return HIDDEN.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", text)
+
+
 def visible(text: object, longest: int = LONGEST) -> str:
-    """Text without characters that a page must not hold, each told by its number; cut after `longest` characters."""
+    """Text as `spelled_out`, cut after `longest` characters."""
     told = str(text)
-    cut = told if len(told) <= longest else told[:longest].rstrip() + " …"
-    return HIDDEN.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", cut)
+    return spelled_out(told if len(told) <= longest else told[:longest].rstrip() + " …")
 
 
 def number(value: float | None) -> str:
