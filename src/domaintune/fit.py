@@ -44,6 +44,7 @@ from domaintune.evaluation.score import (
 from domaintune.heads import General, domain_probe_score, starting_base
 from domaintune.methods import method_from
 from domaintune.methods.base import Attached, Form
+from domaintune.parts import bare
 from domaintune.recipe import Recipe
 from domaintune.resolve import training_settings
 from domaintune.tasks.base import Dataset, Task, dataset
@@ -90,6 +91,15 @@ def keep_of(recipe: Recipe, task: Task, *, agreement: bool) -> float:
 def sample(examples: Sequence[Any], count: int, *, seed: int) -> list[Any]:
     """At most `count` examples, drawn without replacement, in their order."""
     return [examples[i] for i in sampled(len(examples), count, seed=seed)]
+
+
+def scorable_sample(task: Task, examples: Sequence[Any], count: int, *, seed: int) -> list[Any]:
+    """As `sample`; drawn again where no row has a label and others have one, as no score could be computed."""
+    made = sample(examples, count, seed=seed)
+    while bare(task, made) and not bare(task, examples):
+        seed += 1
+        made = sample(examples, count, seed=seed)
+    return made
 
 
 def sampled(rows: int, count: int, *, seed: int) -> list[int]:
@@ -170,7 +180,7 @@ def fit(
     training, score = _settle_(recipe, started, attached, training, Side(task, dev_data))
     report("frontier", None)
     probe = domain_probe_score(recipe, started, task, data, dev_data, start)
-    side = Side(task, job.data(sample(dev, recipe.balance.max_rows, seed=recipe.data_seed)))
+    side = Side(task, job.data(scorable_sample(task, dev, recipe.balance.max_rows, seed=recipe.data_seed)))
     domain, general_records, general_side = _frontier_records(job, started, attached, side)
     frontier = points(task, domain, general_side, general_records)
     chosen = choose(
@@ -266,7 +276,7 @@ def _frontier_records(job: _Job, base: Base, attached: Attached, side: Side) -> 
     domain = side_records(side, base, attached, strengths, form=form, wanted=wanted, budget=budget)
     if general is None or not general.choose:
         return domain, {}, None
-    rows = sample(general.choose, recipe.balance.max_rows, seed=recipe.data_seed)
+    rows = scorable_sample(general.task, general.choose, recipe.balance.max_rows, seed=recipe.data_seed)
     other = Side(general.task, dataset(general.task, base, rows), general.head, general.agreement)
     other = with_reference(other, base, form=form, attached=attached, budget=budget)
     wanted = frozenset({general.task.primary.name})

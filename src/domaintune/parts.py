@@ -118,7 +118,8 @@ def assemble(recipe: Recipe, base: Base, *, seen: Iterable[str] = ()) -> Parts:
         train, dev, test = grown_parts(recipe, task, old, added, notes)
     for name, judged in (("dev", dev), ("test", test)):
         if judged is not None:
-            _require_labels(task, judged, name)
+            remedy = f"Give a part with labels in it (--{name}), or more rows with labels to cut it from."
+            _require_labels(task, judged, name, remedy=remedy)
     task = task.weighted(train)
     seen, reported = set(seen), _checksums(task, test)
     caveats = _caveats(task, test, seen, _checksums(task, [*train, *(dev or ())]))
@@ -127,6 +128,7 @@ def assemble(recipe: Recipe, base: Base, *, seen: Iterable[str] = ()) -> Parts:
     if "general" in rows or "general_check" in rows:
         known = seen | _checksums(task, [*train, *(dev or ())])
         general = _general_parts(recipe, base, task, found, rows, known, reported, notes)
+        _require_general_labels(general)
     notes += _head_left(base, task, general)
     headline = {} if general is None else {general.headline_name: general.headline}
     findings = with_few_rows(findings, {"dev": dev, "test": test, **headline})
@@ -138,18 +140,25 @@ def assemble(recipe: Recipe, base: Base, *, seen: Iterable[str] = ()) -> Parts:
     return Parts(task, train, dev, test, general, findings, notes, standing, places, caveats)
 
 
-def _require_labels(task: Task, part: Sequence[Any], name: str) -> None:
-    """Of a task with labels, some row of the part has one: without an entity or a box in all of it there is nothing to find.
+def bare(task: Task, part: Sequence[Any]) -> bool:
+    """Whether a task has labels and no row of the part one: without an entity or a box in all of it there is nothing to find."""
+    return bool(task.head().labels) and not any(task.keys(example).labels for example in part)
 
-    Raises:
-        DataError: no row has.
+
+def _require_labels(task: Task, part: Sequence[Any], name: str, *, remedy: str) -> None:
     """
-    if task.head().labels and not any(task.keys(example).labels for example in part):
-        raise DataError(
-            "no row has a label, so that no score can be computed on it.",
-            where=name,
-            remedy=f"Give a part with labels in it (--{name}), or more rows with labels to cut it from.",
-        )
+    Raises:
+        DataError: the part is bare.
+    """
+    if bare(task, part):
+        raise DataError("no row has a label, so that no score can be computed on it.", where=name, remedy=remedy)
+
+
+def _require_general_labels(general: GeneralParts) -> None:
+    remedy = "Give more general rows with labels, or rows without any: then agreement with the base is measured."
+    for name, part in ((general.headline_name, general.headline), ("general (choosing part)", general.choose)):
+        if part and not general.agreement:
+            _require_labels(general.task, part, name, remedy=remedy)
 
 
 def _head_left(base: Base, task: Task, general: GeneralParts | None) -> list[str]:

@@ -608,9 +608,9 @@ def test_a_detector_is_tuned_and_parts_without_boxes_are_refused(tmp_path: Path)
     base.processor.save_pretrained(tmp_path / "base")
     generator = np.random.default_rng(1)
 
-    def part(name: str, boxes: int) -> str:
+    def part(name: str, boxes: int, rows: int = 4) -> str:
         lines = []
-        for number in range(4):
+        for number in range(rows):
             path = tmp_path / f"{name}{number}.png"
             Image.fromarray(generator.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(path)
             boxed = number < boxes
@@ -629,3 +629,8 @@ def test_a_detector_is_tuned_and_parts_without_boxes_are_refused(tmp_path: Path)
         given = values | {name: part(f"bare-{name}", 0), "output": str(tmp_path / name)}
         with pytest.raises(DataError, match=f"^{name}: no row has a label"):
             tune(Recipe.make(given))
+    few = {"general": part("few", 1, 12)}
+    bare = {"general": part("general", 9, 12), "general_check": part("check", 0, 12)}
+    for given, where in ((few, r"general \((report|choosing) part\)"), (bare, "general-check")):
+        with pytest.raises(DataError, match=f"^{where}: no row has a label.* agreement with the base"):
+            tune(Recipe.make(values | given | {"output": str(tmp_path / "general")}))

@@ -9,17 +9,21 @@ from types import SimpleNamespace
 import pytest
 import torch
 from small_runs import recipe, save_base
+from tiny import tiny_base
 
 from domaintune import tune
 from domaintune.balance.frontier import Side
+from domaintune.data.rows import Row
 from domaintune.engine.epochs import Epoch, Training
 from domaintune.evaluation.score import predict, primary_score
-from domaintune.fit import _best_epoch, _settle_
+from domaintune.fit import _best_epoch, _settle_, sample, scorable_sample
 from domaintune.methods import method_from
-from domaintune.parts import assemble
+from domaintune.parts import assemble, bare
 from domaintune.predict import open_base
 from domaintune.resolve import epochs_for, has_new_labels
+from domaintune.settings import TokenClassificationSettings
 from domaintune.tasks.base import Primary, dataset
+from domaintune.tasks.token_classification import TokenClassification
 
 
 @pytest.mark.parametrize(
@@ -110,3 +114,19 @@ def test_over_folds_the_epoch_is_chosen_as_in_one_training(scores: list[tuple[fl
         Training(tuple(Epoch(n, 1.0, score, 0.0) for n, score in enumerate(fold)), 0, 1, 0, False) for fold in scores
     ]
     assert _best_epoch(trainings) == best
+
+
+def test_a_sample_that_no_score_can_be_computed_on_is_drawn_again() -> None:
+    def row(number: int, tag: str) -> Row:
+        return Row({"tokens": [f"w{number}"], "tags": [tag]}, "x", number)
+
+    rows = [row(number, "B-PER" if number == 7 else "O") for number in range(200)]
+    task = TokenClassification.build(rows, tiny_base("bert", "token-classification"), TokenClassificationSettings())
+    examples = list(task.read(rows))
+    assert bare(task, sample(examples, 5, seed=0))
+    drawn = scorable_sample(task, examples, 5, seed=0)
+    assert len(drawn) == 5
+    assert not bare(task, drawn)
+    assert scorable_sample(task, drawn, 5, seed=0) == drawn
+    without = [example for example in examples if example.line != 7]
+    assert scorable_sample(task, without, 5, seed=0) == sample(without, 5, seed=0)
