@@ -19,7 +19,7 @@ from domaintune.evaluation.intervals import (
     score_estimates,
 )
 from domaintune.evaluation.score import named_domains, point_scores, records_of
-from domaintune.evaluation.verdict import Confirmed, Verdict, judge
+from domaintune.evaluation.verdict import UNLABELLED, Confirmed, Verdict, judge
 from domaintune.fit import Fitted, form_of, keep_of
 from domaintune.methods.base import Attached
 from domaintune.parts import GeneralParts, Parts
@@ -154,9 +154,11 @@ def judged(
     )
 
 
-def kept_kind(kind: str) -> Literal["ratio", "difference", "agreement"]:
+def kept_kind(kind: str) -> Literal["ratio", "difference", "agreement", "likelihood"]:
     """Of the general side's `kind`, how what is kept is told."""
-    return "agreement" if kind == "agreement" else "difference" if "difference" in kind else "ratio"
+    if kind == "agreement":
+        return "agreement"
+    return "likelihood" if "likelihood" in kind else "difference" if "difference" in kind else "ratio"
 
 
 def _general_side(fitted: Fitted, general: GeneralParts) -> Side:
@@ -210,7 +212,7 @@ def side_scores(
     else:
         made = {s: retention_estimate(task, records[s], records[0.0], weights) for s in strengths}
         change = {s: estimate for s, (estimate, _) in made.items()}
-        kind = "agreement" if side.agreement else f"retention ({made[0.0][1]})"
+        kind = UNLABELLED["likelihood"] if side.agreement else f"retention ({made[0.0][1]})"
     domains = domain_scores(task, examples, records, weights)
     return SideScores(len(examples), name, kind, scores, change, divergence, domains, predictions, records)
 

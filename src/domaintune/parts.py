@@ -286,7 +286,8 @@ def _general_parts(
     if recipe.data.general_labels is not None:
         general_task = general_task.scoring(recipe.data.general_labels)
     if agreement:
-        notes.append("the general rows carry no labels: agreement with the base is measured, not retention.")
+        what = "agreement with the base" if task.primary.higher_is_better else "how likely the base's own answers stay"
+        notes.append(f"the general rows carry no labels: {what} is measured, not retention.")
     parts = {
         name: _without(
             general_task,

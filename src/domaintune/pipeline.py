@@ -14,10 +14,11 @@ import torch
 
 from domaintune.bases.base import Base
 from domaintune.checks.table import plain
-from domaintune.confirm import Confirmation, SideScores, confirm
+from domaintune.confirm import Confirmation, SideScores, confirm, kept_kind
 from domaintune.engine.epochs import Progress
 from domaintune.errors import CheckpointError
 from domaintune.evaluation.records import save_records, scored_rows
+from domaintune.evaluation.verdict import UNLABELLED
 from domaintune.fit import Fitted, fit, form_of
 from domaintune.growth import PLACES, grown, growth_scores
 from domaintune.heads import General, general_base
@@ -325,7 +326,7 @@ def write_predictions(folder: Path, confirmation: Confirmation, parts: Parts, ch
     """test.jsonl and general.jsonl: file, line, input, the output at the chosen strength, the target in the same form under
     "target" (absent where the general rows carry none), and the base's output under "base"."""
     for name, task, examples, side in sides(confirmation, parts):
-        labelled = name == "test" or side.kind != "agreement"
+        labelled = name == "test" or kept_kind(side.kind) not in UNLABELLED
         ours = [task.calibrated(prediction, chosen) for prediction in side.predictions[chosen]]
         rows = [
             {

@@ -16,7 +16,7 @@ from domaintune.evaluation.intervals import (
 )
 from domaintune.evaluation.over_seeds import OverSeeds
 from domaintune.evaluation.records import ScoredRows, load_records
-from domaintune.evaluation.verdict import Confirmed
+from domaintune.evaluation.verdict import UNLABELLED, Confirmed
 from domaintune.inputs import checksums, files
 from domaintune.predict import load, saved_tasks
 from domaintune.recipe import Recipe
@@ -139,7 +139,7 @@ def _summary(recipe: Recipe, runs: Sequence[RunFolder]) -> tuple[dict[str, Any],
     domain = _side(tasks["domain"], runs, "test", chosen, recipe)
     general, agreement = None, False
     if scores[0]["general"] is not None:
-        agreement = scores[0]["general"]["kind"] == "agreement"
+        agreement = kept_kind(scores[0]["general"]["kind"]) in UNLABELLED
         general = _side(tasks.get("general", tasks["domain"]), runs, "general", chosen, recipe)
     kind = "agreement" if agreement or general is None else f"retention ({general.kind})"
     dev = [dev_score(s) for s in scores]

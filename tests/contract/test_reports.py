@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import html
+import io
 import json
+import math
 import os
 import re
 import shlex
@@ -17,9 +19,11 @@ import pytest
 from cells import FAMILIES, METHODS, recipe, rows
 from huggingface_hub import ModelCard
 from PIL import Image
+from rich.console import Console
 from tiny import tiny_base
 
 from domaintune import Recipe, tune
+from domaintune.cli import show
 from domaintune.report import answers
 
 SHAPES = {
@@ -125,6 +129,24 @@ def test_every_task_has_a_page_and_a_card(task: str, tmp_path: Path) -> None:
     card = ModelCard.load(run / "README.md")
     assert {result.dataset_type for result in card.data.eval_results} <= {"domain", "general"}
     assert card.data.pipeline_tag == {"generation": "text-generation"}.get(task, task)
+
+
+def test_likelihood_of_the_base_s_answers_is_not_told_as_agreement(tmp_path: Path) -> None:
+    theirs = [{"prompt": row["prompt"]} for row in others("generation", tmp_path)]
+    run = make(tmp_path, "generation", general=theirs, balance={"keep_agreement": 0.001})
+    scores = json.loads((run / "scores.json").read_text())
+    losses = [scores["general"]["scores"][strength]["cross_entropy"]["value"] for strength in ("0", "1")]
+    assert scores["general"]["kind"] == "kept likelihood of the base's answers"
+    assert scores["general"]["change"]["1"]["value"] == pytest.approx(math.exp(losses[0] - losses[1]))
+    assert scores["chosen_strength"] > 0
+    general = [json.loads(line) for line in (run / "predictions" / "general.jsonl").read_text().splitlines()]
+    assert "target" not in general[0]
+    console = Console(file=io.StringIO(), width=120)
+    show(console, run)
+    page, card = ((run / name).read_text() for name in ("report.html", "README.md"))
+    for told in (console.file.getvalue(), html.unescape(page), html.unescape(card)):  # type: ignore[attr-defined]
+        assert "kept likelihood of the base's answers" in told
+        assert "agreement" not in told.replace("keep_agreement", "")
 
 
 def pasted(page: str, language: str) -> list[str]:

@@ -156,6 +156,11 @@ def test_what_is_kept_has_its_own_name_and_remedy():
     assert "agreement is below the floor of 0.95" in told
     assert "balance.keep_agreement" in told
     assert "retention" not in told
+    unsure = at(1.0, estimate(0.1, 0.02), estimate(1.1, 0.5), "likelihood")
+    told = verdict(unsure, unsure).sentence
+    assert "kept likelihood of the base's answers 110.0 % [60.0, 160.0]" in told
+    assert "would settle the likelihood" in told
+    assert "agreement" not in told
     lost = at(1.0, estimate(0.1, 0.02), estimate(0.955, 0.02), "difference")
     told = verdict(lost, lost).sentence
     assert "general score -0.045 [-0.065, -0.025] (the base's is too near 0 for a ratio)" in told

@@ -12,6 +12,9 @@ Kind = Literal["deploy", "trade", "keep the base", "too close to call"]
 
 MOST_ROWS = 10_000
 NOTHING_LEFT = 0.995
+UNLABELLED = {"agreement": "agreement with the base", "likelihood": "kept likelihood of the base's answers"}
+"""What is told of general rows without labels, by kind: agreement, or of a primary score that is a loss exp(base - tuned) on the base's
+answers. That is no share: no model is certain of its own answers, and another may be surer of them."""
 TWO_SIDED, ONE_SIDED = (1 + 0.8416 / 1.96) ** 2, (1 + 0.8416 / 1.6449) ** 2
 """How many times the rows that give an interval of the wanted half-width, for a power of 80 %. Source: Cohen 1988."""
 
@@ -19,13 +22,13 @@ TWO_SIDED, ONE_SIDED = (1 + 0.8416 / 1.96) ** 2, (1 + 0.8416 / 1.6449) ** 2
 @dataclass(frozen=True, slots=True)
 class Confirmed:
     """One strength on the parts that nothing was chosen on. `retention` is None without general data; `kind`: what it is, by
-    `intervals.retention_kind`, or agreement with the base. `told`: how the strength is named, where it is not the same in all runs
+    `intervals.retention_kind`, or agreement with the base or the kept likelihood of its answers. `told`: how the strength is named, where it is not the same in all runs
     that the estimates are of. `score`: the primary score, None of losses."""
 
     strength: float
     gain: Estimate
     retention: Estimate | None
-    kind: Literal["ratio", "difference", "agreement"] = "ratio"
+    kind: Literal["ratio", "difference", "agreement", "likelihood"] = "ratio"
     told: str | None = None
     score: float | None = None
 
@@ -54,7 +57,7 @@ def judge(
     """The first that holds of deploy, trade, keep the base; else too close to call, as is a model that scores no more than always giving
     the commonest answer (`majority`).
 
-    `floor` bounds retention's one-sided lower bound (for agreement: the threshold itself). `full` is strength 1. `why_the_base` is told
+    `floor` bounds retention's one-sided lower bound (without labels there: the threshold itself). `full` is strength 1. `why_the_base` is told
     where strength 0 was chosen although strength 1 gains.
     """
     shown = chosen if chosen.strength > 0 else full
@@ -67,7 +70,7 @@ def judge(
         return Verdict("deploy", f"Deploy at {chosen.told or f'strength {chosen.strength:g}'}: {told}.")
     if chosen.strength == 0 and full.gain.low > 0 and not constant:
         return Verdict("trade", f"A trade: {why_the_base}; {told}.")
-    whole = floor if shown.kind == "agreement" else 1.0
+    whole = floor if shown.kind in UNLABELLED else 1.0
     if gain.high < 0 or (gain.low <= 0 and kept is not None and kept.high < whole):
         return Verdict("keep the base", f"Keep the base: {told}.")
     wants = (
@@ -82,7 +85,7 @@ def _open(shown: Confirmed, told: str, wants: list[str], *, floor: float, test_r
     gain, kept = shown.gain, shown.retention
     test_needed = general_needed = None
     word, setting = {
-        "agreement": ("agreement", "balance.keep_agreement"),
+        **{kind: (kind, "balance.keep_agreement") for kind in UNLABELLED},
         "difference": ("change of the general score", "balance.floor less 1"),
     }.get(shown.kind, ("retention", "balance.floor"))
     least = floor - 1 if shown.kind == "difference" else floor
@@ -130,5 +133,4 @@ def _told_kept(kept: Estimate, kind: str) -> str:
     if kind == "difference":
         change = Estimate(kept.value - 1, kept.low - 1, kept.high - 1, kept.lower - 1)
         return f"general score {_signed(change)} (the base's is too near 0 for a ratio)"
-    word = "agreement with the base" if kind == "agreement" else "retention"
-    return f"{word} {100 * kept.value:.1f} % [{100 * kept.low:.1f}, {100 * kept.high:.1f}]"
+    return f"{UNLABELLED.get(kind, 'retention')} {100 * kept.value:.1f} % [{100 * kept.low:.1f}, {100 * kept.high:.1f}]"

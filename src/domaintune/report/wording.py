@@ -90,10 +90,11 @@ def kind_name(kind: str) -> str:
 def frontier_kind(scores: Mapping[str, Any]) -> str:
     """What is kept at each strength of the frontier, as a general side's `kind` says it: the choosing rows have a base's score of their
     own."""
-    if (general := scores.get("general")) is None or general["kind"] == "agreement":
-        return "agreement"
+    kind: str = (scores.get("general") or {"kind": "agreement"})["kind"]
+    if not kind.startswith("retention"):
+        return kind
     base = next(point["general"] for point in scores["frontier"] if point["strength"] == 0)
-    near = scores.get("higher_is_better", True) and base < NEAR_ZERO
+    near = scores.get("higher_is_better", True) and base is not None and base < NEAR_ZERO
     return "retention (difference)" if near else "retention (ratio)"
 
 
