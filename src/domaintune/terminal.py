@@ -174,7 +174,10 @@ def trust_lines(scores: Mapping[str, Any], *, of: str = "answers") -> list[str]:
 
 def comparison_table(compared: Mapping[str, Any]) -> Table:
     """What `compare` returns: a row for each run, at its strength."""
-    title = f"{compared['primary']} on {compared['rows']:,} rows ({escape(compared['data'])}), with 95 % intervals"
+    lower = "" if compared["higher_is_better"] else " (lower is better)"
+    title = (
+        f"{compared['primary']}{lower} on {compared['rows']:,} rows ({escape(compared['data'])}), with 95 % intervals"
+    )
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=0, pad_edge=False)  # fits 80 columns
     for column in ("run", "base", "tuned", "gain", "kept", "trained"):
         table.add_column(column, no_wrap=column != "run")
@@ -234,11 +237,11 @@ def pairs_table(compared: Mapping[str, Any]) -> Table:
     title = f"Differences, paired; p corrected for {len(compared['pairs'])} comparisons (Holm)"
     table = Table(title=title, box=box.SIMPLE_HEAD)
     names = _names_of(compared)
-    for column in ("", "difference", "p", "corrected"):
+    for column in ("", "better by", "p", "corrected"):
         table.add_column(column, no_wrap=bool(column))
     for pair in compared["pairs"]:
         difference = signed(pair["difference"]).replace("\n", " ")
-        told = escape(f"{names[pair['second']]} - {names[pair['first']]}")
+        told = escape(f"{names[pair['second']]} over {names[pair['first']]}")
         table.add_row(told, difference, f"{pair['p']:.4f}", f"{pair['p_corrected']:.4f}")
     return table
 

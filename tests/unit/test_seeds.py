@@ -105,7 +105,7 @@ def test_a_killed_one_goes_on_and_the_summary_is_the_mean(tmp_path: Path) -> Non
     alone = compare([output, one.path])["runs"][0]
     assert (alone["compared_seeds"], alone["used_seed"], alone["verdict"]) == (1, used, None)
     shown = " ".join(CliRunner().invoke(app, ["compare", str(output), str(one.path)]).output.split())
-    assert f"one - s (seeds/{used} of 3)" in shown
+    assert f"one over s (seeds/{used} of 3)" in shown
     assert "another strength was set since; of its seeds the one with the median dev score is compared" in shown
     set_strength(output, facts["strengths"][used])
     with pytest.raises(RunError, match="finished run"):

@@ -60,8 +60,8 @@ class Scored:
 
 
 def compare(paths: Sequence[str | Path], *, data: str | None = None, encoding: str | None = None) -> dict[str, Any]:
-    """The runs' facts, and for each pair the difference of the primary scores (second minus first, positive where the second is
-    better) with its interval and the p-value of a paired test, as it is and corrected for the number of pairs. Rows that any of the
+    """The runs' facts, and for each pair the difference of the primary scores (second minus first, of losses first minus second:
+    positive where the second is better) with its interval and the p-value of a paired test, as it is and corrected for the number of pairs. Rows that any of the
     runs groups are resampled and swapped together, whatever the order of the runs.
 
     Of a run over several seeds the means over all (`compared_seeds`), each at its own strength (`strengths`), with what seeds add to
@@ -97,6 +97,7 @@ def compare(paths: Sequence[str | Path], *, data: str | None = None, encoding: s
     return {
         "task": first.task.name,
         "primary": first.task.primary.name,
+        "higher_is_better": first.task.primary.higher_is_better,
         "data": data or "test",
         "rows": len(first.places),
         "notes": _told_groupings(names, groupings),
