@@ -16,6 +16,7 @@ from domaintune.evaluation.robustness import (
     PICTURES,
     TEXT_KINDS,
     TEXTS,
+    negating,
     perturbed,
     perturbed_scores,
     randomness,
@@ -63,6 +64,34 @@ def test_each_damage_does_what_it_says(script: str) -> None:
         assert 0 < len(text) - len(words) <= 0.3 * len(text)
         assert damaged(text, "case", seed=seed) in (text.lower(), text.upper(), text)
     assert not re.search(r"[,.;'。]", damaged(text, "punctuation"))
+
+
+NEGATED = {
+    "The food was not good at all": "not",
+    "Nobody came and I don't think that we'd go there without them": "don't",
+    "The rooms weren’t clean and nothing worked": "weren’t",
+    "I would n't recommend this noisy place": "n't",
+    "we didnt like the cold soup there": "didnt",
+    "Das Zimmer war nicht sauber und laut": "nicht",
+    "Es gab KEINEN Parkplatz vor dem Haus": "KEINEN",
+    "Ein Urlaub ohne Strand und niemand half": "ohne",
+    "这家酒店不好吃": "不好",
+    "房间没有窗户服务很好": "没有",
+}
+
+
+@pytest.mark.parametrize("text", NEGATED)
+def test_negations_are_not_lost(text: str) -> None:
+    """No word, letter or space of theirs."""
+    for kind in ("typos", "spacing", "dropped words"):
+        made = {damaged(text, kind, seed=seed) for seed in range(200)}
+        assert len(made) > 1
+        assert all(re.search(rf"(?<![a-z]){NEGATED[text]}(?![a-z])", new) for new in made)
+
+
+@pytest.mark.parametrize("text", ["They noted a front knot", "Niederlage und Keim", "note the canton"])
+def test_words_that_only_look_like_negations_are_damaged(text: str) -> None:
+    assert negating(text) == set()
 
 
 @pytest.mark.parametrize("text", ["", "!", "ok", "a b", "1234", "\ud800", "👍", "房"])

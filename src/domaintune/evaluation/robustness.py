@@ -1,6 +1,8 @@
 """Inputs damaged as life damages them, targets kept, and the scores on them. A damage is a function of example and seed alone.
 
-Texts in any language with letters; where a damage has nothing to act on (case in Chinese) the text stays as it is.
+Texts in any language with letters; where a damage has nothing to act on (case in Chinese) the text stays as it is. Negations of
+English, German and Chinese lose no letter, word or space: an answer would seldom be right without them. It may be wrong all the same
+where another word that it hangs on is lost.
 """
 
 from __future__ import annotations
@@ -40,6 +42,14 @@ PICTURES_AT_ONCE = 16
 
 TYPED = re.compile(rf"[{CJK}]{{2,}}|[^\W\d_{CJK}]{{4,}}")
 """Runs of letters that may be mistyped."""
+NEGATION = re.compile(
+    r"\b(?:no|not|none|nobody|nothing|nowhere|neither|nor|never|without|cannot|\w*n['’]t"
+    r"|(?:do|does|did|is|are|was|were|ca|wo|could|would|should|has|have|had|must|need|ai)nt"
+    r"|nicht|nichts|nein|nie|niemals|niemand\w*|nirgend\w*|kein\w*|ohne|weder)\b"
+    rf"|[不没沒無无未别別非勿莫][{CJK}]?",
+    re.IGNORECASE,
+)
+"""In Chinese with the character that follows, which it turns round."""
 KEYS = ("qwertyuiop", "asdfghjkl", "zxcvbnm", "püäöl")
 LATIN = dict(zip("aceiopsxyABCEHIKMOPTXäöü", "асеіорѕхуАВСЕНІКМОРТХӓӧϋ", strict=True))
 """Latin letters : Cyrillic and Greek ones that look the same."""
@@ -48,15 +58,22 @@ LATIN = dict(zip("aceiopsxyABCEHIKMOPTXäöü", "асеіорѕхуАВСЕНІ�
 # --- texts
 
 
+def negating(text: str) -> set[int]:
+    """The places of the letters of the text's negations."""
+    return {place for match in NEGATION.finditer(text) for place in range(*match.span())}
+
+
 def typos(text: str, random: Random) -> str:
-    """One letter in 25 swapped with the next, doubled by a near key, replaced by one, or left out; first letters stay. In Chinese
-    and Japanese characters are swapped or left out."""
+    """One letter in 25 swapped with the next, doubled by a near key, replaced by one, or left out; first letters and negations
+    stay. In Chinese and Japanese characters are swapped or left out."""
+    kept = negating(text)
     runs = [match.span() for match in TYPED.finditer(text)]
     letters = [
         place
         for start, end in runs
         for place in range(start + (text[start] < "\u3040"), end - 1)
         if text[place] != text[place + 1]  # twins could be swapped unseen
+        and kept.isdisjoint((place, place + 1))
     ]
     for place in sorted(_drawn(letters, SLIPS, random), reverse=True):  # from the end, so that places stay true
         near = _near(text[place])
@@ -108,9 +125,11 @@ def punctuation(text: str, random: Random) -> str:
 
 
 def spacing(text: str, random: Random) -> str:
-    """One space in ten lost, and as many put inside words."""
-    gaps = [match.start() for match in re.finditer(r"(?<=\S) (?=\S)", text)]
-    inside = [match.start() + 1 for match in re.finditer(r"\w(?=\w)", text)]
+    """One space in ten lost, and as many put inside words; none beside or inside negations."""
+    kept = negating(text)
+    places = (match.start() for match in re.finditer(r"(?<=\S) (?=\S)", text))
+    gaps = [place for place in places if kept.isdisjoint((place - 1, place + 1))]
+    inside = [match.start() + 1 for match in re.finditer(r"\w(?=\w)", text) if match.start() not in kept]
     lost = set(_drawn(gaps, SPACES, random))
     wanted = len(lost) / len(inside) if lost and inside else SLIPS
     split = set(_drawn(inside, wanted, random))
@@ -119,10 +138,12 @@ def spacing(text: str, random: Random) -> str:
 
 
 def dropped_words(text: str, random: Random) -> str:
-    """One word in ten left out (Chinese and Japanese: character), of texts of at least four."""
+    """One word in ten left out (Chinese and Japanese: character), of texts of at least four; no negation."""
     words = [(start, end) for start, end in word_spans(text) if text[start].isalnum()]
     if len(words) < 4:
         return text
+    kept = negating(text)
+    words = [span for span in words if kept.isdisjoint(range(*span))]
     for start, end in reversed(_drawn(words, DROPPED, random)):
         text = text[:start] + text[end:].removeprefix(" ")
     return text
