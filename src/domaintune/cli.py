@@ -270,7 +270,9 @@ def demo_command(
 
 
 def print_json(values: Any) -> None:
-    sys.stdout.write(json.dumps(values, ensure_ascii=False) + "\n")
+    from domaintune.memory import jsonable
+
+    sys.stdout.write(json.dumps(jsonable(values), ensure_ascii=False) + "\n")
 
 
 def _plan_table(plan: Any) -> Table:

@@ -1,5 +1,5 @@
 """Rows that a Python user holds in memory: stored as a file of the run, so that the run can be made again, or as inputs to be
-predicted. No torch."""
+predicted; and values as JSON holds them. No torch."""
 
 from __future__ import annotations
 
@@ -193,6 +193,17 @@ def _plain(value: Any, keep: Keep) -> Any:
     if isinstance(value, Mapping):
         return {str(key): _plain(entry, keep) for key, entry in value.items()}
     return value
+
+
+def jsonable(value: Any) -> Any:
+    """As JSON holds it: what is no finite number (NaN, infinities) is null, bytes are base64, as in rows from memory."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode("ascii")
+    if isinstance(value, list | tuple):
+        return [jsonable(entry) for entry in value]
+    return {key: jsonable(entry) for key, entry in value.items()} if isinstance(value, dict) else value
 
 
 def _picture(data: bytes, folder: Path) -> Path:

@@ -19,6 +19,7 @@ from typing import Any, Literal, TextIO
 
 from domaintune.errors import DomainTuneError, RunError
 from domaintune.memory import FOLDER as ROWS
+from domaintune.memory import jsonable
 from domaintune.recipe import Recipe, changed
 
 FORMAT = 1
@@ -60,12 +61,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, values: Any) -> None:
-    write_text(path, json.dumps(values, ensure_ascii=False, indent=2, sort_keys=False) + "\n")
+    write_text(path, json.dumps(jsonable(values), ensure_ascii=False, indent=2) + "\n")
 
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """JSON lines."""
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_text(path, "".join(json.dumps(jsonable(row), ensure_ascii=False) + "\n" for row in rows))
 
 
 def write_file(path: Path, fill: Callable[[Path], None]) -> None:

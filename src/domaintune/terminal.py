@@ -15,7 +15,18 @@ from rich.table import Table
 
 from domaintune.counting import counted
 from domaintune.finished.strength import spoken
-from domaintune.report.wording import base_told, frontier_kind, is_difference, kept, kind_name, less_one, score_name
+from domaintune.report.wording import (
+    NONE,
+    base_told,
+    bounds,
+    frontier_kind,
+    is_difference,
+    kept,
+    kind_name,
+    known,
+    less_one,
+    score_name,
+)
 
 if TYPE_CHECKING:
     from domaintune.engine.epochs import Progress as TrainingProgress
@@ -134,11 +145,11 @@ def growth_lines(scores: Mapping[str, Any]) -> list[str]:
     for name in ("old", "new"):
         if (side := growth.get(name)) is None:
             continue
-        rows, after = counted(side["rows"], f"{name} test [row|rows]"), f"{side['after']['value']:.3f}"
+        rows, after = counted(side["rows"], f"{name} test [row|rows]"), _value(side["after"])
         if side["before"] is None:
             lines.append(f"On {rows} {primary} is {after}; {growth['from']} did not know their labels.")
             continue
-        before = f"{side['before']['value']:.3f} ({growth['from']} at strength {growth['strength_then']:g})"
+        before = f"{_value(side['before'])} ({growth['from']} at strength {growth['strength_then']:g})"
         change = signed(side["change"]).replace("\n", " ")
         lines.append(f"On {rows} {primary} goes from {before} to {after}, a gain of {change}.")
     return lines
@@ -158,7 +169,7 @@ def trust_lines(scores: Mapping[str, Any], *, of: str = "answers") -> list[str]:
             f"Stated probabilities of {of} are off by {after:.1f} points on test ({before:.1f} before calibration with temperature "
             f"{calibration['temperature']:.2f}{chance})."
         )
-    if robustness := scores.get("robustness"):
+    if (robustness := scores.get("robustness")) and known(robustness["clean"]["tuned"]["value"]):
         clean, kinds = robustness["clean"], robustness["kinds"]
         moved = {kind: abs(kinds[kind]["tuned"]["value"] - clean["tuned"]["value"]) for kind in kinds}
         worst = max(kinds, key=lambda kind: moved[kind])
@@ -174,10 +185,8 @@ def trust_lines(scores: Mapping[str, Any], *, of: str = "answers") -> list[str]:
 
 def comparison_table(compared: Mapping[str, Any]) -> Table:
     """What `compare` returns: a row for each run, at its strength."""
-    lower = "" if compared["higher_is_better"] else " (lower is better)"
-    title = (
-        f"{compared['primary']}{lower} on {compared['rows']:,} rows ({escape(compared['data'])}), with 95 % intervals"
-    )
+    on = f"{compared['rows']:,} rows ({escape(compared['data'])})"
+    title = f"{score_name(compared['primary'])} on {on}, with 95 % intervals"
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=0, pad_edge=False)  # fits 80 columns
     for column in ("run", "base", "tuned", "gain", "kept", "trained"):
         table.add_column(column, no_wrap=column != "run")
@@ -303,7 +312,7 @@ def runs_table(runs: Sequence[Mapping[str, Any]]) -> Table:
             f"{run['task']}\n{escape(run['base'])}",
             f"{run['method']}{over}{own}",
             (run["verdict"] or "unfinished") + of,
-            "" if run["gain"] is None else f"{run['gain']['value']:+.3f}{at}",
+            "" if run["gain"] is None else signed(run["gain"]).partition("\n")[0] + at,
             "" if run["retention"] is None else f"{_kept_told(run['retention']['value'], run['retention_kind'])}{at}",
         )
     return table
@@ -352,11 +361,15 @@ def quantity(count: int) -> str:
 
 def interval(estimate: Estimate) -> str:
     """The value, and its interval on a second line."""
-    return f"{estimate['value']:.3f}\n[{estimate['low']:.2f}, {estimate['high']:.2f}]"
+    return _two_lines(estimate, ".3f", ".2f")
+
+
+def _value(estimate: Estimate) -> str:
+    return interval(estimate).partition("\n")[0]
 
 
 def signed(estimate: Estimate) -> str:
-    return f"{estimate['value']:+.3f}\n[{estimate['low']:+.2f}, {estimate['high']:+.2f}]"
+    return _two_lines(estimate, "+.3f", "+.2f")
 
 
 def changed(estimate: Estimate, kind: str) -> str:
@@ -376,4 +389,10 @@ def _kept_told(value: float, kind: str) -> str:
 
 
 def percent(estimate: Estimate) -> str:
-    return f"{100 * estimate['value']:.1f} %\n[{100 * estimate['low']:.0f}, {100 * estimate['high']:.0f}]"
+    return _two_lines(estimate, ".1f", ".0f", scale=100, unit=" %")
+
+
+def _two_lines(estimate: Estimate, form: str, ends: str, *, scale: int = 1, unit: str = "") -> str:
+    if not known(estimate["value"]):
+        return NONE
+    return f"{scale * estimate['value']:{form}}{unit}\n{bounds(estimate, lambda end: f'{scale * end:{ends}}')}"

@@ -220,16 +220,18 @@ def _log_files(tracker: Tracker, paths: Sequence[Path]) -> None:
 def final_numbers(scores: Mapping[str, Any]) -> dict[str, float]:
     """ "domain/base/accuracy", "general/chosen/accuracy", "domain/gain", ...: the confirmed values of a run's scores."""
     chosen = f"{scores['chosen_strength']:g}"
-    made = {"chosen_strength": float(scores["chosen_strength"])}
+    made: dict[str, float | None] = {"chosen_strength": scores["chosen_strength"]}
     for side in ("domain", "general"):
         if scores[side] is None:
             continue
         for word, key in (("base", "0"), ("chosen", chosen), ("tuned", "1")):
-            made |= {f"{side}/{word}/{name}": float(e["value"]) for name, e in scores[side]["scores"][key].items()}
-        kind, value = scores[side]["kind"], float(scores[side]["change"][chosen]["value"])
-        word, less = ("score_change", 1) if "difference" in kind else (kind.split()[0], 0)
-        made[f"{side}/{word}"] = value - less
-    return made
+            made |= {f"{side}/{word}/{name}": e["value"] for name, e in scores[side]["scores"][key].items()}
+        kind, value = scores[side]["kind"], scores[side]["change"][chosen]["value"]
+        if value is not None and "difference" in kind:
+            made[f"{side}/score_change"] = value - 1
+        else:
+            made[f"{side}/{kind.split()[0]}"] = value
+    return {name: float(value) for name, value in made.items() if value is not None}
 
 
 @contextmanager

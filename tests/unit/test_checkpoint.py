@@ -131,11 +131,11 @@ def test_a_write_that_stops_anywhere_leaves_the_old_or_the_new(tmp_path: Path, m
 
 def test_names_reach_the_disk_before_they_are_counted_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order = []
-    sync, write = checkpoint.sync, checkpoint.write_json
+    sync, write = checkpoint.sync, checkpoint.write_text
     write_file = checkpoint.write_file
     monkeypatch.setattr(checkpoint, "sync", lambda path: (order.append(Path(path).suffix or "folder"), sync(path)))
     monkeypatch.setattr(checkpoint, "write_file", lambda path, fill: (write_file(path, fill), order.append(path.name)))
-    monkeypatch.setattr(checkpoint, "write_json", lambda *a: (order.append("manifest"), write(*a)))
+    monkeypatch.setattr(checkpoint, "write_text", lambda *a: (order.append("manifest"), write(*a)))
     CheckpointFolder(tmp_path / "folder").write({}, {"one": ODD}, fingerprint={})
     assert order == ["one.safetensors", "folder", "manifest", "folder"]
 
@@ -399,3 +399,9 @@ def test_the_checkpoint_holds_no_pickle(tmp_path: Path) -> None:
     state = json.loads((tmp_path / "checkpoint.json").read_text())["scalars"]["state"]
     assert (state["epoch"], state["position"], state["finished"]) == (1, 2, False)
     assert np.isfinite(state["loss_sum"])
+
+
+def test_scores_that_are_no_numbers_come_back_as_such(tmp_path: Path) -> None:
+    CheckpointFolder(tmp_path).write({"best": -math.inf, "score": math.nan, "none": None}, {}, fingerprint={})
+    best, score, none = CheckpointFolder(tmp_path).read(fingerprint={}).values()
+    assert (best, math.isnan(score), none) == (-math.inf, True, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import io
 import json
+import math
 import re
 import sys
 from itertools import pairwise
@@ -484,6 +485,29 @@ def test_the_command_for_a_whole_file_names_its_encoding(tmp_path: Path) -> None
         write_json(run / "resolved.json", recipe)
         code = snippets(Records.read(run))[1].code
         assert code == f"domaintune predict {run} {rows}{told} --output answers.jsonl"
+
+
+def test_intervals_without_bounds(tmp_path: Path) -> None:
+    """Null, or what older runs wrote."""
+    for number, (low, high) in enumerate([(None, None), (-math.inf, math.inf)]):
+        run = make_run(tmp_path / f"{number}", **LATER)
+        scores = read_json(run / "scores.json")
+        for side in (scores["domain"], scores["general"], scores["robustness"]["kinds"], scores["robustness"]):
+            for held in (*side.get("scores", {}).values(), side.get("change"), *side.values()):
+                for found in held.values() if isinstance(held, dict) else ():
+                    if isinstance(found, dict) and "low" in found:
+                        found.update(low=low, high=high, lower=low)
+        unknown = None if low is None else math.nan
+        scores["robustness"]["kinds"]["case"]["base"]["value"] = unknown
+        scores["domain"]["scores"]["0"]["log_loss"]["value"] = unknown
+        (run / "scores.json").write_text(json.dumps(scores))
+        page, card = page_of(run), render_card(Records.read(run))
+        console = Console(file=io.StringIO(), width=120)
+        console.print(scores_table(scores), *trust_lines(scores))
+        shown = console.file.getvalue()  # type: ignore[attr-defined]
+        for text in (page, card, shown):
+            assert "(no bounds)" in text
+            assert not re.search(r"\b(?:inf|nan|None)\b", re.sub(r"<style>.*?</style>", "", text, flags=re.DOTALL))
 
 
 def test_labels_of_a_frontier_that_does_not_move_are_one(tmp_path: Path) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from small_runs import recipe, save_base
 
 from domaintune import tune
+from domaintune.evaluation.intervals import Estimate
 from domaintune.memory import write_once
-from domaintune.run import write_file, write_folder
+from domaintune.run import read_json, read_lines, write_file, write_folder, write_json, write_lines
 
 
 @pytest.fixture
@@ -78,3 +82,18 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(OSError, match="No space"):
         write_once(tmp_path / "rows.jsonl", b"{}")
     assert [(entry.name, entry.read_text()) for entry in tmp_path.iterdir()] == [("old", "before")]
+
+
+def test_numbers_that_are_not_finite_are_null(tmp_path: Path) -> None:
+    values = {"a": math.inf, "b": [-math.inf, (math.nan, 1.5)], "c": {"d": np.float64("nan")}, "e": b"x"}
+    write_json(tmp_path / "a.json", values)
+    write_lines(tmp_path / "a.jsonl", [values, {}])
+    expected = {"a": None, "b": [None, [None, 1.5]], "c": {"d": None}, "e": "eA=="}
+    assert read_json(tmp_path / "a.json") == expected
+    assert read_lines(tmp_path / "a.jsonl") == [expected, {}]
+    one = Estimate(0.5, -math.inf, math.inf, -math.inf, differing=3)
+    write_json(tmp_path / "e.json", one.plain())
+    assert read_json(tmp_path / "e.json")["low"] is None
+    assert Estimate.of(read_json(tmp_path / "e.json")) == one
+    (tmp_path / "old.json").write_text(json.dumps(one.plain()))
+    assert Estimate.of(read_json(tmp_path / "old.json")) == one

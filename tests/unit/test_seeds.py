@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
-from small_runs import recipe, save_base
+from small_runs import recipe, save_base, table
 from typer.testing import CliRunner
 
 from domaintune import load, seeds, tune
@@ -98,7 +100,7 @@ def test_a_killed_one_goes_on_and_the_summary_is_the_mean(tmp_path: Path) -> Non
     ]
     assert on_data["score"]["value"] == pytest.approx(np.mean(expected))
     shown = " ".join(CliRunner().invoke(app, ["compare", str(output), str(one.path)]).output.split())
-    assert "one - s (3 seeds)" in shown
+    assert "one over s (3 seeds)" in shown
     assert "note: of a run over several seeds the means over them are compared, each at its own strength" in shown
     used = summary["used_seed"]
     set_strength(output, 0.0 if facts["strengths"][used] else 1.0)
@@ -218,3 +220,46 @@ def test_a_base_that_moved_is_the_same_base(tmp_path: Path) -> None:
         facts = {"base": {"folder": folder, "weights_sha256": "a", "revision": None}}
         (tmp_path / str(number) / "provenance.json").write_text(json.dumps(facts))
     seeds._same_base(str(tmp_path / "0"), str(tmp_path / "1"))
+
+
+def test_scores_of_one_group_have_no_bounds_and_their_files_are_json(tmp_path: Path) -> None:
+    save_base(tmp_path)
+
+    def grouped(path: Path, count: int, **more: Any) -> str:
+        table(path, count, **more)
+        header, *rows = path.read_text().splitlines()
+        groups = ["one"] * count if path.name in ("test.csv", "general.csv") else map(str, range(count))
+        lines = [f"{row},{group}" for row, group in zip(rows, groups, strict=True)]
+        path.write_text("\n".join([f"{header},group", *lines, ""]))
+        return str(path)
+
+    def strictly(text: str) -> Any:
+        return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+    more = {"data": {"group_column": "group"}, "general": None, "evaluation": {"draws": 100, "robustness": False}}
+    output, other = str(tmp_path / "runs/s"), str(tmp_path / "runs/one")
+    general = grouped(tmp_path / "general.csv", 40, start=300)
+    tune(recipe(tmp_path, table=grouped, **more | {"seeds": 2, "output": output, "general_check": general}))
+    tune(recipe(tmp_path, table=grouped, **more | {"output": other}))
+    for path in (tmp_path / "runs").rglob("*.json*"):
+        for text in [path.read_text()] if path.suffix == ".json" else path.read_text().splitlines():
+            strictly(text)
+    loss = read(Path(output) / "seeds/0/scores.json")["domain"]["scores"]["1"]["log_loss"]
+    assert (loss["low"], loss["high"]) == (0.0, None)
+    data = str(tmp_path / "test.csv")
+    commands = [
+        ["list", str(tmp_path / "runs")],
+        ["compare", output, other],
+        ["evaluate", other, data],
+        ["show", output],
+    ]
+    for command in commands:
+        told = CliRunner().invoke(app, command)
+        assert told.exit_code == 0, told.output
+        assert not re.search(r"\b(?:inf|nan)\b", told.output)
+        if command[0] != "show":
+            strictly(CliRunner().invoke(app, [*command, "--json"]).output)
+    for name in ("report.html", "README.md"):
+        text = (Path(other) / name).read_text()
+        assert "(no bounds)" in text
+        assert not re.search(r"\[[^\]]*–[^\]]*\]", text)

@@ -92,18 +92,18 @@ def test_text_of_data_neither_steers_the_terminal_nor_becomes_pictures(monkeypat
     assert told.count(":smile:") == 5
 
 
-@pytest.mark.parametrize("higher", [True, False])
-def test_a_comparison_says_which_run_is_better(higher: bool) -> None:
+@pytest.mark.parametrize("primary", ["accuracy", "cross_entropy"])
+def test_a_comparison_says_which_run_is_better(primary: str) -> None:
     run = {"seeds": 1, "compared_seeds": 1, "method": "lora", "strengths": [1.0], "retention": None, "verdict": None}
     scored = {key: estimate(1.0) for key in ("base_score", "score", "gain")}
     facts = scored | {"trainable_parameters": 1, "training_seconds": 1.0}
     compared = {
-        "primary": "score", "higher_is_better": higher, "rows": 9, "data": "test",
+        "primary": primary, "rows": 9, "data": "test",
         "runs": [{"run": f"runs/{name}", **run, **facts} for name in ("one", "two")],
         "pairs": [{"first": "runs/one", "second": "runs/two", "difference": estimate(0.5), "p": 0.01, "p_corrected": 0.01}],
     }  # fmt: skip
     console = Console(file=io.StringIO(), width=120)
     console.print(comparison_table(compared), pairs_table(compared))
     told = console.file.getvalue()  # type: ignore[attr-defined]
-    assert ("lower is better" in told) == (not higher)
+    assert ("lower is better" in told) == (primary == "cross_entropy")
     assert re.search(r"better by .*\n.*\n *two over one +\+0\.500 ", told)

@@ -1,5 +1,7 @@
 """The verdict follows the rules in their order."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -156,6 +158,8 @@ def test_what_is_kept_has_its_own_name_and_remedy():
     assert "agreement is below the floor of 0.95" in told
     assert "balance.keep_agreement" in told
     assert "retention" not in told
+    one = at(1.0, estimate(0.1, math.inf), estimate(0.93, math.inf))
+    assert "gain +0.100 (no bounds), retention 93.0 % (no bounds); " in verdict(one, one).sentence
     unsure = at(1.0, estimate(0.1, 0.02), estimate(1.1, 0.5), "likelihood")
     told = verdict(unsure, unsure).sentence
     assert "kept likelihood of the base's answers 110.0 % [60.0, 160.0]" in told

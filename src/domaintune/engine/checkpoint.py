@@ -7,6 +7,7 @@ content, so that what two checkpoints share (the best epoch's weights, the epoch
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from domaintune.errors import CheckpointError, RunError
-from domaintune.run import flatten, read_json, sync, write_file, write_json
+from domaintune.run import flatten, read_json, sync, write_file, write_text
 
 FORMAT = 1
 MANIFEST = "checkpoint.json"
@@ -45,7 +46,7 @@ class CheckpointFolder:
                 self._write_tensors(name, tensors)
         sync(self.path)  # the new names must be on the disk before the manifest that counts on them
         manifest = {"format": FORMAT, "fingerprint": fingerprint, "files": sorted(files), "scalars": scalars}
-        write_json(self.path / MANIFEST, manifest)
+        write_text(self.path / MANIFEST, json.dumps(manifest) + "\n")  # a score that is no number comes back as none
         sync(self.path)
         needed = {MANIFEST, *(f"{name}{SUFFIX}" for name in files)}
         for entry in self.path.iterdir():

@@ -5,7 +5,7 @@ Pure functions of records and weights. Nothing here knows a task but through its
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -42,6 +42,13 @@ class Estimate:
 
     def plain(self) -> dict[str, Any]:
         return asdict(self)
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> Estimate:
+        """As `plain` gave it, read back from JSON, where what is no finite number is null."""
+        unknown = {"value": np.nan, "low": -np.inf, "high": np.inf, "lower": -np.inf}
+        known: dict[str, Any] = {key: unknown.get(key) if value is None else value for key, value in plain.items()}
+        return cls(**known)
 
 
 def bootstrap_weights(count: int, *, draws: int, seed: int, groups: Sequence[str | None] | None = None) -> np.ndarray:

@@ -88,7 +88,7 @@ class OverSeeds:
         self, made: Estimate, name: str, of: Callable[[Mapping[str, Any], str], Mapping[str, Any]]
     ) -> Estimate:
         own = [of(side, key) for side, key in zip(self.confirmed, self.keys[name], strict=True)]
-        return reaching(made, [Estimate(**estimate) for estimate in own if estimate["how"] == "exact"])
+        return reaching(made, [Estimate.of(estimate) for estimate in own if estimate["how"] == "exact"])
 
     def plain(self, *, change: Callable[[str], Estimate], kind: str) -> dict[str, Any]:
         scores = {name: {key: self.score(name, key).plain() for key in points} for name, points in self.points.items()}

@@ -126,11 +126,17 @@ def _rows(now: int, margin: float, wanted: float, power: float) -> int | None:
 
 
 def _signed(estimate: Estimate) -> str:
-    return f"{estimate.value:+.3f} [{estimate.low:+.3f}, {estimate.high:+.3f}]"
+    return f"{estimate.value:+.3f} {_bounds(estimate, '+.3f')}"
+
+
+def _bounds(estimate: Estimate, form: str, *, scale: int = 1) -> str:
+    if not (math.isfinite(estimate.low) and math.isfinite(estimate.high)):
+        return "(no bounds)"
+    return f"[{scale * estimate.low:{form}}, {scale * estimate.high:{form}}]"
 
 
 def _told_kept(kept: Estimate, kind: str) -> str:
     if kind == "difference":
         change = Estimate(kept.value - 1, kept.low - 1, kept.high - 1, kept.lower - 1)
         return f"general score {_signed(change)} (the base's is too near 0 for a ratio)"
-    return f"{UNLABELLED.get(kind, 'retention')} {100 * kept.value:.1f} % [{100 * kept.low:.1f}, {100 * kept.high:.1f}]"
+    return f"{UNLABELLED.get(kind, 'retention')} {100 * kept.value:.1f} % {_bounds(kept, '.1f', scale=100)}"

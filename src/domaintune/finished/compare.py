@@ -97,7 +97,6 @@ def compare(paths: Sequence[str | Path], *, data: str | None = None, encoding: s
     return {
         "task": first.task.name,
         "primary": first.task.primary.name,
-        "higher_is_better": first.task.primary.higher_is_better,
         "data": data or "test",
         "rows": len(first.places),
         "notes": _told_groupings(names, groupings),

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import json
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any, TextIO
 
 from domaintune.data.rows import Row
+from domaintune.memory import jsonable
 
 
 def write_lines(stream: TextIO, chunk: Iterable[tuple[Row, Mapping[str, Any]]]) -> None:
@@ -18,18 +17,7 @@ def write_lines(stream: TextIO, chunk: Iterable[tuple[Row, Mapping[str, Any]]]) 
 
 
 def _json(value: Any) -> str:
-    return json.dumps(_plain(value), ensure_ascii=False, default=str)  # dates of Parquet as their text
-
-
-def _plain(value: Any) -> Any:
-    """As JSON holds it: what is no number (NaN, infinities) is null, bytes are base64, as in rows from memory."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode("ascii")
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
-    return {key: _plain(entry) for key, entry in value.items()} if isinstance(value, dict) else value
+    return json.dumps(jsonable(value), ensure_ascii=False, default=str)  # dates of Parquet as their text
 
 
 class Table:
@@ -55,7 +43,7 @@ class Table:
 
 
 def _cell(value: Any) -> str:
-    value = _plain(value)
+    value = jsonable(value)
     if value is None:
         return ""
     return value if isinstance(value, str) else _json(value)

@@ -5,7 +5,6 @@ Whatever stands in the card is escaped but what this package wrote itself (`Plai
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from domaintune.report.records import Records
 from domaintune.report.usage import card_snippets
-from domaintune.report.wording import FORMATS, base_told, estimate, further, visible
+from domaintune.report.wording import FORMATS, base_told, estimate, further, known, visible
 
 SPECIAL = re.compile(r"[\\`*_{}\[\]<>|#$~&!@\"]|:(?=//)|(?<=www)\.|^[-+=:]|(?<=^\d)[.)](?=\s|$)|[\n\u2028\u2029]")
 LANGUAGE = re.compile("[a-z]{2,3}")
@@ -109,7 +108,7 @@ def _result(task: str, name: str, side: Mapping[str, Any], records: Records) -> 
     metrics = [
         {"type": score, "value": round(value["value"], 6), "name": f"{score} {estimate(value)}"}
         for score, value in found.items()
-        if math.isfinite(value["value"])
+        if known(value["value"])
     ]
     dataset = {"name": f"{name}: {side['name']}, {side['rows']} rows", "type": name}
     return {"task": {"type": task}, "dataset": dataset, "metrics": metrics}

@@ -17,6 +17,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from domaintune.report.wording import known
+
 # Colours that no plot has by chance; each becomes the page's CSS variable of that name.
 INK, MUTED, LINE, PAPER = "#010203", "#010204", "#010205", "#010206"
 BASE, TUNED, CHOSEN = "#010207", "#010208", "#010209"
@@ -174,7 +176,7 @@ def intervals(rows: Sequence[tuple[str, str, Point]], *, name: str, label: str) 
     with _styled(name):
         figure, axes = _axes(0.75 + 0.34 * len(rows))
         for place, (_, colour, found) in enumerate(rows):
-            axes.plot([found["low"], found["high"]], [place, place], color=colour, linewidth=2.4)
+            _draw_interval(axes, found, place, color=colour, linewidth=2.4)
             axes.plot([found["value"]], [place], {BASE: "s", TUNED: "o"}.get(colour, "D"), color=colour, markersize=7)
         axes.set_yticks(range(len(rows)), [text for text, _, _ in rows])
         axes.set_ylim(len(rows) - 0.4, -0.6)
@@ -182,6 +184,12 @@ def intervals(rows: Sequence[tuple[str, str, Point]], *, name: str, label: str) 
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.set_xlabel(label)
         return _svg(figure, name, f"{label} with 95 % intervals")
+
+
+def _draw_interval(axes: Axes, found: Point, place: float, *, color: str, linewidth: float) -> None:
+    """None where it has no bounds."""
+    if known(found["low"]) and known(found["high"]):
+        axes.plot([found["low"], found["high"]], [place, place], color=color, linewidth=linewidth)
 
 
 def reliability(bins: Sequence[Point]) -> str:
@@ -215,7 +223,7 @@ def robustness(kinds: Mapping[str, Mapping[str, Point]], clean: Mapping[str, Poi
             for place, found in enumerate(rows.values()):
                 if (e := found.get(side)) is None:
                     continue
-                axes.plot([e["low"], e["high"]], [place + shift] * 2, color=colour, linewidth=2)
+                _draw_interval(axes, e, place + shift, color=colour, linewidth=2)
                 axes.plot([e["value"]], [place + shift], marker, color=colour, markersize=6)
             axes.plot([], [], marker, color=colour, label=side)
         axes.set_yticks(range(len(rows)), list(rows))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 LONGEST = 400
@@ -42,6 +42,11 @@ def visible(text: object, longest: int = LONGEST) -> str:
     return spelled_out(told if len(told) <= longest else told[:longest].rstrip() + " …")
 
 
+def known(value: float | None) -> bool:
+    """Whether a number is there and finite."""
+    return value is not None and math.isfinite(value)
+
+
 def number(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return NONE
@@ -50,19 +55,31 @@ def number(value: float | None) -> str:
 
 def estimate(found: Mapping[str, Any] | None) -> str:
     """ "0.885 [0.860, 0.910]"."""
-    return NONE if found is None else f"{number(found['value'])} [{number(found['low'])}, {number(found['high'])}]"
+    if found is None or not known(found["value"]):
+        return NONE
+    return f"{number(found['value'])} {bounds(found, number)}"
+
+
+def bounds(found: Mapping[str, Any], form: Callable[[float], str]) -> str:
+    """The ends of an estimate's interval, which over one row or group has none."""
+    low, high = found["low"], found["high"]
+    return f"[{form(low)}, {form(high)}]" if known(low) and known(high) else "(no bounds)"
 
 
 def change(found: Mapping[str, Any], kind: str) -> str:
     """A gain, or change of the general score, with its sign; anything else (retention, agreement) in percent."""
     if is_difference(kind):
         found = less_one(found)
-    if kind == "gain" or is_difference(kind):
-        value, low, high = (f"{'+' if found[k] >= 0 else ''}{number(found[k])}" for k in ("value", "low", "high"))
-        return f"{value} [{low}, {high}]"
-    if not math.isfinite(found["value"]):
+    value = found["value"]
+    if not known(value):
         return NONE
-    return f"{100 * found['value']:.1f}\N{NO-BREAK SPACE}% [{100 * found['low']:.1f}, {100 * found['high']:.1f}]"
+    if kind == "gain" or is_difference(kind):
+        return f"{_signed(value)} {bounds(found, _signed)}"
+    return f"{100 * value:.1f}\N{NO-BREAK SPACE}% {bounds(found, lambda end: f'{100 * end:.1f}')}"
+
+
+def _signed(value: float) -> str:
+    return f"{'+' if value >= 0 else ''}{number(value)}"
 
 
 def is_difference(kind: str) -> bool:
@@ -72,7 +89,7 @@ def is_difference(kind: str) -> bool:
 
 def less_one(found: Mapping[str, Any]) -> dict[str, Any]:
     """The change of the general score, of what is recorded as kept."""
-    return {**found, **{key: found[key] - 1 for key in ("value", "low", "high")}}
+    return {**found, **{k: found[k] - 1 if known(found[k]) else None for k in ("value", "low", "high")}}
 
 
 def kept(value: float | None, kind: str) -> str:
