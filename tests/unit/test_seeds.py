@@ -252,12 +252,13 @@ def test_scores_of_one_group_have_no_bounds_and_their_files_are_json(tmp_path: P
         ["compare", output, other],
         ["evaluate", other, data],
         ["show", output],
+        ["balance", output],  # with a general part that nothing was chosen on
     ]
     for command in commands:
         told = CliRunner().invoke(app, command)
         assert told.exit_code == 0, told.output
         assert not re.search(r"\b(?:inf|nan)\b", told.output)
-        if command[0] != "show":
+        if command[0] not in ("show", "balance"):
             strictly(CliRunner().invoke(app, [*command, "--json"]).output)
     for name in ("report.html", "README.md"):
         text = (Path(other) / name).read_text()
