@@ -200,7 +200,8 @@ def _settle_(
     sign = 1.0 if dev.task.primary.higher_is_better else -1.0  # of scores while training more is better
     best = training.epochs[training.best_epoch].score if training.epochs else None
     best = None if best is None else sign * best
-    if training.averaged is None or training.averaged_epochs == 1:
+    is_best = training.averaged_epochs == 1 and training.best_epoch == len(training.epochs) - 1
+    if training.averaged is None or is_best:
         return replace(training, averaged_epochs=0), best
     task, state, records = dev.task, attached.state(), []
     for weights in (state, training.averaged):

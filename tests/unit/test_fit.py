@@ -51,13 +51,15 @@ def test_labels_are_new_where_the_base_has_no_head_for_them(tmp_path: Path) -> N
     assert has_new_labels(task.relabelled(["a", "b", "c"]), again)
 
 
+@pytest.mark.parametrize("late", [1, 2])
 @pytest.mark.parametrize(
     ("best", "mean", "kept"), [("good", "bad", "best"), ("bad", "good", "mean"), ("good", "good", "mean")]
 )
 def test_the_average_is_kept_unless_the_best_epoch_is_better_beyond_chance(
-    best: str, mean: str, kept: str, tmp_path: Path
+    best: str, mean: str, kept: str, late: int, tmp_path: Path
 ) -> None:
-    """Dev has the labels that the "good" weights give; the "bad" ones give the others."""
+    """Dev has the labels that the "good" weights give; the "bad" ones give the others. The best epoch is the first of two or three, of
+    which the last ones are averaged."""
     save_base(tmp_path)
     given = recipe(tmp_path, method="full")
     parts = assemble(given, open_base(given))
@@ -77,11 +79,12 @@ def test_the_average_is_kept_unless_the_best_epoch_is_better_beyond_chance(
     dev = Side(task, dataset(task, base, examples))
 
     attached.load_(states[best])
-    training = Training((Epoch(0, 1.0, 0.5, 1.0),), 0, 1, 0, False, averaged=states[mean], averaged_epochs=2)
+    epochs = tuple(Epoch(number, 1.0, 0.5, 1.0) for number in range(late + 1))
+    training = Training(epochs, 0, 1, 0, False, averaged=states[mean], averaged_epochs=late)
     made, score = _settle_(given, base, attached, training, dev)
     expected = states[best if kept == "best" else mean]
     assert all(torch.equal(tensor, expected[name]) for name, tensor in attached.state().items())
-    assert made.averaged_epochs == (2 if kept == "mean" else 0)
+    assert made.averaged_epochs == (late if kept == "mean" else 0)
     assert score == (0.5 if kept == "best" else 1.0)
     assert primary_score(task, base, attached.view(1.0), dev.data)[0] == 1.0
 
