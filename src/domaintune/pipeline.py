@@ -29,7 +29,7 @@ from domaintune.parts import Parts, assemble
 from domaintune.predict import Run, load, open_base
 from domaintune.provenance import provenance
 from domaintune.recipe import Recipe
-from domaintune.resolve import training_settings
+from domaintune.resolve import budgeted, training_settings
 from domaintune.run import RunFolder, is_run, write_folder, write_json, write_lines
 from domaintune.seeds import tune_seeds
 from domaintune.settings import Precision
@@ -81,7 +81,9 @@ def tune(
         base, parts = opened(recipe, revision=held.get("revision") or revision)
         if fate == "remove":  # not before all that the recipe names is known to fit
             untrained(recipe, base, parts)
-        folder.start(as_given, fate, data=data, threads=threads, revision=base.provenance.get("revision"))
+        recipe = budgeted(recipe, parts.task, remembered=held.get("micro_batch_budget"))
+        budget, revision = recipe.training.micro_batch_budget, base.provenance.get("revision")
+        folder.start(as_given, fate, data=data, threads=threads, micro_batch_budget=budget, revision=revision)
         say(said_of(parts))
         with tracked(recipe, report, say) as told:
             general = general_of(parts)

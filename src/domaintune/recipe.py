@@ -24,7 +24,7 @@ from domaintune.validation import explain, put_
 Paths = str | tuple[str, ...]
 PARTS = ("train", "dev", "test", "add", "general", "general_check")
 FOLDERS = ("base", "output", "grown_from")
-FREE = {"output", "track", "evaluation.batch_budget"}
+FREE = {"output", "track", "device", "evaluation.batch_budget"}
 """Settings that may be others when an unfinished run is gone on with: its scores do not depend on them beyond rounding."""
 ALIGNED = "::"
 """Between the paths of two aligned files."""
@@ -57,7 +57,7 @@ class TrainingSettings(Settings):
     beyond chance. best: the best epoch's, of equal ones the latest."""
     micro_batch_budget: int | None = Field(default=None, ge=1)
     """Tokens (text) or pixels (pictures) in one forward; by default 2,048 or 400,000 on a CPU, 4,096 or 4,000,000 on a GPU, and a whole
-    step where batch-norm statistics are trained."""
+    step where batch-norm statistics are trained. A run that is resumed keeps its own."""
     precision: AskedPrecision = "auto"
     """bf16: forward and backward in bfloat16 where torch's autocast does, weights in float32, scores of a run in float32. auto: in
     trainings of 200 steps or more the first 6 are timed in both, and where bf16 is 1.3 times as fast training begins again in it;
@@ -175,7 +175,7 @@ class Recipe(Settings):
     threads: int | None = Field(default=None, ge=1)
     """CPU threads; by default all cores that the process may use."""
     device: str = "auto"
-    """`auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:1`."""
+    """`auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:1`. May change on a run that is resumed."""
     trust_remote_code: bool = False
     """Run Python code that a base brings along. Only for authors whom you trust."""
     track: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()

@@ -40,15 +40,26 @@ def learning_rate_for(recipe: Recipe) -> float:
     return recipe.training.learning_rate or DEFAULT_LEARNING_RATES[recipe.method.name]
 
 
+def micro_batch_budget(recipe: Recipe, task: Task) -> int | None:
+    """The recipe's tokens or pixels in one forward, else the device's; None: a whole step."""
+    given = recipe.training.micro_batch_budget
+    if given is not None or recipe.training.train_batch_norm:  # whose statistics are those of a whole step
+        return given
+    return default_budget(task, torch_device(recipe.device), training=True)
+
+
+def budgeted(recipe: Recipe, task: Task, *, remembered: int | None) -> Recipe:
+    """The recipe with its micro-batch budget written out: of a run that began elsewhere the one that it remembers."""
+    budget = remembered or micro_batch_budget(recipe, task)
+    training = recipe.training.model_copy(update={"micro_batch_budget": budget})
+    return recipe.model_copy(update={"training": training})
+
+
 def training_settings(recipe: Recipe, task: Task, base: Base, examples: Sequence[Any]) -> TrainingSettings:
     """The recipe's training settings with epochs, micro-batch budget and learning rate written out, for these training examples."""
-    settings = recipe.training
-    budget = settings.micro_batch_budget
-    if budget is None and not settings.train_batch_norm:  # whose statistics are those of a whole step
-        budget = default_budget(task, torch_device(recipe.device), training=True)
     found = {
         "epochs": epochs_for(recipe, rows=len(examples), new_labels=has_new_labels(task, base)),
-        "micro_batch_budget": budget,
+        "micro_batch_budget": micro_batch_budget(recipe, task),
         "learning_rate": learning_rate_for(recipe),
     }
-    return settings.model_copy(update=found)
+    return recipe.training.model_copy(update=found)

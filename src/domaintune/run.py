@@ -194,14 +194,16 @@ class RunFolder:
         *,
         data: Mapping[str, str],
         threads: int | None = None,
+        micro_batch_budget: int | None = None,
         revision: str | None = None,
     ) -> None:
         """Begin the run of this recipe and data (name of part -> checksum), or go on with it, as `fate` told; what is to be removed goes
-        now. Remembered for whoever resumes: `threads`, as sums over other numbers of threads have other last bits, and the commit of a
-        base of the Hub, so that it has the same weights though there are newer ones."""
+        now. Remembered for whoever resumes: `threads` and `micro_batch_budget`, as sums over other numbers of threads and in other parts
+        have other last bits, and the commit of a base of the Hub, so that it has the same weights though there are newer ones."""
         if fate == "remove":
             self._clear()
-        facts = {"format": FORMAT, "finished": False, "data": dict(data), "threads": threads, "started": time.time()}
+        facts = {"format": FORMAT, "finished": False, "data": dict(data), "started": time.time()}
+        facts |= {"threads": threads, "micro_batch_budget": micro_batch_budget}
         if fate == "take up":
             facts = self.read("run.json")
         facts |= {"folder": os.getcwd()} | ({} if revision is None else {"revision": revision})

@@ -89,3 +89,22 @@ def test_a_run_of_the_gpu_is_one_of_the_cpu(tmp_path: Path, method: str) -> None
         assert gpu.keys() == cpu.keys()
         assert gpu["label"] == cpu["label"]
         assert gpu["probability"] == pytest.approx(cpu["probability"], abs=1e-3)
+
+
+@pytest.mark.parametrize(("begins", "goes_on"), [("cuda", "cpu"), ("cpu", "cuda")])
+def test_a_training_goes_on_on_the_other_processor(tmp_path: Path, begins: str, goes_on: str) -> None:
+    small_runs.save_base(tmp_path)
+    made = small_runs.recipe(tmp_path, general=None, device=begins)
+
+    def stop(stage: str, progress: object) -> None:
+        if stage == "train":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tune(made, report=stop)
+    run = tune(made.model_copy(update={"device": goes_on}))
+    whole = tune(made.model_copy(update={"output": str(tmp_path / "whole")}))
+    texts = ["a cold soup and a rude desk", "a lovely view"]
+    for ours, theirs in zip(run.predict(texts, strength=1.0), whole.predict(texts, strength=1.0), strict=True):
+        assert ours["label"] == theirs["label"]
+        assert ours["probability"] == pytest.approx(theirs["probability"], abs=1e-2)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from small_runs import recipe, save_base
 
-from domaintune import Recipe, tune
+from domaintune import Recipe, load, tune
 from domaintune.engine.checkpoint import MANIFEST
 from domaintune.errors import DomainTuneError, RunError
 
@@ -65,6 +65,26 @@ def test_other_spellings_of_paths_are_no_other_recipe(folder: Path, monkeypatch:
     with pytest.raises(RunError, match=r"\(base: '../base' -> 'base'\)"):
         tune(away.model_copy(update={"base": "base"}))
     assert tune(away).path == Path("../moved")
+
+
+def test_a_training_goes_on_on_another_device(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the micro-batches that it began with."""
+    training = {"epochs": 2, "learning_rate": 0.01, "precision": "fp32", "probe": False}
+    weights, budgets = [], []
+    for name, stopped in (("whole", False), ("resumed", True)):
+        made = recipe(folder, general=None, training=training, output=str(folder / name))
+        with monkeypatch.context() as patch:
+            patch.setattr("domaintune.evaluation.score.ON_CPU", (64, 1))  # as another device has it
+            if stopped:
+                with pytest.raises(KeyboardInterrupt):
+                    tune(made, report=stops_at("train"))
+            else:
+                tune(made)
+        run = tune(made.model_copy(update={"device": "cpu"})) if stopped else load(made.output)
+        weights.append((run.path / "adapter/adapter_model.safetensors").read_bytes())
+        budgets.append(json.loads((run.path / "resolved.json").read_text())["training"]["micro_batch_budget"])
+    assert budgets == [64, 64]
+    assert weights[0] == weights[1]
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
