@@ -116,6 +116,8 @@ def assemble(recipe: Recipe, base: Base, *, seen: Iterable[str] = ()) -> Parts:
         old = as_before(recipe.grown_from, examples.values())
         standing = len(old["test"])
         train, dev, test = grown_parts(recipe, task, old, added, notes)
+    if dev is None and recipe.training.patience is not None:
+        notes.append("training.patience stops no training over folds: all epochs are trained.")
     for name, judged in (("dev", dev), ("test", test)):
         if judged is not None:
             remedy = f"Give a part with labels in it (--{name}), or more rows with labels to cut it from."

@@ -51,7 +51,8 @@ class TrainingSettings(Settings):
     """Gradients are scaled down to this global norm."""
     patience: int | None = Field(default=None, ge=1)
     """Epochs without a better dev score before training stops; by default all epochs are trained: the learning rate falls to 0 over
-    them, and the last ones are mostly the best. With a patience dev is scored after every epoch, else at most 10 times."""
+    them, and the last ones are mostly the best. With a patience dev is scored after every epoch, else at most 10 times. Over folds it stops
+    nothing."""
     weights: Literal["averaged", "best"] = "averaged"
     """averaged: the mean of the weights after each epoch of the schedule's second half, unless dev shows the best epoch to be better
     beyond chance. best: the best epoch's, of equal ones the latest."""

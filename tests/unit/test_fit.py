@@ -89,6 +89,17 @@ def test_the_average_is_kept_unless_the_best_epoch_is_better_beyond_chance(
     assert primary_score(task, base, attached.view(1.0), dev.data)[0] == 1.0
 
 
+def test_a_patience_that_folds_pass_over_is_told(tmp_path: Path) -> None:
+    save_base(tmp_path)
+    told = {}
+    for dev, patience in ((None, 1), (None, None), ("given", 1)):
+        given = recipe(tmp_path, training={"patience": patience})
+        given = given if dev else given.model_copy(update={"dev": None})
+        notes = assemble(given, open_base(given)).notes
+        told[dev, patience] = any("training.patience" in note for note in notes)
+    assert told == {(None, 1): True, (None, None): False, ("given", 1): False}
+
+
 def test_nothing_is_averaged_of_one_epoch(tmp_path: Path) -> None:
     save_base(tmp_path)
     given = recipe(tmp_path, method="full")
