@@ -41,7 +41,7 @@ class CheckpointError(RunError):
 
 
 class DeviceMemoryError(DomainTuneError):
-    """More in one forward than the device's memory holds; `where` is the recipe's key to lower."""
+    """More than the device's memory holds; `where` is the recipe's key to lower, or "device" where no smaller forward would help."""
 
 
 class TrainingError(DomainTuneError):

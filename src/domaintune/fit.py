@@ -6,7 +6,7 @@ A function of recipe, rows and seed without global state. It never receives a te
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from domaintune.balance.frontier import (
     Point,
@@ -268,7 +269,11 @@ def _train(
     return attached, training
 
 
-def _frontier_records(job: _Job, base: Base, attached: Attached, side: Side) -> tuple[Records, Records, Side | None]:
+_Frontier = tuple[Records, Records, Side | None]
+"""Records of domain and general side by strength, and the general side."""
+
+
+def _frontier_records(job: _Job, base: Base, attached: Attached, side: Side) -> _Frontier:
     recipe, general = job.recipe, job.general
     form = form_of(recipe, base)
     budget = recipe.evaluation.batch_budget
@@ -292,19 +297,14 @@ def _fit_over_folds(job: _Job, rows: Sequence[Any]) -> Fitted:
     # One schedule for the folds and for the final fit, whatever the number of rows in each.
     job = job.with_training(**training_settings(recipe, task, job.base, rows).model_dump() | {"patience": None})
     average = recipe.training.weights == "averaged"
-    kept, probes = _train_folds(job, rows)
-    job = job.with_training(precision=kept[0][2].precision)
-    best = _best_epoch([training for _, _, training, _ in kept])
-    job.report("frontier", None)
+    kept = _train_folds(job, rows)
+    job = job.with_training(precision=kept[0].training.precision)
+    best = _best_epoch([fold.training for fold in kept])
     domain: Records = {s: [] for s in recipe.balance.strengths}
     other: Records = {s: [] for s in recipe.balance.strengths}
     general_side = None
-    for started, attached, training, dev in kept:
-        weights = training.averaged if average else training.states[best]() if training.states else None
-        if weights is not None:
-            attached.load_(weights)
-        side = Side(task, dev)
-        mine, theirs, general_side = _frontier_records(job, started, attached, side)
+    for fold in kept:
+        mine, theirs, general_side = fold.records(best)
         for strength in recipe.balance.strengths:
             domain[strength] += mine[strength]
             other[strength] += theirs.get(strength, [])
@@ -323,12 +323,11 @@ def _fit_over_folds(job: _Job, rows: Sequence[Any]) -> Fitted:
         attached.load_(training.averaged)
     score = point_scores(task, domain[1.0])[task.primary.name] if kept else None
     report_folds = [
-        {"scores": [epoch.score for epoch in training.epochs], "rows": len(dev.examples)}
-        for _, _, training, dev in kept
+        {"scores": [epoch.score for epoch in fold.training.epochs], "rows": len(fold.dev.examples)} for fold in kept
     ]
-    probe_scores = [probe for probe in probes if probe is not None]
+    probe_scores = [fold.probe for fold in kept if fold.probe is not None]
     probe = float(np.mean(probe_scores)) if probe_scores else None
-    held_out = [example for _, _, _, dev in kept for example in dev.examples]
+    held_out = [example for fold in kept for example in fold.dev.examples]
     by_domain = domain_points(task, held_out, domain)
     return Fitted(
         started, attached, training, score, frontier, chosen, start, probe, report_folds, temperatures(task, domain),
@@ -346,20 +345,45 @@ def _best_epoch(trainings: Sequence[Training]) -> int:
     return best
 
 
-def _train_folds(
-    job: _Job, rows: Sequence[Any]
-) -> tuple[list[tuple[Base, Attached, Training, Dataset]], list[float | None]]:
-    """Of each fold the base with its starting head, what was trained, and the rows outside; and the scores of a fitted head."""
+@dataclass(frozen=True, slots=True)
+class _Fold:
+    """What is kept of one: its training (without averaged weights), the rows outside, their score of a fitted head, and the frontier's
+    records there at the averaged weights, or at those of an epoch."""
+
+    training: Training
+    dev: Dataset
+    probe: float | None
+    records: Callable[[int], _Frontier]
+
+
+def _train_folds(job: _Job, rows: Sequence[Any]) -> list[_Fold]:
     recipe, task = job.recipe, job.task
     keys = [task.keys(example) for example in rows]
     cuts = folds([k.stratum for k in keys], inseparable(task, rows), count=recipe.data.folds, seed=recipe.data_seed)
-    kept, probes = [], []
+    kept = []
     for number, (inside, outside) in enumerate(cuts):
         data, dev = (job.data([rows[i] for i in part]) for part in (inside, outside))
-        started, start = job.starting_base(data, dev)
-        probes.append(domain_probe_score(recipe, started, task, data, dev, start))
-        best = recipe.training.weights == "best"
-        attached, training = _train(job, started, data, dev, name=f"fold-{number}", keep_epochs=best)
-        job = job.with_training(precision=training.precision)  # the first fold's is that of all
-        kept.append((started, attached, training, dev))
-    return kept, probes
+        kept.append(_train_fold(job, data, dev, name=f"fold-{number}"))
+        job = job.with_training(precision=kept[0].training.precision)  # the first fold's is that of all
+    return kept
+
+
+def _train_fold(job: _Job, data: Dataset, dev: Dataset, *, name: str) -> _Fold:
+    """With averaged weights the records are made at once, so that no trained model need stay."""
+    recipe, task = job.recipe, job.task
+    started, start = job.starting_base(data, dev)
+    probe = domain_probe_score(recipe, started, task, data, dev, start)
+    average = recipe.training.weights == "averaged"
+    attached, training = _train(job, started, data, dev, name=name, keep_epochs=not average)
+
+    def records(weights: Mapping[str, Tensor] | None) -> _Frontier:
+        job.report("frontier", None)
+        if weights is not None:
+            attached.load_(weights)
+        return _frontier_records(job, started, attached, Side(task, dev))
+
+    if average:
+        made = records(training.averaged)
+        return _Fold(replace(training, averaged=None), dev, probe, lambda epoch: made)
+    states = training.states
+    return _Fold(training, dev, probe, lambda epoch: records(states[epoch]() if states else None))

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from domaintune.bases.base import Base
+from domaintune.bases.device_memory import weights_within_memory
 from domaintune.checks.table import plain
 from domaintune.confirm import Confirmation, SideScores, confirm, kept_kind
 from domaintune.engine.epochs import Progress
@@ -67,7 +68,7 @@ def tune(
     started = time.monotonic()
     require(recipe.track)
     folder = RunFolder(Path(recipe.output))
-    with folder.lock(), threads_restored():
+    with folder.lock(), threads_restored(), weights_within_memory():
         report("data", None)
         data = checksums(recipe)
         as_given, recipe = recipe, grown(recipe, checksums)

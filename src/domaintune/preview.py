@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from domaintune.bases.device_memory import weights_within_memory
 from domaintune.engine.epochs import judged
 from domaintune.engine.pace import pace
 from domaintune.growth import grown
@@ -34,7 +35,7 @@ class Plan:
     minutes: float
     """About how long training and validation will take here, from a few steps."""
     memory: int
-    """Peak in bytes after those steps, the dearest one among them."""
+    """Peak in bytes that training comes to, by those steps, the dearest one among them."""
 
 
 def training_cost(recipe: Recipe, settings: TrainingSettings, *, train: int, dev: int | None) -> float:
@@ -55,7 +56,7 @@ def plan(recipe: Recipe, *, overwrite: bool = False) -> Plan:
         DomainTuneError: what `tune` would raise before training.
     """
     require(recipe.track)
-    with threads_restored():
+    with threads_restored(), weights_within_memory():
         torch.set_num_threads(recipe.threads or torch.get_num_threads())
         return _planned(recipe, overwrite=overwrite)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from domaintune.bases.device_memory import within_memory
 from domaintune.engine.gradient import StepGradient
 from domaintune.errors import DeviceMemoryError, RunError
 from domaintune.evaluation.score import scoring_costs
+from domaintune.methods.lora import LoRA, LoRAAttached
 from domaintune.preview import plan
 from domaintune.tasks.base import Task, dataset
 from domaintune.tasks.text_classification import TextClassification
@@ -85,6 +87,16 @@ def test_a_step_too_large_is_told(given: Recipe, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(StepGradient, "_backward", full)
     for call in (tune, plan):
         with pytest.raises(DomainTuneError, match=r"^training\.micro_batch_budget: .* 2,048 tokens"):
+            call(given)
+
+
+@pytest.mark.parametrize(("kind", "act", "calls"), [(LoRA, "attach", (tune, plan)), (LoRAAttached, "view", (tune,))])
+def test_weights_too_many_are_told(
+    given: Recipe, monkeypatch: pytest.MonkeyPatch, kind: type, act: str, calls: tuple[Callable[[Recipe], object], ...]
+) -> None:
+    monkeypatch.setattr(kind, act, full)
+    for call in calls:
+        with pytest.raises(DeviceMemoryError, match=r"^device: the memory does not hold the base .*device=cpu"):
             call(given)
 
 

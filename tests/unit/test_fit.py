@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -18,12 +21,16 @@ from domaintune.engine.epochs import Epoch, Training
 from domaintune.evaluation.score import predict, primary_score
 from domaintune.fit import _best_epoch, _settle_, sample, scorable_sample
 from domaintune.methods import method_from
+from domaintune.methods.base import Attached
+from domaintune.methods.lora import LoRA
 from domaintune.parts import assemble, bare
 from domaintune.predict import open_base
 from domaintune.resolve import epochs_for, has_new_labels
 from domaintune.settings import TokenClassificationSettings
 from domaintune.tasks.base import Primary, dataset
 from domaintune.tasks.token_classification import TokenClassification
+
+LORA_ATTACH = LoRA.attach
 
 
 @pytest.mark.parametrize(
@@ -98,6 +105,23 @@ def test_a_patience_that_folds_pass_over_is_told(tmp_path: Path) -> None:
         notes = assemble(given, open_base(given)).notes
         told[dev, patience] = any("training.patience" in note for note in notes)
     assert told == {(None, 1): True, (None, None): False, ("given", 1): False}
+
+
+def test_over_folds_one_trained_model_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_base(tmp_path)
+    made: list[weakref.ref[torch.nn.Module]] = []
+    alive = []
+
+    def attach(*arguments: Any, **more: Any) -> Attached:
+        gc.collect()
+        alive.append(sum(model() is not None for model in made))
+        attached = LORA_ATTACH(*arguments, **more)
+        made.append(weakref.ref(attached.model))
+        return attached
+
+    monkeypatch.setattr(LoRA, "attach", attach)
+    tune(recipe(tmp_path).model_copy(update={"dev": None, "general": None}))
+    assert alive[: 5 + 1] == [0] * 6  # the folds' and the final one
 
 
 def test_nothing_is_averaged_of_one_epoch(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from small_runs import save_base
 from domaintune import Recipe, tune
 from domaintune.engine.epochs import Progress, Training
 from domaintune.engine.gradient import StepGradient
-from domaintune.engine.pace import Pace, pace
+from domaintune.engine.pace import Pace, kept_in_training, pace
 from domaintune.engine.precision import FEWEST_STEPS, TRIAL, faster, narrowed
 from domaintune.engine.train import train
 from domaintune.errors import CheckpointError, TrainingError
@@ -312,6 +313,27 @@ def test_what_goes_wrong_on_trial_does_not_slow_what_counts(monkeypatch: pytest.
         if precision == "auto":
             assert made[: 3 * TRIAL + 1] == ["fp32", "bf16", "bf16", "fp32", *["fp32", "bf16", "bf16"] * (TRIAL - 1)]
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+
+
+@pytest.mark.parametrize("weights", ["averaged", "best"])
+def test_what_training_keeps_is_counted(weights: str) -> None:
+    """In the last epoch, of which the first was the best; numbers that are no weights' left out."""
+    base, task, attached = attach(Cell("text-classification", "bert", "full"))
+    data = dataset(task, base, list(task.read(rows(CELL.task))))
+    settings = TrainingSettings(epochs=4, batch_size=4, weights=weights)
+
+    def held() -> int:
+        gc.collect()
+        tensors = [each for each in gc.get_objects() if issubclass(type(each), torch.Tensor)]
+        floats = [tensor for tensor in tensors if tensor.is_floating_point()]
+        return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in floats}.values())
+
+    before, kept, scores = held(), [], iter([4.0, 3.0, 2.0, 1.0])
+    train(
+        attached, task, base, data, settings, learning_rate=1e-3, seed=1, validate=lambda: next(scores), folder=None,
+        on_progress=lambda progress: kept.append(held() - before) if progress.epoch == 3 else None,
+    )  # fmt: skip
+    assert kept[0] == pytest.approx(kept_in_training(attached, settings), rel=0.02)
 
 
 def test_a_plan_tells_time_and_memory(recipe: Recipe) -> None:

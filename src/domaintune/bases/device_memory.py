@@ -20,6 +20,30 @@ def is_full(error: RuntimeError) -> bool:
 
 
 @contextmanager
+def weights_within_memory() -> Iterator[None]:
+    """What the block computes beside forwards is copies of weights: those that are trained, moments, views.
+
+    Raises:
+        DeviceMemoryError: torch found no memory in the block.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_full(error):
+            raise
+        raise DeviceMemoryError(
+            f"the memory does not hold the base and copies of what is trained of it ({_first(error)}).",
+            where="device",
+            remedy="Take a method that trains less (lora), a smaller base, or --set device=cpu.",
+        ) from error
+
+
+def _first(error: RuntimeError) -> str:
+    """What torch says first of full memory."""
+    return str(error).strip().splitlines()[0].split(". GPU")[0]
+
+
+@contextmanager
 def within_memory(key: str, budget: int | None) -> Iterator[None]:
     """What the block computes is cut by the recipe's `key`, which comes to `budget` tokens or pixels in one forward; None: a whole
     step.
@@ -32,10 +56,9 @@ def within_memory(key: str, budget: int | None) -> Iterator[None]:
     except RuntimeError as error:
         if not is_full(error):
             raise
-        told = str(error)
         amount = "a whole step" if budget is None else f"{budget:,} tokens or pixels"
         raise DeviceMemoryError(
-            f"the memory does not hold {amount} in one forward ({told.strip().splitlines()[0].split('. GPU')[0]}).",
+            f"the memory does not hold {amount} in one forward ({_first(error)}).",
             where=key,
             remedy=f"Lower it: --set {key}={max(1, (budget or 4096) // 2)}{_BEGINS_ANEW.get(key, '')}. Where one row alone is too "
             "large, shorten the rows, take a smaller base or --set device=cpu. A finished run predicts with --device cpu as well.",

@@ -29,7 +29,8 @@ RUNS: dict[Precision, int] = {"fp32": 1, "bf16": 2}
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """Seconds that one unit of cost (a token or pixel) takes in training, and the process's peak memory in bytes afterwards."""
+    """Seconds that one unit of cost (a token or pixel) takes in training, and the peak memory in bytes that training comes to: the
+    process's after these steps, and what is kept from one to the next."""
 
     seconds_per_cost: float
     peak_memory: int
@@ -39,6 +40,17 @@ def peak_of_training() -> int:
     """In bytes, of this process so far; on a GPU of its allocator."""
     on_gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
     return on_gpu or peak_memory()
+
+
+def kept_in_training(attached: Attached, settings: TrainingSettings) -> int:
+    """Bytes that training keeps beside the weights: AdamW's two moments of each trained one; in the computer's own memory also weights
+    and moments at the epoch's start, the best epoch's weights and the mean of the late ones."""
+    parameters = [p for group in attached.parameter_groups() for p in group.parameters]
+    weights = sum(p.numel() * p.element_size() for p in parameters)
+    moments = 2 * weights
+    if any(p.device.type != "cpu" for p in parameters):
+        return moments
+    return moments + (weights + moments) + weights + (weights if settings.weights == "averaged" else 0)
 
 
 def pace(attached: Attached, task: Task, base: Base, data: Dataset, settings: TrainingSettings, *, seed: int) -> Pace:
@@ -57,7 +69,7 @@ def pace(attached: Attached, task: Task, base: Base, data: Dataset, settings: Tr
         seconds = {kind: [_timed(gradient, attached, step, costs, kind, asked) for step in steps] for kind in kinds}
     attached.model.eval()
     kind = faster(seconds["fp32"], seconds["bf16"]) if asked == "auto" else asked
-    return Pace(statistics.median(seconds[kind][WARM_UP:]), peak_of_training())
+    return Pace(statistics.median(seconds[kind][WARM_UP:]), peak_of_training() + kept_in_training(attached, settings))
 
 
 def _chosen(
