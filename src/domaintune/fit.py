@@ -145,8 +145,13 @@ class _Job:
     def data(self, rows: Sequence[Any]) -> Dataset:
         return dataset(self.task, self.base, rows)
 
-    def starting_base(self, data: Dataset, dev: Dataset | None) -> tuple[Base, str]:
-        return starting_base(self.recipe, self.base, self.task, data, dev, self.general)
+    def starting_base(self, data: Dataset, dev: Dataset | None, *, fold: str = "") -> tuple[Base, str]:
+        stage, name = (f"starting head {fold}", f"head-{fold}") if fold else ("starting head", "head")
+        self.report(stage, None)
+        return starting_base(
+            self.recipe, self.base, self.task, data, dev, self.general, folder=self.folder, name=name,
+            on_progress=partial(self.report, stage),
+        )  # fmt: skip
 
     def with_training(self, **settings: Any) -> _Job:
         training = self.recipe.training.model_copy(update=settings)
@@ -174,7 +179,6 @@ def fit(
     if dev is None:
         raise RecipeError("a dev part is needed for this task.", where="dev")
     data, dev_data = job.data(rows), job.data(dev)
-    report("starting head", None)
     started, start = job.starting_base(data, dev_data)
     attached, training = _train(job, started, data, dev_data, name="train")
     report("weights", None)
@@ -371,7 +375,7 @@ def _train_folds(job: _Job, rows: Sequence[Any]) -> list[_Fold]:
 def _train_fold(job: _Job, data: Dataset, dev: Dataset, *, name: str) -> _Fold:
     """With averaged weights the records are made at once, so that no trained model need stay."""
     recipe, task = job.recipe, job.task
-    started, start = job.starting_base(data, dev)
+    started, start = job.starting_base(data, dev, fold=name)
     probe = domain_probe_score(recipe, started, task, data, dev, start)
     average = recipe.training.weights == "averaged"
     attached, training = _train(job, started, data, dev, name=name, keep_epochs=not average)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def tune(
 ) -> Run:
     """Train the base on the domain and leave a finished run in `recipe.output`; the same recipe resumes an unfinished one.
 
-    `report` is told the stage ("data", "base", "starting head", "train", "fold-0", ..., "weights", "frontier", "confirmation",
+    `report` is told the stage ("data", "base", "general head", "starting head", "train", "starting head fold-0", "fold-0", ..., "weights", "frontier", "confirmation",
     "robustness") and, while training, its progress; `say`, before training, what was done with the data and found in it. A recipe of
     several seeds leaves a run for each and their summary; see `seeds`. `revision`: the commit of a base of the Hub to begin with, by
     default the latest; a run that is resumed goes on with its own. `overwrite` removes an earlier run once base and
@@ -88,7 +89,6 @@ def tune(
         say(said_of(parts))
         with tracked(recipe, report, say) as told:
             general = general_of(parts)
-            base = general_base(recipe, base, general)
             fitted = _fitted(folder, recipe, base, parts, general, told, overwrite=overwrite)
             parts = parts.calibrated(fitted.calibration)
             confirmation = confirm(recipe, fitted, parts, report=told)
@@ -134,8 +134,11 @@ def _fitted(
     overwrite: bool,
 ) -> Fitted:
     def again() -> Fitted:
+        headed = general_base(
+            recipe, base, general, folder=folder.checkpoint, on_progress=partial(report, "general head")
+        )
         return fit(
-            recipe, base, parts.task, rows=parts.train, dev=parts.dev, general=general, folder=folder.checkpoint, report=report
+            recipe, headed, parts.task, rows=parts.train, dev=parts.dev, general=general, folder=folder.checkpoint, report=report
         )  # fmt: skip
 
     try:

@@ -9,12 +9,15 @@ from typing import Any
 
 import torch
 
+from domaintune.bases.base import Base
 from domaintune.bases.device_memory import weights_within_memory
 from domaintune.engine.epochs import judged
 from domaintune.engine.pace import pace
 from domaintune.growth import grown
+from domaintune.heads import head_training, takes_training
 from domaintune.inputs import checksums, files
-from domaintune.pipeline import opened, threads_restored, told_findings, untrained
+from domaintune.parts import Parts
+from domaintune.pipeline import general_of, opened, threads_restored, told_findings, untrained
 from domaintune.recipe import Recipe, TrainingSettings
 from domaintune.resolve import training_settings
 from domaintune.run import RunFolder
@@ -49,6 +52,22 @@ def training_cost(recipe: Recipe, settings: TrainingSettings, *, train: int, dev
     return recipe.seeds * (epochs * trained + len(judged(epochs, patience=patience)) * scored / 3)
 
 
+def heads_cost(recipe: Recipe, settings: TrainingSettings, base: Base, parts: Parts, *, train: int) -> float:
+    """As `training_cost`, of the heads that take a training of their own before; the body is frozen: forwards, nearly alone."""
+    task, general, cost = parts.task, general_of(parts), 0
+    learn = 0 if general is None else sum(map(general.task.cost, dataset(general.task, base, general.learn).items))
+    if general is not None and general.head == "general" and takes_training(recipe, base, general.task):
+        cost += learn * (head_training(recipe, general.task, base, general.learn).epochs or 0)
+    if recipe.training.probe and takes_training(recipe, base, task):
+        on_general = general is not None and general.head == "domain" and bool(general.learn)
+        rows = general.learn if general is not None and on_general else parts.train
+        # Over folds all heads take the epochs of the trainings; on train there is one for each fold and one more, on all rows.
+        epochs = settings.epochs if parts.dev is None else head_training(recipe, task, base, rows).epochs
+        trainings = 1 if parts.dev is not None else recipe.data.folds
+        cost += (learn if on_general else train * trainings) * (epochs or 0)
+    return recipe.seeds * cost / 3
+
+
 def plan(recipe: Recipe, *, overwrite: bool = False) -> Plan:
     """What `tune` would do with this recipe, without training or writing anything. `overwrite`: as `tune` is asked to.
 
@@ -77,6 +96,7 @@ def _planned(recipe: Recipe, *, overwrite: bool) -> Plan:
     measured = pace(attached, task, attached.base, data, settings, seed=recipe.seed)
     train, dev = (sum(map(task.cost, made.items)) for made in (data, dataset(task, attached.base, parts.dev or ())))
     cost = training_cost(recipe, settings, train=train, dev=None if parts.dev is None else dev)
+    cost += heads_cost(recipe, settings, base, parts, train=train)
     return Plan(
         rows={name: len(rows) for name, rows in named.items()},
         labels=task.head().labels,

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 from cells import FAMILIES, Cell, attach, rows
-from small_runs import save_base
+from small_runs import recipe as small_recipe
+from small_runs import save_base, table
 
 from domaintune import Recipe, tune
 from domaintune.engine.epochs import Progress, Training
@@ -351,6 +352,39 @@ def test_a_plan_measures_with_the_threads_of_the_run(recipe: Recipe, monkeypatch
         plan(recipe.model_copy(update={"threads": threads}))
     assert seen == [before + 1, before]
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("way", ["dev", "folds", "general learn", "general head"])
+def test_a_plan_counts_heads_that_are_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    """A third of a second a token: the body is frozen."""
+    save_base(tmp_path, "roberta")
+    monkeypatch.setattr("domaintune.preview.pace", lambda *arguments, **more: Pace(1.0, 1))
+    accumulate_, taken = StepGradient.accumulate_, [0]
+
+    def counted(self: StepGradient, micro_batches: Any, **more: Any) -> list[torch.Tensor]:
+        taken[0] += sum(self.task.cost(self.data.items[i]) for part in micro_batches for i in part)
+        return accumulate_(self, micro_batches, **more)
+
+    def heads_train(*arguments: Any, **more: Any) -> Training:
+        with monkeypatch.context() as patch:
+            patch.setattr(StepGradient, "accumulate_", counted)
+            return train(*arguments, **more)
+
+    monkeypatch.setattr("domaintune.heads.train", heads_train)
+    other = table(tmp_path / "other.csv", 40, labels=("x", "y"), start=500)
+    parts: dict[str, Any] = {
+        "dev": {"general": None},
+        "folds": {"general": None, "dev": None, "data": {"folds": 2}},
+        "general learn": {"dev": None, "data": {"folds": 2}},
+        "general head": {"general": other},
+    }[way]
+    monkeypatch.setattr("domaintune.preview.training_cost", lambda *arguments, **more: 0.0)
+    evaluation = {"draws": 100, "robustness": False}
+    made = small_recipe(tmp_path, training={"epochs": 2, "batch_size": 32}, evaluation=evaluation, **parts)
+    minutes = plan(made).minutes
+    tune(made)
+    assert taken[0] > 0
+    assert minutes * 60 == pytest.approx(taken[0] / 3, rel=0.02)
 
 
 def test_a_plan_counts_what_a_run_takes(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:

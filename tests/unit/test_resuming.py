@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import recipe, save_base
+from small_runs import recipe, save_base, table
 
 from domaintune import Recipe, load, tune
 from domaintune.engine.checkpoint import MANIFEST
@@ -85,6 +85,62 @@ def test_a_training_goes_on_on_another_device(folder: Path, monkeypatch: pytest.
         budgets.append(json.loads((run.path / "resolved.json").read_text())["training"]["micro_batch_budget"])
     assert budgets == [64, 64]
     assert weights[0] == weights[1]
+
+
+def weights_of(run: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(run)): path.read_bytes() for path in sorted(run.rglob("*.safetensors"))}
+
+
+@pytest.mark.parametrize(
+    ("parts", "heads"),
+    [
+        ({"general": None}, ["starting head"]),
+        (
+            {"general": None, "dev": None, "data": {"folds": 2}},
+            ["starting head fold-0", "starting head fold-1", "starting head"],
+        ),
+        ({"dev": None, "data": {"folds": 2}}, ["starting head fold-0"]),  # on the general learn part, once
+        ({"general": "other labels"}, ["general head", "starting head"]),
+    ],
+    ids=["dev", "folds", "general learn", "general head"],
+)
+def test_a_head_that_is_trained_goes_on_where_it_was_stopped(
+    tmp_path: Path, parts: dict[str, Any], heads: list[str]
+) -> None:
+    """One of more than a linear layer, as RoBERTa's."""
+    save_base(tmp_path, "roberta")
+    if parts.get("general"):
+        parts = parts | {"general": table(tmp_path / "other.csv", 40, labels=("x", "y"), start=500)}
+    told: list[str] = []
+
+    def made(name: str, *, stop: tuple[str, int] | None = None) -> Path:
+        told.clear()
+        training = {"epochs": 2, "precision": "fp32", "checkpoint_every_seconds": 0}
+        evaluation = {"draws": 100, "robustness": False}
+        output = tmp_path / name
+        given = recipe(tmp_path, training=training, evaluation=evaluation, output=str(output), **parts)
+
+        def report(stage: str, progress: Any) -> None:
+            if progress is not None and progress.score is None:
+                told.append(stage)
+                if stop is not None and (stage, progress.step) == stop:
+                    raise KeyboardInterrupt
+
+        if stop is None:
+            tune(given, report=report)
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                tune(given, report=report)
+        return output
+
+    whole = weights_of(made("whole"))
+    assert [stage for stage in dict.fromkeys(told) if "head" in stage] == heads
+    steps = told.count(heads[-1])
+    made("stopped", stop=(heads[-1], steps - 1))
+    made("stopped", stop=("train", 1))
+    assert told.count(heads[-1]) == 1, "the last step alone was left"
+    assert weights_of(made("stopped")) == whole
+    assert not any("head" in stage for stage in told)
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
