@@ -327,6 +327,14 @@ def test_folds_and_losses(tmp_path: Path) -> None:
     assert "reaches 0.700 out of fold." in page
 
 
+@pytest.mark.parametrize(
+    ("averaged", "told"),
+    [(0, "The ring is the epoch that was kept."), (1, "those after the last epoch;"), (3, "after the last 3 epochs;")],
+)
+def test_which_epochs_weights_are_kept_is_told(tmp_path: Path, averaged: int, told: str) -> None:
+    assert told in page_of(make_run(tmp_path / "x", averaged_epochs=averaged, best_epoch=1, dev=0.7))
+
+
 @pytest.mark.parametrize("strength", [0.0, 1.0])
 def test_either_end_may_be_chosen(tmp_path: Path, strength: float) -> None:
     ends = ("0", "1")
