@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from domaintune.bases.base import Base
+from domaintune.bases.base import Base, Head, fork
+from domaintune.engine.checkpoint import CheckpointFolder
 from domaintune.engine.epochs import Progress
 from domaintune.engine.starting_head import linear_head, probe_head
 from domaintune.engine.train import train
@@ -126,7 +128,8 @@ def _probe(
         given = None if base.device.type == "cpu" else recipe.evaluation.batch_budget
         budget = given or default_budget(task, base.device)
         held_out = _fifth(recipe, task, data) if dev is None else ()
-        return base.with_given_head("domain", probe_head(task, base, data, dev, held_out=held_out, budget=budget))
+        fitted = partial(probe_head, task, base, data, dev, held_out=held_out, budget=budget)
+        return base.with_given_head("domain", fitted() if folder is None else _kept(base, folder, fitted))
     attached = method_from(HEAD_ALONE).attach(base, generator=torch.Generator().manual_seed(recipe.seed))
     train(
         attached,
@@ -145,6 +148,22 @@ def _probe(
     trained = attached.view(1.0)
     modules = {path: trained.get_submodule(path) for path in head.modules}
     return base.with_given_head("domain", replace(head, modules=modules))
+
+
+def _kept(base: Base, folder: Path, fitted: Callable[[], Head]) -> Head:
+    """The fitted head, or the one that `folder` holds: where two penalties are nearly as good another processor or version may fit
+    another head than the one that training began from."""
+    checkpoint, fingerprint, found = CheckpointFolder(folder), {"base": base.checksum}, linear_head(base)
+    assert found is not None
+    path, layer = found
+    if not checkpoint.exists():
+        made = fitted()
+        tensors = {name: tensor.detach().cpu() for name, tensor in made.modules[path].named_parameters()}
+        checkpoint.write({}, {"head": tensors}, fingerprint=fingerprint)
+        return made
+    checkpoint.read(fingerprint=fingerprint)
+    held = {name: tensor.to(layer.weight.device) for name, tensor in checkpoint.read_tensors("head").items()}
+    return replace(base.heads["domain"], modules={path: fork(layer, held)})
 
 
 def _fifth(recipe: Recipe, task: Task, data: Dataset) -> Sequence[int]:

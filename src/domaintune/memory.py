@@ -76,6 +76,7 @@ def given_inputs(inputs: Any) -> Iterator[Sequence[str | dict[str, Any]]]:
             )
     texts = [item for item in items if isinstance(item, str)]
     if len(texts) == len(items):
+        _require_whole(texts)
         yield texts
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -84,7 +85,18 @@ def given_inputs(inputs: Any) -> Iterator[Sequence[str | dict[str, Any]]]:
         def keep(data: bytes) -> str:
             return str(_picture(data, Path(folder)).resolve())
 
-        yield [i if isinstance(i, str) else _plain_row(i, f"input:{n}", keep) for n, i in numbered]
+        rows = [i if isinstance(i, str) else _plain_row(i, f"input:{n}", keep) for n, i in numbered]
+        _require_whole([json.dumps(row, ensure_ascii=False, default=str) for row in rows])
+        yield rows
+
+
+def _require_whole(texts: Iterable[str]) -> None:
+    for number, text in enumerate(texts, start=1):
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
+            what, remedy = "holds half of a surrogate pair.", "Give the whole character."
+            raise DataError(what, where=f"input:{number}", remedy=remedy) from None
 
 
 def _store(given: Any, name: str, folder: Path) -> str:

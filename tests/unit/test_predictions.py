@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import datetime
 import io
 import json
 import math
 import shutil
 import sys
 import tracemalloc
+from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,6 +31,7 @@ from domaintune.errors import DataError, RecipeError, RunError
 from domaintune.finished import predictions
 from domaintune.finished.evaluate import evaluate
 from domaintune.finished.predictions import line_total, predict_file
+from domaintune.finished.tables import Table
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +201,8 @@ def test_pictures_of_columns_and_labels_under_other_names(folder: Path, tmp_path
         (["a room", 3], r"input:2: got int. Give a text, a path, or a row"),
         ([("a room",)], r"input:1: got tuple"),
         (["a room", None], r"input:2: got NoneType"),
+        (["a room", "a \ud83d"], r"input:2: holds half of a surrogate pair"),
+        ([{"text": "a \ud83d"}], r"input:1: holds half of a surrogate pair"),
         ([{"text": 3}], r"input:1: 'text' must be text"),
         ([{"review": "a"}], r"input:1: no column 'text'"),
     ],
@@ -599,3 +604,17 @@ def test_a_column_of_texts_asks_a_chat_where_chats_were_learned() -> None:
         assert row.values == {"text": "hi", "id": 1, **(made if learned == "chats" else {})}
         asked = Row({"prompt": "a", "text": "b"}, "x", 1)
         assert predictions._with_input(run, wanted, asked) is asked
+
+
+def test_cells_of_dates_and_decimals_are_their_text() -> None:
+    stream = io.StringIO()
+    values = {
+        "day": datetime.date(2024, 1, 2),
+        "price": Decimal("1.10"),
+        "n": 3,
+        "sure": True,
+        "list": ["a"],
+        "none": None,
+    }
+    Table(stream, ",", []).write([(Row(values, "x", 1), values)])
+    assert stream.getvalue().splitlines()[1] == '2024-01-02,1.10,3,true,"[""a""]",'

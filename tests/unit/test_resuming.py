@@ -12,6 +12,7 @@ import pytest
 from small_runs import recipe, save_base, table
 
 from domaintune import Recipe, load, tune
+from domaintune.engine import starting_head
 from domaintune.engine.checkpoint import MANIFEST
 from domaintune.errors import DomainTuneError, RunError
 
@@ -89,6 +90,23 @@ def test_a_training_goes_on_on_another_device(folder: Path, monkeypatch: pytest.
 
 def weights_of(run: Path) -> dict[str, bytes]:
     return {str(path.relative_to(run)): path.read_bytes() for path in sorted(run.rglob("*.safetensors"))}
+
+
+def test_a_fitted_head_stays_the_one_that_training_began_from(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though another version, or another processor where two penalties are nearly as good, would fit another one."""
+
+    def made(name: str, **more: Any) -> Recipe:
+        return recipe(folder, output=str(folder / "runs" / name), general=None, method="lora", **more)
+
+    for name, more in (("dev", {}), ("folds", {"dev": None, "data": {"folds": 2}})):
+        whole = tune(made(f"{name}-whole", **more))
+        with pytest.raises(KeyboardInterrupt):
+            tune(made(name, **more), report=stops_at("confirmation"))
+        with monkeypatch.context() as other:
+            other.setattr(starting_head, "PENALTIES", (10.0,))
+            run = tune(made(name, **more))
+        for file in ("heads.safetensors", "records/test.safetensors"):
+            assert (run.path / file).read_bytes() == (whole.path / file).read_bytes(), (name, file)
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 from domaintune import load, seeds, tune
 from domaintune.cli import app
 from domaintune.errors import RunError
-from domaintune.evaluation.intervals import percentiles
-from domaintune.evaluation.over_seeds import seed_weights, widened
+from domaintune.evaluation.intervals import bootstrap_weights, gain_estimate, percentiles
+from domaintune.evaluation.over_seeds import OverSeeds, seed_weights, widened
 from domaintune.evaluation.records import load_records
 from domaintune.finished.compare import compare
 from domaintune.finished.evaluate import evaluate
@@ -139,6 +139,16 @@ class Mean:
     def reduce(records: list, weights: np.ndarray) -> dict[str, np.ndarray]:
         values = np.array([record["value"] for record in records], dtype=np.float64)
         return {"mean": weights @ values / weights.sum(1)}
+
+
+class Right(Mean):
+    """A task of right and wrong alone."""
+
+    primary = Mean.primary.__class__("accuracy", binary=True)
+
+    @staticmethod
+    def reduce(records: list, weights: np.ndarray) -> dict[str, np.ndarray]:
+        return {"accuracy": weights @ np.array([float(record["correct"]) for record in records]) / weights.sum(1)}
 
 
 def test_intervals_hold_what_seeds_and_examples_add(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,3 +274,29 @@ def test_scores_of_one_group_have_no_bounds_and_their_files_are_json(tmp_path: P
         text = (Path(other) / name).read_text()
         assert "(no bounds)" in text
         assert not re.search(r"\[[^\]]*–[^\]]*\]", text)
+
+
+def test_a_seed_at_the_base_adds_no_width_of_its_own() -> None:
+    """It is exactly the base: that few of its answers differ tells nothing."""
+    generator, count = np.random.default_rng(0), 400
+    before = generator.random(count) < 0.7
+
+    def answers(right: np.ndarray) -> list[dict]:
+        return [{"correct": np.asarray(float(value))} for value in right]
+
+    def tuned() -> list[dict]:
+        right = before.copy()
+        right[generator.choice(np.flatnonzero(~before), 60, replace=False)] = True
+        return answers(right)
+
+    base, weights = answers(before), bootstrap_weights(count, draws=1000, seed=0)
+    chosen = [*(tuned() for _ in range(4)), base]
+    keys = {"base": ["0"] * 5, "chosen": ["0.75"] * 4 + ["0"]}
+    sides = [
+        {"change": {key: gain_estimate(Right(), one, base, weights).plain() for key in ("0", "0.75")}} for one in chosen
+    ]
+    assert sides[-1]["change"]["0"]["how"] == "exact"
+    records = {"base": [base] * 5, "chosen": chosen}
+    gain = OverSeeds.of(Right(), records, weights, seed=0, keys=keys, confirmed=sides).gain("chosen")  # type: ignore[arg-type]
+    assert gain.value == pytest.approx(0.8 * 60 / count)
+    assert gain.low > 0

@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import importlib.util
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ HUB_NAMES = {"minilm": "sentence-transformers/all-MiniLM-L6-v2"}
 ENCODERS = ("AutoModelForSequenceClassification", "AutoModelForTokenClassification", "AutoModel")
 """What built-in bases can be loaded as."""
 GENERIC_LABEL = "LABEL_"
+LOADING = threading.Lock()
+"""One model at a time: while transformers reads weights it swaps functions of its classes, for all threads; so is torch's generator."""
 
 
 def built_in_folder(name: str, auto_class: str) -> Path:
@@ -138,7 +141,7 @@ def _commit(name: str, revision: str | None) -> str | None:
 
 def _loaded(made: Any, source: str, options: dict[str, Any]) -> tuple[Any, set[str]]:
     """The model, and the names of what its weights lack, such as a pooler. That is made anew, the same each time."""
-    with torch.random.fork_rng(devices=[]):
+    with LOADING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model, report = made.from_pretrained(source, use_safetensors=True, output_loading_info=True, **options)
     return model, set(report["missing_keys"])

@@ -54,7 +54,7 @@ class OverSeeds:
         draws, each = (
             sign * (held[name][primary.name] - held["base"][primary.name]) for held in (self.draws, self.each)
         )
-        return self._reaching(self._interval(value, draws, each), name, lambda side, key: side["change"][key])
+        return self._reaching(self._interval(value, draws, each), name, _change)
 
     def _interval(self, value: float, draws: np.ndarray, each: np.ndarray) -> Estimate:
         return widened(percentiles(value, draws), draws, each, rows=self.units)
@@ -70,13 +70,15 @@ class OverSeeds:
         value, base = self.points[name][primary.name], self.points["base"][primary.name]
         draws, base_draws = self.draws[name][primary.name], self.draws["base"][primary.name]
         if agreement and primary.higher_is_better:
-            return self.score(name, primary.name)
+            return within_range(
+                self._reaching(self._interval(value, draws, self.each[name][primary.name]), name, _change), primary.name
+            )
         kind = self.kind
         whole = kept(primary, np.array(value), np.array(base), kind)
         each = kept(primary, self.each[name][primary.name], self.each["base"][primary.name], kind)
         made = self._interval(float(whole), kept(primary, draws, base_draws, kind), each)
         made = above_zero(made) if kind == "ratio" else made
-        return self._reaching(made, name, lambda side, key: side["change"][key])
+        return self._reaching(made, name, _change)
 
     def score(self, name: str, score: str) -> Estimate:
         value, draws = self.points[name][score], self.draws[name][score]
@@ -85,10 +87,10 @@ class OverSeeds:
         return self._reaching(within_range(made, score), name, lambda side, key: side["scores"][key][score])
 
     def _reaching(
-        self, made: Estimate, name: str, of: Callable[[Mapping[str, Any], str], Mapping[str, Any]]
+        self, made: Estimate, name: str, of: Callable[[Mapping[str, Any], str], Mapping[str, Any] | None]
     ) -> Estimate:
         own = [of(side, key) for side, key in zip(self.confirmed, self.keys[name], strict=True)]
-        return reaching(made, [Estimate.of(estimate) for estimate in own if estimate["how"] == "exact"])
+        return reaching(made, [Estimate.of(estimate) for estimate in own if estimate and estimate["how"] == "exact"])
 
     def plain(self, *, change: Callable[[str], Estimate], kind: str) -> dict[str, Any]:
         scores = {name: {key: self.score(name, key).plain() for key in points} for name, points in self.points.items()}
@@ -112,6 +114,12 @@ class OverSeeds:
             each[name], drawn[name] = means_over_seeds(task, of_seeds, weights, seed=seed)
             points[name] = {key: float(values.mean()) for key, values in each[name].items()}
         return cls(task, weights.shape[1], drawn_units(weights), points, each, drawn, dict(keys), confirmed)
+
+
+def _change(side: Mapping[str, Any], key: str) -> Mapping[str, Any] | None:
+    """A run's change at a strength; none of its base, which is exactly what it is compared with."""
+    found: Mapping[str, Any] = side["change"][key]
+    return None if key == "0" else found
 
 
 def means_over_seeds(

@@ -58,7 +58,8 @@ def _facts(path: Path) -> dict[str, Any]:
         if not state["finished"]:
             return facts
         used = RunFolder.existing(path)
-        strength, chosen = used.read("strength.json")["chosen"], used.read("scores.json")["chosen_strength"]
+        dial, chosen = used.read("strength.json"), used.read("scores.json")["chosen_strength"]
+        strength = dial["chosen"]
         facts |= {"verdict": state["verdict"], "verdict_strength": chosen, "strength": strength}
         at = strength or 1.0
         if "used_seed" in state:
@@ -66,7 +67,7 @@ def _facts(path: Path) -> dict[str, Any]:
             key = "chosen" if strength == chosen > 0 else "tuned" if at == 1 else None
         else:
             scores, key = folder.read("scores.json"), f"{at:g}"
-        if key not in scores["domain"]["change"]:
+        if key not in scores["domain"]["change"] or dial.get("own"):
             return facts
         general = scores["general"]
         return {

@@ -46,4 +46,4 @@ def _cell(value: Any) -> str:
     value = jsonable(value)
     if value is None:
         return ""
-    return value if isinstance(value, str) else _json(value)
+    return _json(value) if isinstance(value, list | dict | int | float) else str(value)
