@@ -28,7 +28,7 @@ from domaintune.recipe import Recipe
 from domaintune.run import SEEDS, RunFolder, check_strengths, is_run
 from domaintune.stored import FILES, HEADS, damage_told, learned_checksum, tensors_checksum, with_saved_heads
 from domaintune.tasks import TASKS
-from domaintune.tasks.bare_texts import bare_values, placed, with_words
+from domaintune.tasks.bare_texts import given_rows, placed, with_words
 from domaintune.tasks.base import Mode, Prediction, Task, dataset
 
 KEPT_VIEWS = 8
@@ -225,10 +225,9 @@ class Run:
             DataError: a bad input, with its number; or one text or row where a list is wanted.
         """
         with given_inputs(inputs) as given:
-            values = [bare_values(self.task, value) if isinstance(value, str) else value for value in given]
-            rows = [Row(row, "input", number) for number, row in enumerate(values, 1)]
-            answers = zip(given, values, self.predict_rows(rows, strength=strength), strict=True)
-            return [with_words(row, made) if isinstance(value, str) else made for value, row, made in answers]
+            rows = given_rows(self.task, self.recipe, given)
+            answers = zip(given, rows, self.predict_rows(rows, strength=strength), strict=True)
+            return [with_words(value, row.values, made) for value, row, made in answers]
 
     def predict_rows(self, rows: Sequence[Row], *, strength: Strength | None = None) -> list[dict[str, Any]]:
         """As `predict`, for rows read from a file."""

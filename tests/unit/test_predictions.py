@@ -32,6 +32,8 @@ from domaintune.finished import predictions
 from domaintune.finished.evaluate import evaluate
 from domaintune.finished.predictions import line_total, predict_file
 from domaintune.finished.tables import Table
+from domaintune.recipe import Recipe
+from domaintune.tasks.bare_texts import given_rows, with_input
 
 
 @pytest.fixture(scope="module")
@@ -346,6 +348,13 @@ def test_blank_texts_of_tasks_that_write_get_none(
         first, second = lines(tmp_path / "out.jsonl")
         assert isinstance(first[answer], str)
         assert (second["id"], second[name], second[answer]) == ("2", " ", None)
+    given: list[dict[str, Any]] = [{"text": "a room", "id": 1}]
+    if task == "translation":
+        given += [
+            {"translation": {"en": "a room", "de": "ein Raum"}},
+            {"translation": {"de": "ein Raum", "en": "a room"}},
+        ]
+    assert made.predict(["a room", *given]) == made.predict(["a room"] * (1 + len(given)))
 
 
 def test_bad_outputs_and_strengths_are_refused(run: Run, folder: Path) -> None:
@@ -599,11 +608,11 @@ def test_texts_of_any_name_are_cut_and_other_columns_pass(tagger: Run, tmp_path:
 def test_a_column_of_texts_asks_a_chat_where_chats_were_learned() -> None:
     wanted = Wanted("generation")
     for made, learned in (({"messages": [{"role": "user", "content": "hi"}]}, "chats"), ({"prompt": "hi"}, "pairs")):
-        run: Any = SimpleNamespace(task=SimpleNamespace(from_bare=lambda text, made=made: made))
-        row = predictions._with_input(run, wanted, Row({"text": "hi", "id": 1}, "x", 1))
+        task: Any = SimpleNamespace(from_bare=lambda text, made=made: made)
+        row = with_input(task, wanted, Row({"text": "hi", "id": 1}, "x", 1))
         assert row.values == {"text": "hi", "id": 1, **(made if learned == "chats" else {})}
         asked = Row({"prompt": "a", "text": "b"}, "x", 1)
-        assert predictions._with_input(run, wanted, asked) is asked
+        assert with_input(task, wanted, asked) is asked
 
 
 def test_cells_of_dates_and_decimals_are_their_text() -> None:
@@ -618,3 +627,44 @@ def test_cells_of_dates_and_decimals_are_their_text() -> None:
     }
     Table(stream, ",", []).write([(Row(values, "x", 1), values)])
     assert stream.getvalue().splitlines()[1] == '2024-01-02,1.10,3,true,"[""a""]",'
+
+
+def test_rows_of_texts_with_entities_are_predicted_from_python(tagger: Run) -> None:
+    text = TEXT[0]
+    (expected,) = tagger.predict([text])
+    words = [{"text": word, "start": 0, "end": len(word)} for word in text.split()[:1]]
+    given: list[Any] = [
+        {"text": text, "entities": [[0, 2, "PER"]]},
+        text,
+        {"text": text},
+        {"data": text},
+        {"text": text, "spans": [], "tokens": words, "answer": "accept"},
+        {"data": {"text": text}, "annotations": [{"result": []}]},
+    ]
+    assert tagger.predict(given) == [expected] * len(given)
+    (own,) = tagger.predict([{"tokens": text.split()}])
+    assert list(own) == [name for name in expected if name != "tokens"]
+    with pytest.raises(DataError, match=r"input:2: cannot be answered \(no words\)"):
+        tagger.predict([text, {"text": " "}])
+    with pytest.raises(DataError, match=r"input:2: no column 'tokens'"):
+        tagger.predict([text, {"sentence": text}])
+
+
+def test_rows_of_chats_are_shaped_from_python_as_from_files() -> None:
+    made = Recipe.make({"task": "generation", "base": "minilm", "output": "run", "train": "chats.jsonl"})
+    task: Any = SimpleNamespace(from_bare=lambda text: {"prompt": text})
+    asked = [{"role": "user", "content": "hi"}]
+    given: list[Any] = [
+        {"instruction": "hi", "input": "", "output": "ho"},
+        "hi",
+        {"conversations": [{"from": "human", "value": "hi"}]},
+        {"instruction": "hi", "input": "", "output": None},
+        {"messages": asked},
+    ]
+    rows = given_rows(task, made, given)
+    assert [row.line for row in rows] == [1, 2, 3, 4, 5]
+    assert rows[0].values["messages"] == [*asked, {"role": "assistant", "content": "ho"}]
+    assert rows[1].values == {"prompt": "hi"}
+    assert all(row.values["messages"] == asked for row in rows[2:])
+    with pytest.raises(DataError, match=r"input:1: cannot be answered \(empty chats\)"):
+        given_rows(task, made, [{"messages": []}])

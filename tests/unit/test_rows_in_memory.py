@@ -186,7 +186,7 @@ def labels_read(rows: list[dict], **settings: object) -> list[tuple[str, ...]]:
     task_settings = {"name": "text-classification", **settings}
     made = Recipe.make({"task": task_settings, "base": "minilm", "train": "x", "output": "y"})
     entries = [Row(values, "a.jsonl", n) for n, values in enumerate(rows, start=1)]
-    shaped = [e for e in formats._shaped(entries, wanted_of(made), Path()) if isinstance(e, Row)]
+    shaped = [e for e in formats.shaped(entries, wanted_of(made), Path()) if isinstance(e, Row)]
     task = TextClassification(
         labels=(), multi_label=made.task.multi_label, max_length=64, text_column="text", label_column="label",
         label_separator="|", weights=None,

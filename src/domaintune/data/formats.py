@@ -132,7 +132,7 @@ def _entries(path: str, wanted: Wanted, part: str) -> Iterator[Entry]:
 
 def _folder(place: Path, wanted: Wanted, part: str) -> Iterator[Entry]:
     if is_saved_dataset(place):
-        return _shaped(read_saved_dataset(place, wanted, part), wanted, place)
+        return shaped(read_saved_dataset(place, wanted, part), wanted, place)
     if wanted.task == "object-detection":
         return read_boxes(place, wanted, part)
     tables = [entry for entry in entries_of(place) if entry.suffix.lower() in (".csv", ".tsv", ".jsonl")]
@@ -167,9 +167,9 @@ def _file(source: Source, wanted: Wanted, part: str) -> Iterator[Entry]:
     if special is not None and _is_special(source, wanted):
         return special(source, wanted)
     if suffix == ".parquet":
-        return _shaped(read_parquet(source.path, wanted), wanted, source.path.parent)
+        return shaped(read_parquet(source.path, wanted), wanted, source.path.parent)
     if suffix == ".arrow":
-        return _shaped(read_arrow(source.path, {}), wanted, source.path.parent)
+        return shaped(read_arrow(source.path, {}), wanted, source.path.parent)
     if wanted.task == "object-detection" or (wanted.task == "" and suffix == ".json" and _is_object(source)):
         return read_boxes(source.path, wanted, part)
     reader = TABLES.get(suffix)
@@ -180,7 +180,7 @@ def _file(source: Source, wanted: Wanted, part: str) -> Iterator[Entry]:
             where=str(source),
             remedy=f"Allowed are {', '.join(dict.fromkeys(allowed))}, each also as {', '.join(COMPRESSIONS)}, and folders.",
         )
-    return _shaped(reader(source, wanted), wanted, source.path.parent)
+    return shaped(reader(source, wanted), wanted, source.path.parent)
 
 
 def _is_special(source: Source, wanted: Wanted) -> bool:
@@ -203,7 +203,7 @@ def _is_object(source: Source) -> bool:
         return stream.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
 
 
-def _shaped(entries: Iterable[Entry], wanted: Wanted, folder: Path) -> Iterator[Entry]:
+def shaped(entries: Iterable[Entry], wanted: Wanted, folder: Path) -> Iterator[Entry]:
     """Rows of a table in the shape that the task reads, by the keys of the first one."""
     if wanted.task == "token-classification":
         spans = span_columns(wanted)

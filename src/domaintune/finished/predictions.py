@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from domaintune.counting import counted
-from domaintune.data.columns import INPUTS, RENAME, wanted_of
+from domaintune.data.columns import INPUTS, wanted_of
 from domaintune.data.formats import WITH_PICTURES, stream_part
 from domaintune.data.pictures import PICTURE_SUFFIXES
 from domaintune.data.rows import Entry, LeftOut, Note, Row, Wanted
@@ -23,15 +23,13 @@ from domaintune.errors import DataError
 from domaintune.finished.tables import Table, write_lines
 from domaintune.predict import Run, Strength
 from domaintune.run import writing
-from domaintune.tasks.bare_texts import bare_values
+from domaintune.tasks.bare_texts import bare_values, is_blank, with_input
 
 CHUNK_ROWS = 512
 READ_BYTES = 1 << 16
 STANDARD_INPUT = "-"
 TABLES = {".csv": ",", ".tsv": "\t"}
 LINES = (".jsonl", ".ndjson")
-TEXTS = ("text-classification", "translation", "generation")
-"""Of entities readers leave blank texts out."""
 
 Told = Callable[[int, int], None]
 """Receives (rows predicted, line of the last of them) after each chunk."""
@@ -144,7 +142,7 @@ def line_total(given: str) -> int | None:
 
 
 def _given_rows(run: Run, given: str, wanted: Wanted, passed: Passed) -> Iterator[Row]:
-    return (_with_input(run, wanted, row) for row in _rows(_entries(given, wanted), passed))
+    return (with_input(run.task, wanted, row) for row in _rows(_entries(given, wanted), passed))
 
 
 def _file_chunks(run: Run, given: str, wanted: Wanted, passed: Passed) -> Iterator[list[Row]]:
@@ -173,35 +171,6 @@ def _rows(entries: Iterable[Entry], passed: Passed) -> Iterator[Row]:
             passed.left_out[entry.reason] = (count + 1, first)
         elif isinstance(entry, Note):
             passed.notes[entry.message] = None
-
-
-def _is_blank(wanted: Wanted, row: Row) -> bool:
-    """Whether the row has the text that a task of texts answers, and nothing in it."""
-    if wanted.task not in TEXTS:
-        return False
-    held = [wanted.column(name) for name in INPUTS[wanted.task] if wanted.column(name) in row.values]
-    held = held or [name for name in (wanted.column("text"), "text") if name in row.values]
-    values = [row.values[name] for name in held]
-    return bool(held) and all(value is None or (isinstance(value, str) and not value.strip()) for value in values)
-
-
-def _with_input(run: Run, wanted: Wanted, row: Row) -> Row:
-    """The row itself where it has the task's input, else the one that its "text" makes."""
-    if _is_blank(wanted, row) or (wanted.task in WITH_PICTURES and "image" in row.values):
-        return row
-    names = [wanted.column(name) for name in INPUTS[wanted.task]]
-    text = row.values.get(wanted.column("text"), row.values.get("text"))
-    bare = run.task.from_bare(text) if isinstance(text, str) else {}
-    chat = wanted.column("messages") in bare  # whose users ask plain questions
-    if any(name in row.values for name in names if not (chat and name == wanted.column("text"))):
-        return row
-    if bare:
-        return Row({**row.values, **bare}, row.file, row.line)
-    raise DataError(
-        f"no column '{names[0]}' (columns: {', '.join(map(str, row.values)) or 'none'}).",
-        where=row.where,
-        remedy=RENAME,
-    )
 
 
 def _input_chunks(run: Run, stream: BufferedReader, encoding: str | None, passed: Passed) -> Iterator[list[Row]]:
@@ -261,8 +230,8 @@ def _answers(
     wanted, empty = wanted_of(run.recipe), dict[str, None]()
     done, taken, names = 0, set(columns), dict[str, str]()
     for rows in chunks:
-        asked = [row for row in rows if not _is_blank(wanted, row)]
-        blank = [row for row in rows if _is_blank(wanted, row)]
+        asked = [row for row in rows if not is_blank(wanted, row)]
+        blank = [row for row in rows if is_blank(wanted, row)]
         made = run.predict_rows(asked, strength=strength) if asked else []
         if blank:
             empty = empty or dict.fromkeys(made[0] if made else run.predict(["."])[0])
