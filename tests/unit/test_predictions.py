@@ -668,3 +668,20 @@ def test_rows_of_chats_are_shaped_from_python_as_from_files() -> None:
     assert all(row.values["messages"] == asked for row in rows[2:])
     with pytest.raises(DataError, match=r"input:1: cannot be answered \(empty chats\)"):
         given_rows(task, made, [{"messages": []}])
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (2, 0, 3, 1), (3, 1, 2, 0)])
+def test_blank_and_null_texts_for_entities_are_left_out(tagger: Run, tmp_path: Path, order: tuple[int, ...]) -> None:
+    text = TEXT[0]
+    given = [{"text": text}, {"text": ""}, {"text": None}, {"tokens": text.split()}]
+    data = tmp_path / "in.jsonl"
+    data.write_text("".join(json.dumps(given[place]) + "\n" for place in order))
+    (note,) = predict_file(tagger, str(data), output=tmp_path / "out.jsonl")
+    first = min(order.index(1), order.index(2)) + 1
+    assert note == f"2 entries left out: no words (first: {data}:{first})."
+    assert [row.get("text") for row in lines(tmp_path / "out.jsonl")] == [
+        given[place].get("text") for place in order if place in (0, 3)
+    ]
+    data.write_text(json.dumps({"text": text}) + "\n" + json.dumps({"sentence": text}) + "\n")
+    with pytest.raises(DataError, match=r"in.jsonl:2: no column 'tokens' \(columns: sentence\)"):
+        predict_file(tagger, str(data), output=tmp_path / "out.jsonl")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from domaintune.data.rows import Entry, LeftOut, Note, Row, Wanted
-from domaintune.data.span_shapes import Annotated, Span, annotated, shape_of, text_column, text_of
+from domaintune.data.span_shapes import Annotated, Span, annotated, shape_of, text_of
 from domaintune.data.words import WORD, word_spans
 from domaintune.errors import DataError
 
@@ -19,13 +19,6 @@ OUTSIDE = "O"
 def has_spans(row: Row, wanted: Wanted) -> bool:
     """Whether the row's columns are a text with spans in one of the shapes that `span_rows` reads."""
     return shape_of(row, wanted) is not None
-
-
-def has_text(row: Row, wanted: Wanted) -> bool:
-    """Whether the row has no words yet, and `input_rows` finds a text in it."""
-    if _has_words(row, wanted):
-        return False
-    return shape_of(row, wanted) == "label-studio" or text_column(row, wanted) is not None
 
 
 def _has_words(row: Row, wanted: Wanted) -> bool:
@@ -58,12 +51,14 @@ def span_rows(rows: Iterable[Row], wanted: Wanted) -> Iterator[Entry]:
 
 
 def input_rows(rows: Iterable[Row], wanted: Wanted) -> Iterator[Entry]:
-    """Rows to predict on: every column as it stands, whatever is marked in it, and the text's words where the row has none."""
+    """Rows to predict on: every column as it stands, whatever is marked in it, and the text's words where the row has none. A null text
+    is a blank one; a row with neither words nor text passes for its reader to refuse."""
     for row in rows:
-        if _has_words(row, wanted):
+        found = None if _has_words(row, wanted) else text_of(row, wanted)
+        if found is None:
             yield row
             continue
-        text, others = text_of(row, wanted)
+        text, others = found
         words = [text[start:end] for start, end in word_spans(text)]
         if words:
             yield Row({**others, **row.values, wanted.column("tokens"): words}, row.file, row.line)

@@ -20,7 +20,7 @@ from domaintune.data.columnar import is_saved_dataset, read_arrow, read_parquet,
 from domaintune.data.columns import require_columns
 from domaintune.data.conll import is_tag, read_conll
 from domaintune.data.docbin import read_docbin
-from domaintune.data.entity_spans import has_spans, has_text, input_rows, span_rows
+from domaintune.data.entity_spans import has_spans, input_rows, span_rows
 from domaintune.data.folders import read_class_folders
 from domaintune.data.picture_tables import table_pictures
 from domaintune.data.rows import Entry, Reading, Row, Wanted
@@ -226,8 +226,6 @@ def shaped(entries: Iterable[Entry], wanted: Wanted, folder: Path) -> Iterator[E
     if first is None or not wanted.task:
         return everything
     if wanted.task == "token-classification":
-        if wanted.inputs and not has_text(first, wanted):
-            return everything
         if wanted.inputs:
             return _through(everything, lambda rows: input_rows(rows, wanted))
         if wanted.column("tags") not in first.values and has_spans(first, wanted):

@@ -88,25 +88,28 @@ def annotated(row: Row, wanted: Wanted) -> Annotated | LeftOut:
     return _plain(row, column, span_columns(wanted))
 
 
-def text_of(row: Row, wanted: Wanted) -> tuple[str, Mapping[str, Any]]:
-    """The text alone, and the columns that stand beside it in an object of the row.
+def text_of(row: Row, wanted: Wanted) -> tuple[str, Mapping[str, Any]] | None:
+    """The text alone, empty where it is null, and the columns that stand beside it in an object of the row; None where no column is a
+    text.
 
     Raises:
-        DataError: the row has none of the shapes, or no text.
+        DataError: Label Studio's object holds no text, or several and none by name.
     """
     data = row.values.get("data")
     if shape_of(row, wanted) == "label-studio" and isinstance(data, dict):
         return data[_label_studio_text(row, data, wanted)], data
     column = text_column(row, wanted)
-    if column is None:
-        columns = ", ".join(map(str, row.values)) or "none"
-        raise DataError(f"no text (columns: {columns}).", where=row.where, remedy='Give "text".')
-    return row.text(column), {}
+    if column is not None:
+        return row.text(column), {}
+    return ("", {}) if any(row.values.get(name, "") is None for name in _text_names(wanted)) else None
 
 
 def text_column(row: Row, wanted: Wanted) -> str | None:
-    names = (wanted.column("text"), "text", "data")
-    return next((name for name in names if isinstance(row.values.get(name), str)), None)
+    return next((name for name in _text_names(wanted) if isinstance(row.values.get(name), str)), None)
+
+
+def _text_names(wanted: Wanted) -> tuple[str, ...]:
+    return wanted.column("text"), "text", "data"
 
 
 def span_columns(wanted: Wanted) -> tuple[str, ...]:
