@@ -226,6 +226,27 @@ def test_json_lines_under_the_name_of_json(tmp_path: Path) -> None:
         read_rows(write(tmp_path / "bad.json", '{"text": "a"}\n{"text": b}\n'), wanted)
     whole = '{"rows": [{"text": "a"}],\n "more": {"b": 1}}'
     assert read_rows(write(tmp_path / "one.json", whole), wanted)[0].values == {"text": "a"}
+    rows = [{"text": "a", "stars": 1}, {"text": "b", "stars": 2}]
+    for key in ("data", "rows", "examples", "train"):
+        assert [row.values for row in read_rows(write(tmp_path / "in.json", json.dumps({key: rows})), wanted)] == rows
+
+
+@pytest.mark.parametrize(
+    ("task", "values"),
+    [
+        ("text-classification", {"text": "a"}),
+        ("token-classification", {"tokens": ["a", "b"]}),
+        ("token-classification", {"data": "a b", "tokens": ["a", "b"], "label": [[0, 1, "PER"]]}),
+        ("generation", {"messages": [{"role": "user", "content": "a"}]}),
+    ],
+)
+def test_one_object_on_one_line_is_a_row_under_the_name_of_json(
+    tmp_path: Path, task: str, values: dict[str, object]
+) -> None:
+    for end in ("", "\n", "\r\n\n"):
+        path = write(tmp_path / "one.json", "\ufeff\n" + json.dumps(values) + end)
+        (row,) = read_rows(path, Wanted(task, inputs=True))
+        assert (row.values, row.line) == (values, 2)
 
 
 def test_compressed_files_globs_and_lists_are_read_as_one_part(tmp_path: Path) -> None:

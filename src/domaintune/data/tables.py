@@ -16,6 +16,8 @@ from domaintune.errors import DataError
 
 WHITE = re.compile(r"[ \t\n\r]*")
 SHARED_VALUES = 256
+ROWS = ("data", "rows", "examples", "train")
+"""Under which an object of JSON holds its rows."""
 SEPARATOR = re.compile("sep=(.)", re.IGNORECASE)
 
 
@@ -55,17 +57,23 @@ def _of_lines(lines: Iterable[tuple[int, str]], name: str) -> Iterator[Row]:
 
 
 def _is_by_lines(text: str) -> bool:
-    """Whether the first line is an object of its own and another line follows."""
+    """Whether the first line is an object of its own and another follows, or none and the first does not hold the rows."""
     first, _, rest = text.partition("\n")
+    rest = rest.lstrip()
+    if rest and not rest.startswith("{"):
+        return False
     try:
-        return rest.lstrip().startswith("{") and isinstance(json.loads(first), dict)
+        value = json.loads(first)
     except (ValueError, RecursionError):
         return False
+    lists = [value[key] for key in ROWS if isinstance(value.get(key), list)] if isinstance(value, dict) else []
+    holds_rows = any(all(isinstance(entry, dict) for entry in entries) for entries in lists)
+    return isinstance(value, dict) and (bool(rest) or not holds_rows)
 
 
 def read_json(source: Source, wanted: Wanted) -> Iterator[Entry]:
-    """The objects of one JSON array, also where it stands under "data", "rows", "examples" or "train"; or JSON lines under another
-    name. A row's line is the one that its object begins on.
+    """The objects of one JSON array, also where it stands under one of `ROWS`; or JSON lines under another name, one line too. A row's
+    line is the one that its object begins on.
 
     Raises:
         DataError: no such array, or an entry that is no object.
