@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 
 from domaintune import Run, load, tune
 from domaintune.cli import app
-from domaintune.data.formats import stream_part
+from domaintune.data.formats import read_rows, stream_part
 from domaintune.data.rows import Row, Wanted
 from domaintune.errors import DataError, RecipeError, RunError
 from domaintune.finished import predictions
@@ -317,6 +317,12 @@ def test_blank_rows_get_empty_answers(run: Run, folder: Path, monkeypatch: pytes
     (folder / "null.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert predict_file(run, str(folder / "null.jsonl"), output=folder / "null.out.jsonl")
     assert lines(folder / "null.out.jsonl")[0] == {"text": None, "predicted_label": None, "probability": None}
+    (folder / "blank.txt").write_text("\n".join([*texts, ""]))
+    (note,) = predict_file(run, str(folder / "blank.txt"), output=folder / "blank.out.jsonl")
+    assert note == f"3 rows are blank (first: {folder / 'blank.txt'}:1): their answers are empty."
+    assert [made["text"] for made in lines(folder / "blank.out.jsonl")] == texts
+    assert [made["label"] is None for made in lines(folder / "blank.out.jsonl")] == [not text.strip() for text in texts]
+    assert [row.line for row in read_rows(str(folder / "blank.txt"), Wanted("text-classification"))] == [3, 4, 6]
     with pytest.raises(DataError, match="'text' is empty"):
         run.predict(["a room", " "])
 
@@ -682,6 +688,10 @@ def test_blank_and_null_texts_for_entities_are_left_out(tagger: Run, tmp_path: P
     assert [row.get("text") for row in lines(tmp_path / "out.jsonl")] == [
         given[place].get("text") for place in order if place in (0, 3)
     ]
+    (tmp_path / "in.txt").write_text(f"\n{text}\n \n{text}\n")
+    (note,) = predict_file(tagger, str(tmp_path / "in.txt"), output=tmp_path / "out.jsonl")
+    assert note == f"2 entries left out: no words (first: {tmp_path / 'in.txt'}:1)."
+    assert len(lines(tmp_path / "out.jsonl")) == 2
     data.write_text(json.dumps({"text": text}) + "\n" + json.dumps({"sentence": text}) + "\n")
     with pytest.raises(DataError, match=r"in.jsonl:2: no column 'tokens' \(columns: sentence\)"):
         predict_file(tagger, str(data), output=tmp_path / "out.jsonl")

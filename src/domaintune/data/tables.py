@@ -141,15 +141,17 @@ def _object(value: Any, where: str) -> dict[str, Any]:
 
 
 def read_plain_text(source: Source, wanted: Wanted) -> Iterator[Entry]:
-    """One row {"text": line} for each line that is not blank.
+    """One row {"text": line} for each line that is not blank; where inputs alone are wanted blank ones are rows too, so that answers stay
+    beside their lines.
 
     Raises:
-        DataError: no such line.
+        DataError: no line that is not blank.
     """
     empty = True
     for number, line in _lines(source, wanted):
-        if line.strip():
-            empty = False
+        blank = not line.strip()
+        empty = empty and blank
+        if wanted.inputs or not blank:
             yield Row({wanted.column("text"): line}, str(source), number)
     if empty:
         raise DataError("the file is empty.", where=str(source), remedy="Give at least one line of text.")
