@@ -227,7 +227,7 @@ def test_json_lines_under_the_name_of_json(tmp_path: Path) -> None:
     whole = '{"rows": [{"text": "a"}],\n "more": {"b": 1}}'
     assert read_rows(write(tmp_path / "one.json", whole), wanted)[0].values == {"text": "a"}
     rows = [{"text": "a", "stars": 1}, {"text": "b", "stars": 2}]
-    for key in ("data", "rows", "examples", "train"):
+    for key in ("data", "rows", "examples", "train", "items"):
         assert [row.values for row in read_rows(write(tmp_path / "in.json", json.dumps({key: rows})), wanted)] == rows
 
 

@@ -66,9 +66,14 @@ def _is_by_lines(text: str) -> bool:
         value = json.loads(first)
     except (ValueError, RecursionError):
         return False
-    lists = [value[key] for key in ROWS if isinstance(value.get(key), list)] if isinstance(value, dict) else []
-    holds_rows = any(all(isinstance(entry, dict) for entry in entries) for entries in lists)
-    return isinstance(value, dict) and (bool(rest) or not holds_rows)
+    return isinstance(value, dict) and (bool(rest) or not _holds_rows(value))
+
+
+def _holds_rows(value: dict[str, Any]) -> bool:
+    """Whether rows stand under one of `ROWS`, or are all that the object has (and no turns of a chat)."""
+    named = set(value) & set(ROWS) or (set(value) - {"messages", "conversations"} if len(value) == 1 else set())
+    lists = [value[name] for name in named if isinstance(value[name], list)]
+    return any(all(isinstance(entry, dict) for entry in entries) for entries in lists)
 
 
 def read_json(source: Source, wanted: Wanted) -> Iterator[Entry]:
