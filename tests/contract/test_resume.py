@@ -146,7 +146,9 @@ def environment() -> dict[str, str]:
 
 def steps_done(run: Path) -> int:
     """How far the checkpoint of a run has come."""
-    found = list((run / "checkpoint").glob("*/checkpoint.json"))
+    found = [
+        path for path in (run / "checkpoint").glob("*/checkpoint.json") if path.parent.name != "head"
+    ]  # fitted at once
     try:
         states = [json.loads(path.read_text())["scalars"]["state"] for path in found]
     except FileNotFoundError:  # the run has just finished
