@@ -213,10 +213,8 @@ def side_scores(
         made = {s: retention_estimate(task, records[s], records[0.0], weights) for s in strengths}
         change = {s: estimate for s, (estimate, _) in made.items()}
         kind = UNLABELLED["likelihood"] if side.agreement else f"retention ({made[0.0][1]})"
-    unmoved = change[0.0].value
-    change[0.0] = Estimate(
-        unmoved, unmoved, unmoved, unmoved, "exact", 0
-    )  # the base is exactly what it is compared with
+    same = change[0.0].value  # the base is exactly what it is compared with
+    change[0.0] = Estimate(same, same, same, same, "exact", 0)
     domains = domain_scores(task, examples, records, weights)
     return SideScores(len(examples), name, kind, scores, change, divergence, domains, predictions, records)
 

@@ -17,7 +17,7 @@ from domaintune.evaluation.over_seeds import OverSeeds
 from domaintune.evaluation.paired import difference, holm
 from domaintune.evaluation.records import ScoredRows, load_records, scored_rows
 from domaintune.finished.evaluate import Evaluation, evaluate
-from domaintune.finished.strength import spoken
+from domaintune.finished.strength import moved, spoken
 from domaintune.predict import load, saved_tasks
 from domaintune.run import SEEDS_SUMMARY, RunFolder, read_json, read_lines
 from domaintune.stored import damage_told
@@ -130,7 +130,7 @@ def _candidate(name: str, folder: RunFolder, data: str | None, encoding: str | N
     """`folder`: the run, or of one over several seeds the one that stands for it."""
     task, state = _task(folder), folder.read("run.json")
     whole = RunFolder(Path(name)).read("run.json")
-    summary = read_json(Path(name) / SEEDS_SUMMARY) if "used_seed" in whole and not _set_anew(folder) else None
+    summary = read_json(Path(name) / SEEDS_SUMMARY) if "used_seed" in whole and not moved(folder.path) else None
     members = [folder] if summary is None else [RunFolder.existing(Path(name) / r["folder"]) for r in summary["runs"]]
     scored = [_scored(name, task, member, data, encoding) for member in members]
     first, times = scored[0], [member.read("provenance.json") for member in members]
@@ -159,11 +159,6 @@ def _candidate(name: str, folder: RunFolder, data: str | None, encoding: str | N
     )
 
 
-def _set_anew(folder: RunFolder) -> bool:
-    dial = folder.read("strength.json")
-    return bool(dial["chosen"] != folder.read("scores.json")["chosen_strength"] or dial.get("own"))
-
-
 def _scored(name: str, task: Task, folder: RunFolder, data: str | None, encoding: str | None) -> Scored:
     dial = folder.read("strength.json")
     strength, own = float(dial["chosen"]), dial.get("own", {})
@@ -188,14 +183,13 @@ def _alone(task: Task, scored: Scored) -> dict[str, Any]:
     """What is said of a single run's scores."""
     scores, key, primary = scored.folder.read("scores.json"), f"{scored.strength:g}", task.primary.name
     general = scores["general"]
-    chosen = scored.strength == scores["chosen_strength"] and not scored.own
     return {
         "base_score": scored.side["scores"]["0"][primary],
         "score": scored.side["scores"][key][primary],
         "gain": scored.side["change"][key],
         "retention": None if general is None else general["change"].get(key),
         "retention_kind": None if general is None else general["kind"],
-        "verdict": scores["verdict"]["kind"] if chosen else None,
+        "verdict": None if moved(scored.folder.path) else scores["verdict"]["kind"],
     }
 
 

@@ -84,9 +84,8 @@ def front_matter(records: Records) -> dict[str, Any]:
     task, method = records.state["task"], records.state["method"]
     hub_task = HUB_TASKS.get(task, task)
     base = records.provenance.get("base", {})
-    hub = (
-        None if base.get("run") else base.get("hub")
-    )  # an adapter on a tuned base does not fit what that one began from
+    # What is learned on an earlier run does not fit the model that this one began from.
+    hub = None if base.get("run") else base.get("hub")
     given = records.recipe.get("task", {})
     codes = [given.get("source_language"), given.get("target_language")]
     languages = [code for code in codes if isinstance(code, str) and LANGUAGE.fullmatch(code)]

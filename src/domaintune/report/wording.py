@@ -6,7 +6,7 @@ import datetime
 import math
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 LONGEST = 400
 NONE = "–"
@@ -42,13 +42,13 @@ def visible(text: object, longest: int = LONGEST) -> str:
     return spelled_out(told if len(told) <= longest else told[:longest].rstrip() + " …")
 
 
-def known(value: float | None) -> bool:
+def known(value: float | None) -> TypeGuard[float]:
     """Whether a number is there and finite."""
     return value is not None and math.isfinite(value)
 
 
 def number(value: float | None) -> str:
-    if value is None or not math.isfinite(value):
+    if not known(value):
         return NONE
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
 
@@ -94,7 +94,7 @@ def less_one(found: Mapping[str, Any]) -> dict[str, Any]:
 
 def kept(value: float | None, kind: str) -> str:
     """Retention or agreement in percent, or the change of the general score with its sign."""
-    if value is None or not math.isfinite(value):
+    if not known(value):
         return NONE
     return f"{value - 1:+.3f}" if is_difference(kind) else f"{100 * value:.1f} %"
 
@@ -116,7 +116,7 @@ def frontier_kind(scores: Mapping[str, Any]) -> str:
 
 
 def share(value: float | None, decimals: int = 0) -> str:
-    return NONE if value is None or not math.isfinite(value) else f"{100 * value:.{decimals}f}\N{NO-BREAK SPACE}%"
+    return NONE if not known(value) else f"{100 * value:.{decimals}f}\N{NO-BREAK SPACE}%"
 
 
 def count(value: int | None) -> str:
