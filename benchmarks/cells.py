@@ -110,9 +110,9 @@ OURS: dict[str, dict[str, Any]] = {
     "lora-dora": {"name": "lora", "dora": True},
 }
 MAIN = ("lora", "p-tuning", "freeze", "full")
-HIGH = {f"{name}-high": 2 * DEFAULT_LEARNING_RATES[name] for name in MAIN}
+HIGH = {f"{name}-high": 2 * DEFAULT_LEARNING_RATES[OURS[name]["name"]] for name in (*MAIN, "p-tuning-norms")}
 """Our methods with twice their learning rate: a second try, as peers have one."""
-OURS |= {f"{name}-high": OURS[name] for name in MAIN}
+OURS |= {name: OURS[name.removesuffix("-high")] for name in HIGH}
 
 
 @dataclass(frozen=True)

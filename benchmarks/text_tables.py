@@ -15,7 +15,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from cells import CELLS, HIGH, MAIN, OURS, PEERS, peer_names, plain_recipe
+from cells import CELLS, MAIN, OURS, PEERS, peer_names, plain_recipe
 from matplotlib.figure import Figure
 from rows import HERE, START, alike, code_hash, peers_hash, settings_of, today, wants_third_rate
 
@@ -274,7 +274,7 @@ def overall(results: Path, seeds: Sequence[int]) -> list[str]:
         ways = (
             (MAIN, "Our best method"),
             (("lora",), "LoRA, our default,"),
-            ((*MAIN, *HIGH), "Our best method with the better of two learning rates"),
+            ((*MAIN, *(f"{name}-high" for name in MAIN)), "Our best method with the better of two learning rates"),
         )
         for names, title in ways[: 2 if start == "own" else 3]:
             lines += [f"\n{title} minus the best peer {label}:\n"]
@@ -382,6 +382,7 @@ def p_tuning(results: Path, seeds: Sequence[int]) -> list[str]:
         "p-tuning": ("p-tuning",),
         "p-tuning, two rates": ("p-tuning", "p-tuning-high"),
         "p-tuning-norms": ("p-tuning-norms",),
+        "p-tuning-norms, two rates": ("p-tuning-norms", "p-tuning-norms-high"),
     }
     for cell, mine, other in itertools.product(CELLS, ways, others):
         theirs = found(results, cell, other, seeds)
