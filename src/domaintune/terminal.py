@@ -19,6 +19,7 @@ from domaintune.report.wording import (
     NONE,
     base_told,
     bounds,
+    entities_told,
     frontier_kind,
     is_difference,
     kept,
@@ -156,7 +157,7 @@ def growth_lines(scores: Mapping[str, Any]) -> list[str]:
 
 
 def trust_lines(scores: Mapping[str, Any], *, of: str = "answers") -> list[str]:
-    """How far stated probabilities, `of` these, can be believed, and which damage to the inputs moves the score most; one line each."""
+    """How far stated probabilities, `of` these, can be believed, and which damage to the inputs moves the score most."""
     lines = []
     if calibration := scores.get("calibration"):
         before, after = (100 * calibration[name]["ece"] for name in ("before", "after"))
@@ -169,6 +170,8 @@ def trust_lines(scores: Mapping[str, Any], *, of: str = "answers") -> list[str]:
             f"Stated probabilities of {of} are off by {after:.1f} points on test ({before:.1f} before calibration with temperature "
             f"{calibration['temperature']:.2f}{chance})."
         )
+        if entities := calibration.get("entities"):
+            lines.append(entities_told(entities))
     if (robustness := scores.get("robustness")) and known(robustness["clean"]["tuned"]["value"]):
         clean, kinds = robustness["clean"], robustness["kinds"]
         moved = {kind: abs(kinds[kind]["tuned"]["value"] - clean["tuned"]["value"]) for kind in kinds}

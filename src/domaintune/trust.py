@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from domaintune.balance.frontier import Side, predict_at
 from domaintune.confirm import SideScores
-from domaintune.evaluation.calibration import calibration_report
+from domaintune.evaluation.calibration import calibration_report, of_answers
 from domaintune.evaluation.robustness import perturbed_scores
 from domaintune.fit import Fitted, form_of, sampled
 from domaintune.parts import Parts
@@ -24,16 +26,42 @@ def trust(
     wanted = recipe.evaluation.robustness
     on = parts.task.cross_validates if wanted is None else wanted  # both are dear where predicting is
     return {
-        "calibration": calibration(parts.task, side, fitted.chosen),
+        "calibration": calibration(parts, side, fitted.chosen),
         "classes": classes(parts.task, side, judged),
         "robustness": _robustness(recipe, fitted, parts, side, judged, report) if on else None,
     }
 
 
-def calibration(task: Task, side: SideScores, chosen: float) -> dict[str, Any] | None:
-    """Errors before and after the temperature of the chosen strength."""
-    found = task.confidences(side.records[chosen])
-    return None if found is None else calibration_report(*found, task.temperature(chosen))
+def calibration(parts: Parts, side: SideScores, chosen: float) -> dict[str, Any] | None:
+    """Errors before and after the temperature of the chosen strength, with those of answered `entities` where there are any."""
+    found = parts.task.confidences(side.records[chosen])
+    if found is None:
+        return None
+    entities = answered_entities(parts.task, parts.test, side.predictions[chosen], chosen)
+    return {
+        **calibration_report(*found, parts.task.temperature(chosen)),
+        **({"entities": entities} if entities else {}),
+    }
+
+
+def answered_entities(
+    task: Task, examples: Sequence[Any], predictions: Sequence[Prediction], strength: float
+) -> dict[str, float] | None:
+    """How far the stated scores of the entities that are answered can be believed; right is one of the target's type and words. Most
+    words are outside any and surely so: over all of them an error of the entities alone does not show."""
+    scores, right = [], []
+    for example, prediction in zip(examples, predictions, strict=True):
+        answer = task.render(task.calibrated(prediction, strength))
+        if "entities" not in answer:
+            return None
+        true = {_place(entity) for entity in task.render_target(example, prediction)["entities"]}
+        scores += [entity["score"] for entity in answer["entities"]]
+        right += [_place(entity) in true for entity in answer["entities"]]
+    return of_answers(np.array(scores), np.array(right)) if scores else None
+
+
+def _place(entity: Mapping[str, Any]) -> tuple[Any, ...]:
+    return entity["type"], entity["start"], entity["end"]
 
 
 def classes(task: Task, side: SideScores, strength: float) -> list[dict[str, Any]] | None:

@@ -117,6 +117,9 @@ def test_every_task_has_a_page_and_a_card(task: str, tmp_path: Path) -> None:
             assert [e["type"] for e in target] == ["PER", "LOC"]
         else:
             assert target == values[{"translation": "target", "output": "completion"}.get(shape, "label")]
+    if shape == "entities":
+        found = json.loads((run / "scores.json").read_text())["calibration"].get("entities", {"count": 0})
+        assert found["count"] == sum(len(row["entities"]) for row in test)
     page = (run / "report.html").read_text(encoding="utf-8")
     html5lib.HTMLParser(strict=True).parse(page)
     assert json.loads((run / "scores.json").read_text())["verdict"]["sentence"] in html.unescape(page)

@@ -26,7 +26,7 @@ from domaintune.report.card import escaped, render_card
 from domaintune.report.page import facts, render_page
 from domaintune.report.records import Records
 from domaintune.report.usage import snippets
-from domaintune.report.wording import visible
+from domaintune.report.wording import entities_told, visible
 from domaintune.report.write import write_report
 from domaintune.run import read_json, write_json, write_lines
 from domaintune.terminal import (
@@ -716,6 +716,18 @@ def test_what_probabilities_are_of_is_told(tmp_path: Path, task: str, labels: di
     assert f"expected calibration error of the {told} 0.080 and 0.030" in render_card(Records.read(run))
     (line, _) = trust_lines({"primary": "accuracy", "chosen_strength": 0.5, **LATER}, of=told)
     assert line.startswith(f"Stated probabilities of {told} are off by 3.0 points on test (8.0 before")
+
+
+def test_scores_of_answered_entities_are_told_beside_those_of_all_words(tmp_path: Path) -> None:
+    found = {"count": 1200, "confidence": 0.95, "accuracy": 0.6, "ece": 0.35, "by_chance": 0.012}
+    calibration = {**LATER["calibration"], "entities": found}
+    run = make_run(tmp_path / "x", **{**LATER, "calibration": calibration})
+    told = entities_told(found)
+    assert "Entities answered on test (1,200) have a mean score of 0.95, and 0.60 of them are right" in told
+    assert "calibration error 0.350, where a perfect model would show 0.012" in told
+    assert told in page_of(run)
+    assert told in render_card(Records.read(run))
+    assert trust_lines({"primary": "f1", "chosen_strength": 0.5, "calibration": calibration})[1] == told
 
 
 def test_the_reliability_plot_has_points_alone() -> None:

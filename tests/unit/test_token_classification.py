@@ -27,6 +27,7 @@ from domaintune.tasks.base import dataset
 from domaintune.tasks.tag_sequences import OUTSIDE, rendered
 from domaintune.tasks.token_classification import TokenClassification, TokenExample
 from domaintune.tasks.word_windows import WordTokens, tokenize_words, windows
+from domaintune.trust import answered_entities
 
 SHARED = Path(os.environ.get("DOMAINTUNE_SHARED", Path(__file__).resolve().parents[3] / "shared")) / "data"
 
@@ -517,3 +518,32 @@ def test_real_sentences_keep_every_word(name: str) -> None:
         for item in items:
             assert [example.tags[w] for w in item.inputs["words"]] == item.targets["tags"].tolist()
     assert OUTSIDE in made.tags
+
+
+def test_scores_of_answered_entities_are_judged_as_they_are_shown() -> None:
+    """One right entity with .9, one of a wrong type with .7, one a word too long whose words have .8 and .6; O everywhere else."""
+    made = task()
+    examples = list(made.read(rows()))[:3]
+    stated = [
+        [("B-PER", 0.9), ("I-PER", 0.9), ("O", 1.0), ("B-PER", 0.7), ("O", 1.0)],
+        [("O", 1.0)] * 5,
+        [("O", 1.0), ("O", 1.0), ("O", 1.0), ("B-PER", 0.8), ("I-PER", 0.6), ("O", 1.0)],
+    ]
+    predictions = []
+    for example, words in zip(examples, stated, strict=True):
+        probability = np.zeros((len(words), len(made.tags)))
+        for row, (tag, score) in enumerate(words):
+            probability[row] = (1 - score) / (len(made.tags) - 1)
+            probability[row, made.tags.index(tag)] = score
+        predictions.append({"probability": probability, "tokens": example.tokens})
+    found = answered_entities(made, examples, predictions, 1.0)
+    assert found is not None
+    assert found["count"] == 3
+    assert found["confidence"] == pytest.approx((0.9 + 0.7 + 0.7) / 3)
+    assert found["accuracy"] == pytest.approx(1 / 3)
+    assert found["ece"] == pytest.approx((0.9 + 0.7 + 0.7 - 1) / 3)
+    cooler = made.model_copy(update={"calibration": ((0.0, 3.0), (1.0, 3.0))})
+    calibrated = answered_entities(cooler, examples, predictions, 1.0)
+    assert calibrated is not None
+    assert calibrated["confidence"] < found["confidence"]
+    assert answered_entities(made, examples[1:2], predictions[1:2], 1.0) is None  # nothing is answered

@@ -81,24 +81,26 @@ def equal_mass(confidence: np.ndarray) -> list[np.ndarray]:
 
 
 def calibration_error(probability: np.ndarray, truth: np.ndarray) -> float:
-    """Expected calibration error of the answers given: the mean distance between confidence and accuracy over bins of equal mass.
+    """Expected calibration error of the answers given: see `distance`."""
+    return distance(probability.max(1), probability.argmax(1) == truth)
+
+
+def distance(confidence: np.ndarray, right: np.ndarray) -> float:
+    """The mean distance between the confidence of answers and the share that is right over bins of equal mass.
 
     Source: Nguyen and O'Connor 2015 (arXiv 1508.05154) for the bins.
     """
-    confidence, right = probability.max(1), probability.argmax(1) == truth
     bins = equal_mass(confidence)
-    return float(sum(abs(confidence[b].mean() - right[b].mean()) * len(b) for b in bins) / len(truth))
+    return float(sum(abs(confidence[b].mean() - right[b].mean()) * len(b) for b in bins) / len(right))
 
 
 def error_by_chance(confidence: np.ndarray) -> float:
     """The calibration error that a perfectly calibrated model of these confidences is expected to show: bins hold few decisions, and
     the share of right ones strays from the confidence by chance."""
-    generator, bins = np.random.default_rng(0), equal_mass(confidence)
-    off = 0.0
+    generator, off = np.random.default_rng(0), 0.0
     for _ in range(CHANCE_DRAWS):
-        right = generator.random(len(confidence)) < confidence
-        off += sum(abs(confidence[b].mean() - right[b].mean()) * len(b) for b in bins) / len(confidence)
-    return float(off) / CHANCE_DRAWS
+        off += distance(confidence, generator.random(len(confidence)) < confidence)
+    return off / CHANCE_DRAWS
 
 
 def calibration_report(probability: np.ndarray, truth: np.ndarray, temperature: float) -> dict[str, Any]:
@@ -112,6 +114,18 @@ def calibration_report(probability: np.ndarray, truth: np.ndarray, temperature: 
     chance = error_by_chance(after.max(1))
     bins = [asdict(made) for made in _bins(probability, after, truth)]
     return {"temperature": temperature, **errors, "by_chance": chance, "bins": bins}
+
+
+def of_answers(confidence: np.ndarray, right: np.ndarray) -> dict[str, float]:
+    """How far the stated probabilities of single answers can be believed: their `count`, mean `confidence`, the share that is right
+    (`accuracy`), the calibration error `ece` and what a perfect model would show in its place (`by_chance`)."""
+    return {
+        "count": len(right),
+        "confidence": float(confidence.mean()),
+        "accuracy": float(right.mean()),
+        "ece": distance(confidence, right),
+        "by_chance": error_by_chance(confidence),
+    }
 
 
 def _bins(before: np.ndarray, after: np.ndarray, truth: np.ndarray) -> list[Bin]:

@@ -165,6 +165,14 @@ def decisions(task: str, labels: Mapping[str, Any]) -> str:
     return "yes-or-no decisions on each label of each row" if labels.get("multi_label") else "answers"
 
 
+def entities_told(found: Mapping[str, float]) -> str:
+    """How far the stated scores of answered entities can be believed."""
+    return (
+        f"Entities answered on test ({found['count']:,}) have a mean score of {found['confidence']:.2f}, and {found['accuracy']:.2f} of them are "
+        f"right: calibration error {found['ece']:.3f}, where a perfect model would show {found['by_chance']:.3f} on as many."
+    )
+
+
 def base_told(scores: Mapping[str, Any]) -> str:
     """What strength 0 is: the base with which head."""
     start = scores["start"]
@@ -220,6 +228,7 @@ FORMATS = {
         count,
         strength_name,
         score_name,
+        entities_told,
         kind_name,
         kept,
         date,
