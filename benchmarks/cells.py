@@ -105,12 +105,13 @@ OURS: dict[str, dict[str, Any]] = {
     "p-tuning-gated": {"name": "p-tuning", "gated": True},
     "p-tuning-network": {"name": "p-tuning", "reparameterise": True},
     "p-tuning-norms": {"name": "p-tuning", "beside": ["layer-norm"]},
+    "p-tuning-biases": {"name": "p-tuning", "beside": ["layer-norm", "bias"]},
     "p-tuning-text": {"name": "p-tuning", "initialise": "text"},
     "lora-pissa": {"name": "lora", "initialise": "pissa"},
     "lora-dora": {"name": "lora", "dora": True},
 }
 MAIN = ("lora", "p-tuning", "freeze", "full")
-HIGH = {f"{name}-high": 2 * DEFAULT_LEARNING_RATES[OURS[name]["name"]] for name in (*MAIN, "p-tuning-norms")}
+HIGH = {f"{name}-high": 2 * DEFAULT_LEARNING_RATES[OURS[name]["name"]] for name in (*MAIN, "p-tuning-biases")}
 """Our methods with twice their learning rate: a second try, as peers have one."""
 OURS |= {name: OURS[name.removesuffix("-high")] for name in HIGH}
 

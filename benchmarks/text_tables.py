@@ -372,7 +372,7 @@ def plot(results: Path, cell: str, seeds: Sequence[int]) -> str | None:
 def p_tuning(results: Path, seeds: Sequence[int]) -> list[str]:
     lines = [
         "\n## P-tuning v2 against head only, PEFT's prefix and LoRA\n",
-        "`p-tuning-norms` is its variant with layer norms tuned beside it; `two rates`: the better on dev of the default learning rate and "
+        "`p-tuning-norms` and `p-tuning-biases` are its variants with layer norms, or these and all biases, tuned beside it; `two rates`: the better on dev of the default learning rate and "
         "twice that, seed by seed. Prefix tuning has the better of two or three.\n",
         "| cell | ours | against | seeds | difference | interval |",
         "|" + " --- |" * 6,
@@ -382,7 +382,8 @@ def p_tuning(results: Path, seeds: Sequence[int]) -> list[str]:
         "p-tuning": ("p-tuning",),
         "p-tuning, two rates": ("p-tuning", "p-tuning-high"),
         "p-tuning-norms": ("p-tuning-norms",),
-        "p-tuning-norms, two rates": ("p-tuning-norms", "p-tuning-norms-high"),
+        "p-tuning-biases": ("p-tuning-biases",),
+        "p-tuning-biases, two rates": ("p-tuning-biases", "p-tuning-biases-high"),
     }
     for cell, mine, other in itertools.product(CELLS, ways, others):
         theirs = found(results, cell, other, seeds)
