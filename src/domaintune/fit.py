@@ -28,8 +28,6 @@ from domaintune.balance.frontier import (
     with_reference,
 )
 from domaintune.bases.base import Base
-from domaintune.checks.shared import inseparable
-from domaintune.data.splits import folds
 from domaintune.engine.epochs import Progress, Training, better
 from domaintune.engine.train import train
 from domaintune.errors import RecipeError
@@ -45,6 +43,7 @@ from domaintune.evaluation.score import (
 from domaintune.heads import General, domain_probe_score, starting_base
 from domaintune.methods import method_from
 from domaintune.methods.base import Attached, Form
+from domaintune.partition import fold_positions
 from domaintune.parts import bare
 from domaintune.recipe import Recipe
 from domaintune.resolve import training_settings
@@ -362,10 +361,8 @@ class _Fold:
 
 def _train_folds(job: _Job, rows: Sequence[Any]) -> list[_Fold]:
     recipe, task = job.recipe, job.task
-    keys = [task.keys(example) for example in rows]
-    cuts = folds([k.stratum for k in keys], inseparable(task, rows), count=recipe.data.folds, seed=recipe.data_seed)
     kept = []
-    for number, (inside, outside) in enumerate(cuts):
+    for number, (inside, outside) in enumerate(fold_positions(recipe, task, rows)):
         data, dev = (job.data([rows[i] for i in part]) for part in (inside, outside))
         kept.append(_train_fold(job, data, dev, name=f"fold-{number}"))
         job = job.with_training(precision=kept[0].training.precision)  # the first fold's is that of all

@@ -8,7 +8,7 @@ from typing import Any
 
 from domaintune.checks.shared import inseparable
 from domaintune.counting import counted
-from domaintune.data.splits import Positions, contiguous_cut, cut, leaks
+from domaintune.data.splits import Positions, contiguous_cut, cut, folds, leaks
 from domaintune.errors import DataError
 from domaintune.recipe import DataSettings, Recipe
 from domaintune.tasks.base import Keys, Task
@@ -37,7 +37,25 @@ def domain_parts(
         notes.append(f"no dev part was given: {counted(len(dev), '[row was|rows were] cut from train.')}")
     else:
         notes.append(f"no dev part was given and train is small: {settings.folds} folds stand in for it.")
-    return _capped(recipe, task, train, notes), dev, test
+    return _trained(recipe, task, train, dev, notes), dev, test
+
+
+def _trained(recipe: Recipe, task: Task, train: list[Any], dev: list[Any] | None, notes: list[str]) -> list[Any]:
+    """`train` as it is trained on, which has to make folds where these stand in for `dev`: said here, before anything is written."""
+    train = _capped(recipe, task, train, notes)
+    if dev is None:
+        fold_positions(recipe, task, train)
+    return train
+
+
+def fold_positions(recipe: Recipe, task: Task, train: Sequence[Any]) -> list[tuple[Positions, Positions]]:
+    """(train, dev) of each fold, by position.
+
+    Raises:
+        DataError: too few rows that can be parted.
+    """
+    strata = [task.keys(example).stratum for example in train]
+    return folds(strata, inseparable(task, train), count=recipe.data.folds, seed=recipe.data_seed)
 
 
 def _capped(recipe: Recipe, task: Task, train: list[Any], notes: list[str]) -> list[Any]:
@@ -101,7 +119,7 @@ def grown_parts(
     if dev is None and (len(train) >= settings.fold_below or not task.cross_validates):
         train, dev = split(task, train, fraction=settings.dev_fraction, seed=recipe.data_seed + 1)
         notes.append(f"the earlier run had no dev part: {counted(len(dev), '[row was|rows were] cut from train.')}")
-    return _capped(recipe, task, train, notes), dev, [*old["test"], *test]
+    return _trained(recipe, task, train, dev, notes), dev, [*old["test"], *test]
 
 
 def _bound(task: Task, old: Mapping[str, list[Any]], added: list[Any]) -> tuple[dict[str, list[Any]], list[Any]]:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -517,12 +518,12 @@ def test_what_was_found_in_the_data_is_said_before_training(folder: Path) -> Non
 def test_a_part_of_few_groups_is_told_where_tune_cuts_it(folder: Path) -> None:
     table(folder / "g.csv", 160)
     head, *rows = (folder / "g.csv").read_text().splitlines()
-    grouped = [f"{head},product", *(f"{row},p{number % 10}" for number, row in enumerate(rows))]
+    grouped = [f"{head},product", *(f"{row},p{number % 36 // 4}" for number, row in enumerate(rows))]
     (folder / "g.csv").write_text("\n".join(grouped) + "\n")
     made = recipe(
         folder, train=str(folder / "g.csv"), dev=None, test=None, general=None, data={"group_column": "product"}
     )
-    assert "warning: test holds 5 groups of rows that belong together. Give more of them." in plan(made).findings
+    assert "warning: test holds 2 groups of rows that belong together. Give more of them." in plan(made).findings
     assert "few-rows" in {finding.name for finding in check(made).findings}
 
 
@@ -748,3 +749,22 @@ def test_budgets_reach_predictions(folder: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(predicting, "predict_by_domain", lambda *a, budget, **k: seen.append(budget) or [])
     made.predictions(made.task, [], {"": 1.0}, wanted=frozenset({"output"}))
     assert seen == [77]
+
+
+def test_too_few_groups_for_folds_are_refused_before_a_finished_run_is_removed(folder: Path) -> None:
+    made = recipe(folder, dev=None, general=None, data={"folds": 2})
+    finished = tune(made)
+    rows = (folder / "train.csv").read_text(encoding="utf-8").splitlines()
+    grouped = [f"{rows[0]},patient", *(f"{row},p{number % 4}" for number, row in enumerate(rows[1:]))]
+    (folder / "train.csv").write_text("\n".join(grouped), encoding="utf-8")
+    few = recipe(
+        folder, table=lambda path, *args, **more: str(path), dev=None, general=None, data={"group_column": "patient"}
+    )
+    test = (folder / "test.csv").read_text(encoding="utf-8").splitlines()
+    (folder / "test.csv").write_text(
+        "\n".join([f"{test[0]},patient", *(f"{row},t" for row in test[1:])]), encoding="utf-8"
+    )
+    for act in (check, partial(plan, overwrite=True), partial(tune, overwrite=True)):
+        with pytest.raises(DataError, match=r"40 rows in 4 groups .* do not make 5 folds.*--set data.folds=4"):
+            act(few)
+    assert load(finished.path).path == finished.path

@@ -108,8 +108,12 @@ def test_folds_of_single_rows_are_stratified_within_one_row() -> None:
 
 
 def test_folds_refuse_fewer_groups_than_folds() -> None:
-    with pytest.raises(DataError, match="do not make 5 folds"):
+    with pytest.raises(DataError, match=r"8 rows in 4 groups .* do not make 5 folds.*--set data.folds=4"):
         folds(["a"] * 8, [0, 0, 1, 1, 2, 2, 3, 3], count=5, seed=0)
+    assert len(folds(["a"] * 8, [0, 0, 1, 1, 2, 2, 3, 3], count=4, seed=0)) == 4
+    with pytest.raises(DataError, match="do not make 5 folds") as told:
+        folds(["a"] * 8, [0] * 8, count=5, seed=0)
+    assert "data.folds" not in str(told.value)
 
 
 def test_leaks_are_the_train_rows_that_stand_elsewhere() -> None:

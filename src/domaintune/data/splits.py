@@ -10,10 +10,12 @@ from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
 
+from domaintune.counting import counted
 from domaintune.errors import DataError
 
 Positions = np.ndarray
 """Ascending int64 positions."""
+GIVE_PARTS = "Give more different rows, or give the parts yourself (--dev, --test)."
 
 
 @functools.lru_cache(maxsize=1 << 16)  # duplicates, leaks, checks and checksums each ask for a row's
@@ -78,7 +80,7 @@ def cut(
     """
     members = _by_stratum(strata, groups)
     if sum(map(len, members)) < 2:
-        raise _too_few(len(strata), "two parts")
+        raise _too_few(len(strata), sum(map(len, members)), "two parts")
     generator = np.random.default_rng(seed)
     divisible = [rows for rows in members if len(rows) > 1] or [[group for rows in members for group in rows]]
     quotas = _largest_remainder([sum(map(len, rows)) for rows in divisible], fraction, seed)
@@ -103,8 +105,9 @@ def folds(
         DataError: fewer groups than folds.
     """
     members = _by_stratum(strata, groups)
-    if sum(map(len, members)) < count:
-        raise _too_few(len(strata), f"{count} folds")
+    if (found := sum(map(len, members))) < count:
+        fewer = f"--set data.folds={found}, or give a dev part (--dev)." if found > 1 else GIVE_PARTS
+        raise _too_few(len(strata), found, f"{count} folds", remedy=fewer)
     generator = np.random.default_rng(seed)
     fold_of = np.full(len(strata), -1)
     sizes = np.zeros(count, dtype=np.int64)
@@ -132,17 +135,17 @@ def contiguous_cut(count: int, fraction: float) -> tuple[Positions, Positions]:
         DataError: fewer than two rows.
     """
     if count < 2:
-        raise _too_few(count, "two parts")
+        raise _too_few(count, count, "two parts")
     size = min(max(round(count * fraction), 1), count - 1)
     return np.arange(count - size), np.arange(count - size, count)
 
 
-def _too_few(rows: int, wanted: str) -> DataError:
-    return DataError(
-        f"{rows} rows that cannot be parted further (equal inputs and groups stay together) do not make {wanted}.",
-        where="split",
-        remedy="Give more different rows, or give the parts yourself (--dev, --test).",
+def _too_few(rows: int, groups: int, wanted: str, *, remedy: str = GIVE_PARTS) -> DataError:
+    stay = "equal inputs, almost equal ones and groups stay together"
+    told = (
+        f"{counted(rows, '[row|rows]')} in {counted(groups, '[group|groups]')} that cannot be parted further ({stay})"
     )
+    return DataError(f"{told} do not make {wanted}.", where="split", remedy=remedy)
 
 
 def _by_stratum(strata: Sequence[Hashable], groups: Sequence[Hashable]) -> list[list[list[int]]]:
