@@ -79,6 +79,15 @@ def test_both_rows_of_near_duplicates_are_named() -> None:
     assert (inside.rows, across.rows) == (("a/t.csv:4",), ("a/e.csv:3",))
 
 
+def test_of_many_rows_of_one_pattern_all_that_are_like_one_of_train_are_counted() -> None:
+    pattern = "two views of the chest were obtained and the lungs are clear without effusion, read by doctor"
+    parts = {
+        name: Part(name, [Keys(f"{pattern} {n}", "x", "x") for n in numbers], [f"{name}:{n}" for n in numbers])
+        for name, numbers in (("train", range(300)), ("dev", range(300, 340)), ("test", range(340, 440)))
+    }
+    assert [finding.count for finding in near_findings(parts)] == [299, 40, 100]
+
+
 def test_labels_that_test_hardly_has() -> None:
     train = part("train", *[(str(n), "xyz"[n % 3]) for n in range(90)])
     test = part("test", *[(f"t{n}", "x" if n < 30 else "y") for n in range(34)])

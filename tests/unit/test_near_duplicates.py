@@ -90,6 +90,15 @@ def test_crowds_of_alike_texts_stay_cheap() -> None:
     assert len(found) < 100_000
 
 
+def test_later_texts_of_a_crowd_are_compared_with_the_first_ones() -> None:
+    base = " ".join(WORDS) * 3
+    texts = [f"{base} {number}" for number in range(3000)]
+    found = near_duplicates(texts, first=2000)
+    assert {right for left, right in found if left < 2000 <= right} == set(range(2000, 3000))
+    assert set(near_duplicates(texts)) < set(found)
+    assert len(found) < 150_000
+
+
 def test_the_similarities_are_exact_at_the_threshold() -> None:
     texts = made(60, WORDS, " ", length=12)
     values = similarities(texts)

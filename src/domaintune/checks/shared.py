@@ -169,7 +169,8 @@ def near_findings(parts: Mapping[str, Part]) -> Iterator[Finding]:
     """`near-duplicates`: pairs of almost equal inputs within train, and between train and dev or test."""
     rows = [(name, place, key) for name in DOMAIN if name in parts for place, key in enumerate(parts[name].keys)]
     found: dict[tuple[str, str], dict[int, int]] = defaultdict(dict)
-    for left, right in near_duplicates([key.compared for _, _, key in rows], threshold=NEAR):
+    train = len(parts["train"].keys)
+    for left, right in near_duplicates([key.compared for _, _, key in rows], threshold=NEAR, first=train):
         one, other = rows[left], rows[right]
         if one[0] == "train" and one[2].input != other[2].input:
             found[one[0], other[0]].setdefault(other[1], one[1])

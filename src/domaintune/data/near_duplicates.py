@@ -17,17 +17,22 @@ CROWD = 64
 """Texts that share a band and are all compared with each other. In a larger crowd each is compared with the `REACH` after it:
 thousands of alike rows would make millions of pairs."""
 REACH = 4
+SPREAD = 8
+"""Of the first texts so many are compared with each later one of a larger crowd."""
 KEY_BITS = 44
 """Bits of an n-gram's hash in a sort key; the others hold the position of its text in the chunk."""
 
 
-def near_duplicates(texts: Sequence[str], threshold: float = 0.8, seed: int = 0) -> list[tuple[int, int]]:
+def near_duplicates(
+    texts: Sequence[str], threshold: float = 0.8, seed: int = 0, *, first: int = 0
+) -> list[tuple[int, int]]:
     """Pairs of positions (first below second, ascending) whose sets of character 5-grams have a Jaccard similarity of at least
     `threshold`, a number in (0, 1]. Equal texts pair too: leave them out before. Empty texts pair with nothing.
 
     MinHash (64 permutations) and bands propose pairs, each is verified on the whole sets (of 44-bit hashes): what is returned is
     right, a pair just above the threshold is missed in at most 2 % of cases, one well above it hardly ever. In a crowd of over
-    64 texts that are alike not every pair is listed. `seed` chooses the permutations.
+    64 texts that are alike not every pair is listed; `first`: texts after the first so many are compared with some of these there.
+    `seed` chooses the permutations.
 
     Source: Broder 1997, "On the resemblance and containment of documents"; Leskovec, Rajaraman and Ullman, "Mining of Massive
     Datasets", section 3.4 (bands).
@@ -36,7 +41,7 @@ def near_duplicates(texts: Sequence[str], threshold: float = 0.8, seed: int = 0)
     if len(rows) < 2:
         return []
     filled = [texts[row] for row in rows]
-    candidates = _candidates(_bands(filled, threshold, seed))
+    candidates = _candidates(_bands(filled, threshold, seed), int(np.searchsorted(rows, first)))
     order = np.concatenate(
         [pairs[_similarities(filled, pairs) >= threshold] for pairs in _pair_chunks(filled, candidates)]
         or [np.empty((0, 2), dtype=np.int64)]
@@ -106,7 +111,7 @@ def _bands(texts: Sequence[str], threshold: float, seed: int) -> np.ndarray:
     return made
 
 
-def _candidates(bands: np.ndarray) -> np.ndarray:
+def _candidates(bands: np.ndarray, first: int) -> np.ndarray:
     """Pairs [pairs, 2], ascending, each once, that share a band."""
     count = bands.shape[1]
     codes = np.empty(0, dtype=np.int64)
@@ -120,8 +125,18 @@ def _candidates(bands: np.ndarray) -> np.ndarray:
         for step in range(1, min(int(sizes.max()), CROWD)):
             same = np.flatnonzero((ordered[step:] == ordered[:-step]) & (small[step:] | (step <= REACH)))
             found.append(order[same] * count + order[same + step])
+        crowds = [order[begins[at] : begins[at] + sizes[at]] for at in np.flatnonzero(sizes > CROWD)]
+        found += [left * count + right for left, right in _across(crowds, first)]
         codes = _distinct(np.concatenate(found))
     return np.stack([codes // count, codes % count], axis=1)
+
+
+def _across(crowds: Sequence[np.ndarray], first: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Of each crowd (ascending positions) the pairs of the texts from `first` on with `SPREAD` of those before, evenly drawn."""
+    for crowd in crowds:
+        known = int(np.searchsorted(crowd, first))
+        for place in {known * step // SPREAD for step in range(SPREAD if known else 0)}:
+            yield np.full(len(crowd) - known, crowd[place]), crowd[known:]
 
 
 def _pair_chunks(texts: Sequence[str], pairs: np.ndarray) -> Iterator[np.ndarray]:
