@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from domaintune.bases.base import Base
 from domaintune.counting import counted
+from domaintune.data.labels import alike
 from domaintune.tasks.base import Task
 from domaintune.tasks.tag_sequences import tags_of
 from domaintune.tasks.token_classification import TokenClassification
@@ -48,6 +49,28 @@ def with_whole_head(base: Base, task: Task, notes: list[str], *, given: bool) ->
         f"on your rows; to start from its own: {_setting(own)}."
     )
     return task
+
+
+def head_left(base: Base, task: Task, general: Task) -> list[str]:
+    """That the base's own head stays unused only because its labels are spelled otherwise. `general`: the task of the general rows, which
+    may use it; the same one without any."""
+    if base.owns(task.head()) or base.owns(general.head()):
+        return []
+    spec = task.head()
+    names, own = ({tag[2:] if tag[1:2] == "-" else tag for tag in tags} for tags in (spec.labels, base.own_labels))
+    others = alike(sorted(names), sorted(own))
+    mapped = [
+        tag[:2] + others.get(tag[2:], tag[2:]) if tag[1:2] == "-" else others.get(tag, tag) for tag in spec.labels
+    ]
+    if not others or not base.owns(replace(spec, labels=tuple(mapped))):
+        return []
+    return [
+        f"the base's own head knows these labels under other names and is not used; to start from it: {_map(others)}."
+    ]
+
+
+def _map(names: Mapping[str, str]) -> str:
+    return " ".join(f"--label-map {shlex.quote(f'{name}={other}')}" for name, other in names.items())
 
 
 def _more_names(base: Base, task: Task) -> tuple[Sequence[str], Sequence[str]] | None:

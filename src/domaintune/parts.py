@@ -6,22 +6,22 @@ Nothing is trained or scored here.
 from __future__ import annotations
 
 import hashlib
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from domaintune.bases.base import Base
 from domaintune.checks.report import report_of, with_few_rows
+from domaintune.checks.shared import parted
 from domaintune.counting import counted
 from domaintune.data.columns import wanted_of
 from domaintune.data.formats import read_part
-from domaintune.data.labels import alike, labels_of, only, renamed, require_labels
+from domaintune.data.labels import labels_of, only, renamed, require_labels
 from domaintune.data.rows import Row
 from domaintune.errors import DataError, RecipeError
 from domaintune.growth import as_before, extended, places_of
 from domaintune.inputs import DOMAIN, given_paths
-from domaintune.own_head import with_whole_head
+from domaintune.own_head import head_left, with_whole_head
 from domaintune.partition import domain_parts, grown_parts, split
 from domaintune.recipe import DataSettings, Recipe
 from domaintune.settings import TextClassificationSettings
@@ -124,14 +124,20 @@ def assemble(recipe: Recipe, base: Base, *, seen: Iterable[str] = ()) -> Parts:
             _require_labels(task, judged, name, remedy=remedy)
     task = task.weighted(train)
     seen, reported = set(seen), _checksums(task, test)
-    caveats = _caveats(task, test, seen, _checksums(task, [*train, *(dev or ())]))
+    own = [*train, *(dev or ())]
+    caveats = _caveats(task, test, seen, _checksums(task, own))
+    given = () if recipe.grown_from is not None else tuple(examples)
+    caveats += [] if "test" in given else _parted(task, test, own, "test [is|are] almost equal to one of train or dev")
     notes += caveats
+    notes += (
+        [] if dev is None or "dev" in given else _parted(task, dev, train, "dev [is|are] almost equal to one of train")
+    )
     general = None
     if "general" in rows or "general_check" in rows:
         known = seen | _checksums(task, [*train, *(dev or ())])
         general = _general_parts(recipe, base, task, found, rows, known, reported, notes)
         _require_general_labels(general)
-    notes += _head_left(base, task, general)
+    notes += head_left(base, task, task if general is None else general.task)
     headline = {} if general is None else {general.headline_name: general.headline}
     findings = with_few_rows(findings, {"dev": dev, "test": test, **headline})
     places: dict[str, dict[str, list[tuple[int, int]]]] = {}
@@ -163,22 +169,6 @@ def _require_general_labels(general: GeneralParts) -> None:
             _require_labels(general.task, part, name, remedy=remedy)
 
 
-def _head_left(base: Base, task: Task, general: GeneralParts | None) -> list[str]:
-    """That the base's own head stays unused only because its labels are spelled otherwise."""
-    if base.owns(task.head()) or (general is not None and base.owns(general.task.head())):
-        return []
-    spec = task.head()
-    names, own = ({tag[2:] if tag[1:2] == "-" else tag for tag in tags} for tags in (spec.labels, base.own_labels))
-    others = alike(sorted(names), sorted(own))
-    mapped = [
-        tag[:2] + others.get(tag[2:], tag[2:]) if tag[1:2] == "-" else others.get(tag, tag) for tag in spec.labels
-    ]
-    if not others or not base.owns(replace(spec, labels=tuple(mapped))):
-        return []
-    told = " ".join(f"--label-map {shlex.quote(f'{name}={other}')}" for name, other in others.items())
-    return [f"the base's own head knows these labels under other names and is not used; to start from it: {told}."]
-
-
 def _caveats(task: Task, test: Sequence[Any], seen: set[str], own: set[str]) -> list[str]:
     """`seen` by the run that is the base, and by this run's `own` other parts."""
     made = []
@@ -190,6 +180,13 @@ def _caveats(task: Task, test: Sequence[Any], seen: set[str], own: set[str]) -> 
     if met := sum(input_checksum(task.keys(e).input) in own for e in test):
         made.append(counted(met, "[row|rows] of test [stands|stand] in train or dev too: the score there is too good."))
     return made
+
+
+def _parted(task: Task, part: Sequence[Any], others: Sequence[Any], what: str) -> list[str]:
+    """That a part which was cut holds rows almost equal to some of the others."""
+    met = 0 if task.contiguous else parted(task, part, others)
+    why = "too many rows follow one pattern to stay in one part, and the score there is too good."
+    return [counted(met, f"[row|rows] of {what}: {why}")] if met else []
 
 
 def _read(recipe: Recipe, notes: list[str]) -> tuple[dict[str, list[Row]], dict[int | str, str]]:

@@ -768,3 +768,24 @@ def test_too_few_groups_for_folds_are_refused_before_a_finished_run_is_removed(f
         with pytest.raises(DataError, match=r"40 rows in 4 groups .* do not make 5 folds.*--set data.folds=4"):
             act(few)
     assert load(finished.path).path == finished.path
+
+
+def test_rows_of_one_pattern_that_were_parted_are_told(folder: Path) -> None:
+    made = recipe(folder, dev=None, test=None, general=None, data={"fold_below": 0})
+    rows = [
+        f"the report of ward {n} says that heart and lungs are clear and no more is seen,positive" for n in range(90)
+    ]
+    rows += [f"{n * 7919 % 1000} {chr(97 + n % 26) * 9} {n * 104729 % 977},negative" for n in range(90)]
+    (folder / "train.csv").write_text("\n".join(["text,label", *rows]) + "\n", encoding="utf-8")
+    base = load_base(made.base, auto_class="AutoModelForSequenceClassification")
+    parts = assemble(made, base)
+    like = [sum("heart" in example.text for example in part) for part in (parts.dev or (), parts.test)]
+    why = "too many rows follow one pattern to stay in one part, and the score there is too good."
+    assert min(like) > 5
+    assert parts.caveats == [f"{like[1]} rows of test are almost equal to one of train or dev: {why}"]
+    assert f"{like[0]} rows of dev are almost equal to one of train: {why}" in parts.notes
+    assert parts.caveats[0] in parts.notes
+    given = recipe(
+        folder, table=lambda path, *args, **more: str(folder / "train.csv"), general=None, data={"keep_leaks": True}
+    )
+    assert not any("almost equal" in note for note in assemble(given, base).notes)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from domaintune.checks.shared import inseparable
+from domaintune.checks.shared import inseparable, parted
 from domaintune.data.rows import Row
 from domaintune.data.splits import contiguous_cut, cut, folds, leaks, normal_form, together
 from domaintune.errors import DataError
@@ -171,6 +171,19 @@ def test_one_text_that_is_there_often_unlinks_no_others() -> None:
     made = inseparable(task, examples)
     assert len(set(made[120:])) == 1
     assert all(made[n] == made[n + 1] for n in range(0, 120, 2))
+
+
+@pytest.mark.parametrize(("documents", "copies"), [(8, 4), (10, 25), (6, 9)])
+def test_documents_with_some_paraphrases_each_are_not_parted(documents: int, copies: int) -> None:
+    generator = np.random.default_rng(0)
+    words = ["".join(generator.choice(list("abcdefghijklmnopqrstuvwxyz"), 6)) for _ in range(500)]
+    whole = [" ".join(generator.choice(words, 30)) for _ in range(documents)]
+    rows = [f"{text} {generator.choice(words)}" for text in whole for _ in range(copies)]
+    task, examples = texts(rows, [(n // copies % 2,) for n in range(len(rows))], names=2, multi=False)
+    for seed in range(4):
+        rest, part = split(task, examples, fraction=0.2, seed=seed)
+        assert parted(task, part, rest) == 0
+        assert not {e.line // copies for e in rest} & {e.line // copies for e in part}
 
 
 def test_pictures_that_look_alike_are_together(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ SHIFT_ROWS = 50
 IMBALANCE = 10
 FEW_OF_LABEL = 5
 NEAR = 0.8
-MOST_IN_CHAIN = 10
+MOST_CHAINS = 5
 FEW_UNITS = 10
 
 
@@ -45,22 +45,35 @@ class Part:
 def inseparable(task: Task, examples: Sequence[Any]) -> list[int]:
     """A number for each example, equal for those that have to stay in one part: duplicates, near duplicates, and one group.
 
-    Near duplicates link into chains. A chain of more than a tenth of the different inputs is made from one pattern, and to keep it
-    together would leave little to part: of it only equal inputs stay together. The check names near duplicates.
+    Near duplicates link into chains. A chain of more than a fifth of the different inputs (a fold, or the usual test part) is made from
+    one pattern, and to keep it together would leave little to part: of it only equal inputs stay together. `parted` counts what that does.
     """
     keys = [task.keys(example) for example in examples]
     inputs, groups = [key.input for key in keys], [key.group for key in keys]
-    pictures = [path for path in map(task.picture, examples) if path is not None]
-    if pictures:
-        links = like_pictures([look_at(path, where=e.where) for path, e in zip(pictures, examples, strict=True)])
-    elif any(task.texts(example) for example in examples[:1]):
-        links = near_duplicates([key.compared for key in keys], threshold=NEAR)
-    else:
+    if not (links := _links(task, examples, keys)):
         return together(inputs, groups)
     chain_of = together(inputs, [None] * len(inputs), links)
     different = Counter(chain_of[place] for place in {text: place for place, text in enumerate(inputs)}.values())
-    most = max(2, different.total() // MOST_IN_CHAIN)
+    most = max(2, different.total() // MOST_CHAINS)
     return together(inputs, groups, [link for link in links if different[chain_of[link[0]]] <= most])
+
+
+def parted(task: Task, part: Sequence[Any], others: Sequence[Any]) -> int:
+    """How many examples of `part` are almost equal to one of `others`, and equal to none."""
+    examples = [*others, *part]
+    keys, known = [task.keys(example) for example in examples], {task.keys(example).input for example in others}
+    met = {later for one, later in _links(task, examples, keys, first=len(others)) if one < len(others) <= later}
+    return sum(keys[place].input not in known for place in met)
+
+
+def _links(task: Task, examples: Sequence[Any], keys: Sequence[Keys], *, first: int = 0) -> Sequence[tuple[int, int]]:
+    """Pairs of near duplicates, ascending; `first`: as in `near_duplicates`."""
+    pictures = [path for path in map(task.picture, examples) if path is not None]
+    if pictures:
+        return like_pictures([look_at(path, where=e.where) for path, e in zip(pictures, examples, strict=True)])
+    if any(task.texts(example) for example in examples[:1]):
+        return near_duplicates([key.compared for key in keys], threshold=NEAR, first=first)
+    return []
 
 
 def shared_findings(parts: Mapping[str, Part], *, near: bool, one_label: bool) -> Iterator[Finding]:
@@ -189,7 +202,8 @@ def near_findings(parts: Mapping[str, Part]) -> Iterator[Finding]:
             parts[name].at(places),
             "Look at them, and drop those that add nothing."
             if inside
-            else f"Drop them from train or {name}; parts that tune cuts by itself keep near duplicates together.",
+            else f"Drop them from train or {name}; parts that tune cuts by itself keep them together, unless over a fifth"
+            " of the rows follow one pattern.",
             "They add little to learn, and weigh more than others."
             if inside
             else "They make a score look better than it will be on new rows.",
