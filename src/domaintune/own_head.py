@@ -52,11 +52,19 @@ def with_whole_head(base: Base, task: Task, notes: list[str], *, given: bool) ->
 
 
 def head_left(base: Base, task: Task, general: Task) -> list[str]:
-    """That the base's own head stays unused only because its labels are spelled otherwise. `general`: the task of the general rows, which
-    may use it; the same one without any."""
-    if base.owns(task.head()) or base.owns(general.head()):
+    """That the base's own head stays unused only because its labels are spelled otherwise, or nobody named them. `general`: the task of
+    the general rows, which may use it; the same one without any."""
+    spec, unnamed = task.head(), base.unnamed_labels
+    if base.owns(spec) or base.owns(general.head()):
         return []
-    spec = task.head()
+    if len(unnamed) == len(spec.labels) and base.owns(replace(spec, labels=unnamed)):
+        order = _map(dict(list(zip(spec.labels, unnamed, strict=True))[:SHOWN])) + (
+            " ..." if len(unnamed) > SHOWN else ""
+        )
+        return [
+            f"the base's own head calls its {len(unnamed)} labels {unnamed[0]} to {unnamed[-1]} and is not used; to start from it, map yours "
+            f"in the order that it was trained in, such as {order}."
+        ]
     names, own = ({tag[2:] if tag[1:2] == "-" else tag for tag in tags} for tags in (spec.labels, base.own_labels))
     others = alike(sorted(names), sorted(own))
     mapped = [

@@ -386,4 +386,4 @@ def _general_task(
             return kept, "general", False
     if labels <= domain_labels:
         return task, "domain", labels == domain_labels and not base.owns(task.head())
-    return built, "general", True
+    return built, "general", not base.owns(built.head())

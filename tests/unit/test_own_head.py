@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import transformers
 from small_runs import recipe, save_base, table
 from tiny import tiny_base
 
@@ -123,3 +125,29 @@ def test_other_heads_change_nothing(own: tuple[str, ...], kind: str | None) -> N
     notes: list[str] = []
     assert with_whole_head(base, task, notes, given=False) is task
     assert notes == []
+
+
+def test_a_head_whose_labels_nobody_named_is_used_where_the_rows_have_its_names(folder: Path, tmp_path: Path) -> None:
+    base = tiny_base("bert", "text-classification")
+    base.model.config.id2label = {0: "LABEL_0", 1: "LABEL_1"}
+    base.model.save_pretrained(tmp_path / "base")
+    base.processor.save_pretrained(tmp_path / "base")
+    general = table(tmp_path / "general.csv", 60, start=300)
+    plain = recipe(tmp_path, general=general)
+    parts = assemble(plain, opened := open_base(plain))
+    note = next(note for note in parts.notes if "own head" in note)
+    assert note.endswith("such as --label-map negative=LABEL_0 --label-map positive=LABEL_1.")
+    assert (opened.owns(parts.task.head()), parts.general is not None and len(parts.general.learn)) == (False, 10)
+    named = recipe(tmp_path, general=general, data={"label_map": {"positive": "LABEL_0", "negative": "LABEL_1"}})
+    parts = assemble(named, opened)
+    assert not any("own head" in note for note in parts.notes)
+    assert (opened.owns(parts.task.head()), parts.general is not None and len(parts.general.learn)) == (True, 0)
+    headed = opened.with_head("domain", parts.task.head(), generator=torch.Generator())
+    batch = opened.processor("a lovely room", return_tensors="pt")
+    assert torch.equal(headed.model(**batch).logits, opened.model(**batch).logits)
+    three = recipe(tmp_path, general=table(tmp_path / "general.csv", 60, labels=THREE, start=300))
+    three = three.model_copy(update={"train": table(tmp_path / "three.csv", 60, labels=THREE)})
+    assert not any("own head" in note for note in assemble(three, opened).notes)
+    body = transformers.AutoModel.from_pretrained(tmp_path / "base")
+    body.save_pretrained(tmp_path / "base")
+    assert open_base(plain).unnamed_labels == ()

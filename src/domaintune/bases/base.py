@@ -66,6 +66,8 @@ class Base:
     model: nn.Module
     processor: Any
     own_labels: tuple[str, ...] = ()
+    unnamed_labels: tuple[str, ...] = ()
+    """Of a head whose labels nobody named: transformers' placeholders (LABEL_0, ...). `own_labels` is empty then."""
     own_problem_type: str | None = None
     pooling: str | None = None
     heads: Mapping[str, Head] = field(default_factory=dict)
@@ -128,7 +130,8 @@ class Base:
 
     def owns(self, spec: HeadSpec) -> bool:
         """Whether the weights came with a head for just these labels, in any order."""
-        return set(spec.labels) == set(self.own_labels) and spec.problem_type == self.own_problem_type
+        own = self.own_labels or (self.unnamed_labels if spec.labels else ())
+        return set(spec.labels) == set(own) and spec.problem_type == self.own_problem_type
 
     def with_given_head(self, name: str, head: Head) -> Base:
         """This base with `head` under `name`; "domain" is installed in the model of the returned base."""
@@ -278,7 +281,7 @@ def _tie_(model: nn.Module, ties: Mapping[str, str]) -> None:
 
 def own_head(base: Base, spec: HeadSpec) -> Head:
     """The head that the weights came with, its output units put into the order of `spec.labels`."""
-    order = [base.own_labels.index(label) for label in spec.labels]
+    order = [(base.own_labels or base.unnamed_labels).index(label) for label in spec.labels]
     sized = set(label_sized_parameters(base.loaded))
     modules: dict[str, nn.Module] = {}
     made: dict[int, nn.Module] = {}

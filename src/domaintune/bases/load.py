@@ -80,13 +80,7 @@ def load_base(
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     folder = built_in_folder(name, auto_class) if name in BUILT_IN else Path(name)
-    near = difflib.get_close_matches(name, BUILT_IN, n=1, cutoff=0.8)
-    if near and name not in BUILT_IN and not folder.is_dir():
-        raise BaseError("no such base.", where=name, remedy=f"Did you mean '{near[0]}'?")
-    if not folder.is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
-        raise BaseError(
-            "no such folder.", where=name, remedy=f"Give a folder, a Hub name, or one of: {', '.join(BUILT_IN)}."
-        )
+    _require_there(name, folder)
     source = str(folder) if folder.is_dir() else name
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     try:
@@ -104,7 +98,7 @@ def load_base(
     _refuse_other_weights(model, missing, name)
     if pooling:
         model = PooledClassifier(model, config, pooling)
-    own = own_labels(config) if not pooling and not _head_is_missing(model, missing) else ()
+    own, unnamed = ((), ()) if pooling or _head_is_missing(model, missing) else _own_labels(config, auto_class)
     if auto_class == "AutoModelForSequenceClassification":
         _agree_on_padding_(model, processor.pad_token_id)
     model = model.to(device or torch.device("cpu")).eval().requires_grad_(False)
@@ -113,11 +107,23 @@ def load_base(
         model=model,
         processor=processor,
         own_labels=own,
-        own_problem_type=own_problem_type(config) if own else None,
+        unnamed_labels=unnamed,
+        own_problem_type=own_problem_type(config) if own or unnamed else None,
         pooling=pooling,
         lacking=lacking_modules(model, {f"body.{name}" for name in missing} if pooling else missing),
         provenance=_provenance(name, folder, options.get("revision")),
     )
+
+
+def _require_there(name: str, folder: Path) -> None:
+    """Raises BaseError where a name is neither a folder nor one that the Hub or the built-in bases can have."""
+    near = difflib.get_close_matches(name, BUILT_IN, n=1, cutoff=0.8)
+    if near and name not in BUILT_IN and not folder.is_dir():
+        raise BaseError("no such base.", where=name, remedy=f"Did you mean '{near[0]}'?")
+    if not folder.is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+        raise BaseError(
+            "no such folder.", where=name, remedy=f"Give a folder, a Hub name, or one of: {', '.join(BUILT_IN)}."
+        )
 
 
 def _provenance(name: str, folder: Path, revision: str | None) -> dict[str, Any]:
@@ -216,10 +222,12 @@ def load_processor(source: str, auto_class: str, options: dict[str, Any]) -> Any
     return tokenizer
 
 
-def own_labels(config: Any) -> tuple[str, ...]:
-    """The labels of a configuration in unit order; empty where they are transformers' placeholders."""
+def _own_labels(config: Any, auto_class: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The labels of a configuration in unit order; or, where nobody named them, the placeholders that transformers gives a classifier's."""
     labels = tuple(str(config.id2label[index]) for index in sorted(config.id2label)) if config.id2label else ()
-    return () if all(label == f"{GENERIC_LABEL}{index}" for index, label in enumerate(labels)) else labels
+    if any(label != f"{GENERIC_LABEL}{index}" for index, label in enumerate(labels)):
+        return labels, ()
+    return (), labels if "Classification" in auto_class else ()
 
 
 def own_problem_type(config: Any) -> str | None:
