@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from domaintune.checks.shared import inseparable
+from domaintune.checks.shared import agreed, inseparable
 from domaintune.counting import counted
 from domaintune.data.splits import Positions, contiguous_cut, cut, folds, leaks
 from domaintune.errors import DataError
@@ -153,7 +153,7 @@ def without_duplicates(task: Task, train: list[Any], notes: list[str], *, of: st
     keys = [task.keys(example) for example in train]
     targets: dict[str, set[str]] = {}
     for key in keys:
-        targets.setdefault(key.input, set()).add(key.target)
+        targets.setdefault(key.input, set()).add(agreed(key))
     first: dict[str, int] = {}
     for position, key in enumerate(keys):
         first.setdefault(key.input, position)

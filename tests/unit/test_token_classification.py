@@ -17,14 +17,16 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from domaintune.bases.base import Base
+from domaintune.checks.shared import Part, repeats
 from domaintune.data.formats import read_rows
 from domaintune.data.rows import Row
 from domaintune.data.words import joined
 from domaintune.errors import BaseError, DataError, RecipeError
 from domaintune.evaluation.score import point_scores, predict, records_of
+from domaintune.partition import without_duplicates
 from domaintune.settings import TokenClassificationSettings
 from domaintune.tasks.base import dataset
-from domaintune.tasks.tag_sequences import OUTSIDE, rendered
+from domaintune.tasks.tag_sequences import OUTSIDE, rendered, tags_of
 from domaintune.tasks.token_classification import TokenClassification, TokenExample
 from domaintune.tasks.word_windows import WordTokens, tokenize_words, windows
 from domaintune.trust import answered_entities
@@ -145,6 +147,41 @@ def test_keys() -> None:
     assert [made.keys(example).stratum for example in examples] == ["LOC", "none", "LOC"]  # two LOC, three PER
     assert made.keys(examples[0]).input == "angelamerkelvisitedparis"
     assert made.keys(examples[0]).target == "B-PER I-PER O B-LOC O"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "conflict"),
+    [
+        (["Angela/B-PER", "Merkel/I-PER", "./O"], ["Angela/B-PER", "Merkel/I-PER"], False),
+        (["Yes/O", "./O"], ["Yes/O", ",/O", "!/O"], False),
+        (["(/B-ORG", "EU/I-ORG", ")/I-ORG"], ["EU/B-ORG"], False),
+        (["New York/B-LOC"], ["New/B-LOC", "York/I-LOC"], False),
+        (["don't/O", "go/O"], ["do/O", "n't/O", "go/O"], False),
+        (["New/B-LOC", "York/B-LOC"], ["New/B-LOC", "York/I-LOC"], True),
+        (["in/O", "Paris/B-LOC", "./O"], ["in/O", "Paris/O"], True),
+        (["in/O", "Paris/B-LOC", "./O"], ["in/O", "Paris/B-PER"], True),
+        (["Paris/B-LOC", "Texas/O"], ["Paris/B-LOC", ",/O", "Texas/B-LOC"], True),
+        (["*/B-LOC"], ["*/O"], True),
+    ],
+)
+def test_sentences_that_differ_in_punctuation_conflict_where_other_words_are_marked(
+    one: list[str], other: list[str], conflict: bool
+) -> None:
+    def row(words: list[str], line: int) -> Row:
+        pairs = [word.split("/") for word in words]
+        return Row({"tokens": [token for token, _ in pairs], "tags": [tag for _, tag in pairs]}, "f", line)
+
+    known = TokenClassification(
+        tags=tags_of(("PER", "LOC", "ORG")), types=("PER", "LOC", "ORG"), max_length=64, stride=4, tokens_column="tokens",
+        tags_column="tags", weights=None,
+    )  # fmt: skip
+    examples = list(known.read([row(one, 1), row(other, 2)]))
+    keys = [known.keys(example) for example in examples]
+    assert keys[0].input == keys[1].input
+    found = [finding.name for finding in repeats(Part("train", keys, ["f:1", "f:2"]))]
+    assert found == (["repeats", "conflicts"] if conflict else ["repeats"])
+    if not conflict:
+        assert without_duplicates(known, examples, []) == examples[:1]
 
 
 def test_relabelled_takes_the_order_of_another_head() -> None:

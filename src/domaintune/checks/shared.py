@@ -109,6 +109,11 @@ def few_rows(name: str, groups: Sequence[str | None]) -> Iterator[Finding]:
         )  # fmt: skip
 
 
+def agreed(key: Keys) -> str:
+    """What rows of equal input have to agree on: their targets conflict elsewhere."""
+    return key.target if key.agreed is None else key.agreed
+
+
 def repeats(part: Part, *, texts: bool = True) -> Iterator[Finding]:
     """`repeats`: rows whose input stood before in the part; `conflicts`: inputs that stand there with several targets. `texts`: what
     counts as equal are texts but for case and punctuation, else files."""
@@ -116,7 +121,7 @@ def repeats(part: Part, *, texts: bool = True) -> Iterator[Finding]:
     for place, key in enumerate(part.keys):
         places[key.input].append(place)
     again = sorted(place for rows in places.values() for place in rows[1:])
-    conflicting = [rows for rows in places.values() if len({part.keys[place].target for place in rows}) > 1]
+    conflicting = [rows for rows in places.values() if len({agreed(part.keys[place]) for place in rows}) > 1]
     same = "case and punctuation aside" if texts else "the same file"
     if again:
         yield Finding(

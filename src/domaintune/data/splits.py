@@ -18,16 +18,21 @@ Positions = np.ndarray
 GIVE_PARTS = "Give more different rows, or give the parts yourself (--dev, --test)."
 
 
-@functools.lru_cache(maxsize=1 << 16)  # duplicates, leaks, checks and checksums each ask for a row's
 def normal_form(text: str) -> str:
     """What two texts share when they say the same: NFKC, case folded, without punctuation, spaces and control characters.
 
     Letters, digits, marks and symbols (emoji, currency, mathematics) of every script stay, and what stands between two digits: 3.5
     is not 35. A text of nothing else stays as it is, so that "..." and "???" do not count as one.
     """
+    return reduced(text) or text
+
+
+@functools.lru_cache(maxsize=1 << 16)  # duplicates, leaks, checks and checksums each ask for a row's
+def reduced(text: str) -> str:
+    """As `normal_form`; empty where nothing stays."""
     folded = unicodedata.normalize("NFKC", text).casefold()
     pieces = _BETWEEN_DIGITS.split(folded)  # signs stand at the odd places
-    return "".join(piece if place % 2 else piece.translate(_KEPT) for place, piece in enumerate(pieces)) or text
+    return "".join(piece if place % 2 else piece.translate(_KEPT) for place, piece in enumerate(pieces))
 
 
 class _Kept(dict[int, int | None]):

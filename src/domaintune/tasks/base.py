@@ -44,8 +44,8 @@ class Example:
 @dataclass(frozen=True, slots=True)
 class Keys:
     """What splits, duplicate search and checks need: normal forms of input and target, the stratum, the user's group and domain, the
-    names of the row's labels (entity types, classes of boxes), each once, and what near duplicates are looked for in, where that is
-    not the input."""
+    names of the row's labels (entity types, classes of boxes), each once; what near duplicates are looked for in, where that is not the
+    input; and what rows of equal input agree on, or conflict, where that is not the target."""
 
     input: str
     target: str
@@ -54,6 +54,7 @@ class Keys:
     domain: str | None = None
     labels: tuple[str, ...] = ()
     near: str | None = None
+    agreed: str | None = None
 
     @property
     def compared(self) -> str:

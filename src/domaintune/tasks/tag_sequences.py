@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from domaintune.data.splits import reduced
 from domaintune.data.tag_schemes import Scheme, recognised_scheme, to_bio
 from domaintune.data.words import joined
 from domaintune.errors import DataError
@@ -73,6 +74,23 @@ def rendered(tags: Sequence[str], tokens: Sequence[str]) -> dict[str, Any]:
     inside = {place for e in found for place in range(e.start, e.end)}
     told = [{"type": e.type, "start": e.start, "end": e.end, "text": joined(tokens[e.start : e.end])} for e in found]
     return {"tags": [tag if place in inside else OUTSIDE for place, tag in enumerate(tags)], "entities": told}
+
+
+def tagged_characters(tokens: Sequence[str], tags: Sequence[str]) -> str:
+    """The tags over the characters that the tokens have in normal form: equal where texts differ in punctuation, or in where words are
+    cut, and the same is marked in them. Of tokens without such characters (punctuation alone) the tags as they are."""
+    runs: list[tuple[str, int]] = []
+    begins = False
+    for token, tag in zip(tokens, tags, strict=False):
+        begins = tag[0] == "B" or (begins and tag[0] == "I")  # also where a bracket that is dropped begins it
+        if not (count := len(reduced(token))):
+            continue
+        if runs and not begins and runs[-1][0][1:] == tag[1:]:
+            runs[-1] = (runs[-1][0], runs[-1][1] + count)
+        else:
+            runs.append((f"B{tag[1:]}" if begins else tag, count))
+        begins = False
+    return " ".join(f"{tag} {count}" for tag, count in runs) or " ".join(tags)
 
 
 def broken_positions(tags: Sequence[str]) -> list[int]:

@@ -44,6 +44,7 @@ from domaintune.tasks.tag_sequences import (
     reduce_entities,
     rendered,
     scheme_of,
+    tagged_characters,
     tags_of,
 )
 from domaintune.tasks.unlikely_spans import TaggedRow, unlikely_spans
@@ -242,8 +243,9 @@ class TokenClassification(Task):
         names = self._names(example.tags)
         present = {name[2:] for name in names if name != OUTSIDE}
         stratum = next((name for name in reversed(self.types) if name in present), "none")
-        source = normal_form(" ".join(example.tokens))
-        return Keys(source, " ".join(names), stratum, example.group, example.domain, tuple(sorted(present)))
+        source, types = normal_form(" ".join(example.tokens)), tuple(sorted(present))
+        agreed = tagged_characters(example.tokens, names)
+        return Keys(source, " ".join(names), stratum, example.group, example.domain, types, agreed=agreed)
 
     def texts(self, example: TokenExample) -> tuple[str, ...]:
         return (" ".join(example.tokens),)
