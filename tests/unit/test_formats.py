@@ -53,6 +53,18 @@ def test_csv_keeps_every_value_as_text_and_counts_the_line_where_a_row_starts(tm
     assert rows[1].where == f"{path}:3"
 
 
+def test_rows_between_two_quotation_marks_of_a_tsv_are_not_one(tmp_path: Path) -> None:
+    rows = 'text\tlabel\nfine\tpos\n"I loved it.\tpos\nThe room was nice.\tpos\nWe will come again."\tneg\nbad\tneg\n'
+    with pytest.raises(DataError, match=r"a\.tsv:3: a cell that begins with a double quote ends 2 lines later"):
+        read_rows(write(tmp_path / "a.tsv", rows))
+    quoted = 'text\tlabel\n"two\nlines"\tpos\n"a\ttab"\tneg\n"""I loved it."\tpos\n'
+    assert [row.values["text"] for row in read_rows(write(tmp_path / "b.tsv", quoted))] == [
+        "two\nlines",
+        "a\ttab",
+        '"I loved it.',
+    ]
+
+
 def test_tsv(tmp_path: Path) -> None:
     assert read_rows(write(tmp_path / "a.tsv", "text\tlabel\na, b\tc\n"))[0].values == {"text": "a, b", "label": "c"}
 

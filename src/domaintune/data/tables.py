@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
+from domaintune.counting import counted
 from domaintune.data.rows import Entry, Row, Wanted
 from domaintune.data.sources import Source, lines_of
 from domaintune.errors import DataError
@@ -262,6 +263,8 @@ def _table(source: Source, delimiters: str, wanted: Wanted) -> Iterator[Row]:
                         remedy='Put values that hold the separator or a line break into double quotes ("").',
                     )
                 else:
+                    if delimiter == "\t":
+                        _refuse_swallowed(cells, where)
                     empty = False
                     yield Row(dict(zip(header, map(_shared, cells, known), strict=True)), str(source), start)
                 start = len(above) + reader.line_num + 1
@@ -272,6 +275,20 @@ def _table(source: Source, delimiters: str, wanted: Wanted) -> Iterator[Row]:
     if empty:
         what = "the file has a header but no rows." if header else "the file is empty."
         raise DataError(what, where=str(source), remedy="Give a header row and at least one row.")
+
+
+def _refuse_swallowed(cells: list[str], where: str) -> None:
+    """
+    Raises:
+        DataError: a cell of a tab-separated table that holds tabs and line breaks: rows between two quotation marks of texts.
+    """
+    if (cell := next((cell for cell in cells if "\t" in cell and "\n" in cell), None)) is not None:
+        ends = counted(cell.count("\n"), "[line|lines] later")
+        raise DataError(
+            f"a cell that begins with a double quote ends {ends}: tabs and line breaks would be one value ({cell[:40]!r}).",
+            where=where,
+            remedy='A value that begins with a quotation mark stands in quotes, its own written twice ("""So,"" he said"); or save as .csv.',
+        )
 
 
 def _beginning(stream: Iterator[str], delimiters: str) -> tuple[list[str], list[str], str]:
