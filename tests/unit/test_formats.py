@@ -186,6 +186,9 @@ def test_encodings_are_recognised_by_mark_and_by_chinese_text(tmp_path: Path) ->
         ("cp949", "배송이 너무 느리고 상자가 찢어졌습니다", "부정"),
         ("shift_jis", "この部屋はとても静かで、朝食も良かったです", "肯定"),
         ("shift_jis", "新幹線の切符売場で長時間待たされた", "否定"),
+        ("euc_jp", "日経平均が大幅に続落、円高で", "経済"),
+        ("euc_jp", "東京都庁舎展望室見学無料開放", "良"),
+        ("euc_jp", "急性心筋梗塞", "循環器"),
         ("big5", "這家飯店的服務很好,房間也很乾淨", "正面"),
     ],
 )
@@ -197,7 +200,7 @@ def test_no_other_script_is_taken_for_chinese(tmp_path: Path, encoding: str, tex
     assert read_rows(path, Wanted("", encoding=encoding))[0].values == {"text": text, "label": label}
 
 
-@pytest.mark.parametrize("text", ["很好", "服务太差了", "屏幕清晰，电池耐用，性价比高", "一般般吧", "中国北京，上海。"])
+@pytest.mark.parametrize("text", ["很好", "服务太差了", "屏幕清晰，电池耐用，性价比高", "一般般吧", "中国北京，上海。", "有一定的好处"])
 def test_short_chinese_text_is_recognised(tmp_path: Path, text: str) -> None:
     path = write(tmp_path / "a.tsv", f"text\tlabel\n{text}\t正面\n".encode("gb18030"))
     assert read_rows(path)[0].values["text"] == text

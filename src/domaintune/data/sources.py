@@ -135,7 +135,7 @@ class Source:
         return DataError(
             f"the byte {bad:#04x} is not {encoding.upper().removesuffix('-SIG')}.",
             where=f"{self}:{line}",
-            remedy="Save the file as UTF-8, or say what it is: --encoding cp1252 (older Excel in the West), gb18030, big5, shift_jis, cp949 ...",
+            remedy="Save the file as UTF-8, or say what it is: --encoding cp1252 (older Excel in the West), gb18030, big5, shift_jis, euc_jp, cp949 ...",
         )
 
 
@@ -203,11 +203,13 @@ def _is_one_byte(encoding: str) -> bool:
 def recognised_encoding(head: bytes) -> str:
     """By the beginning of a file without a byte order mark: UTF-8; GB18030 where the beginning is not UTF-8 but Chinese text in it. Never Latin-1,
     which fits any bytes, nor what else it may be: Korean and Japanese bytes read as GB18030 too, as characters that Chinese text is
-    not made of."""
+    not made of, or is not made of alone."""
     if _decodes(head, "utf-8") is not None:
         return "utf-8"
     chinese = _decodes(head, "gb18030")
-    return "gb18030" if chinese is not None and _reads_as_chinese(chinese) else "utf-8"
+    may_be_japanese = _decodes(head, "euc_jp") is not None
+    found = chinese is not None and _reads_as_chinese(chinese, may_be_japanese=may_be_japanese)
+    return "gb18030" if found else "utf-8"
 
 
 def _decodes(head: bytes, encoding: str, *, whole: bool = False) -> str | None:
@@ -218,17 +220,19 @@ def _decodes(head: bytes, encoding: str, *, whole: bool = False) -> str | None:
         return None
 
 
-def _reads_as_chinese(text: str) -> bool:
-    """Western letters read as GB18030 give scattered rare characters, Japanese ones rare characters too; Chinese text gives runs of
-    the 3,755 common ones of GB 2312 (by their sound, from A to Z), Korean text of the first half of these alone."""
+def _reads_as_chinese(text: str, *, may_be_japanese: bool) -> bool:
+    """Western letters read as GB18030 give scattered rare characters, kana rare characters too; Chinese text gives runs of the 3,755
+    common ones of GB 2312 (by their sound, from A to Z), Korean text of the first half of these alone. The common characters of
+    Japanese, where EUC-JP allows the bytes at all, are none of the last 724, which a fifth of Chinese text is made of."""
     wide = [character for character in text if ord(character) > 127]
     codes = [c.encode("gb18030") for c in wide if "\u4e00" <= c <= "\u9fff"]
     common = [code for code in codes if len(code) == 2 and b"\xb0" <= code[:1] < b"\xd8" and code[1:] >= b"\xa1"]
-    late = sum(code[:1] >= b"\xc9" for code in common)
+    begin, share = (b"\xd0", 0.08) if may_be_japanese else (b"\xc9", 0.05)
+    late = sum(code[:1] >= begin for code in common)
     fitting = len(common) + sum(c in "，。、；：？！“”‘’（）《》…—" for c in wide)
     runs = sum(ord(a) > 127 and ord(b) > 127 for a, b in pairwise(text))
     return (
-        len(wide) >= 2 and fitting >= 0.8 * len(wide) and runs >= 0.5 * len(wide) and late >= 0.05 * max(len(common), 1)
+        len(wide) >= 2 and fitting >= 0.8 * len(wide) and runs >= 0.5 * len(wide) and late >= share * max(len(common), 1)
     )
 
 
