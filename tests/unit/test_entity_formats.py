@@ -253,6 +253,30 @@ class TestSchemes:
             read_part(str(path), NER)
         assert caught.value.where == f"{path}:2"
 
+    def test_sentences_without_entities_in_json_min(self, tmp_path: Path) -> None:
+        none = {"text": "Nothing here", "id": 1, "annotator": 1, "annotation_id": 7}
+        some = {**none, "text": "Ada left", "label": [{"start": 0, "end": 3, "text": "Ada", "labels": ["PER"]}]}
+        path = tmp_path / "a.json"
+        for rows in ([none, some], [some, none]):
+            path.write_text(json.dumps(rows), encoding="utf-8")
+            made = read_part(str(path), NER, targets=True).rows
+            assert sorted(row.values["tags"] for row in made) == [["B-PER", "O"], ["O", "O"]]
+        named = {**none, "text": "Ada left", "ner": some["label"]}  # under another name, which the user has to say
+        path.write_text(json.dumps([none, named]), encoding="utf-8")
+        with pytest.raises(DataError, match="no text with spans"):
+            read_part(str(path), NER, targets=True)
+        asked = Wanted("token-classification", {"spans": "ner"})
+        assert [row.values["tags"] for row in read_part(str(path), asked, targets=True).rows] == [
+            ["O", "O"],
+            ["B-PER", "O"],
+        ]
+        path = tmp_path / "a.csv"
+        path.write_text(
+            'text,id,ner,annotator\nAda left,2,"[{""start"":0,""end"":3,""labels"":[""PER""]}]",2\n', encoding="utf-8"
+        )
+        with pytest.raises(DataError, match="no column 'tokens'"):
+            read_part(str(path), NER, targets=True)
+
     def test_rows_of_a_table(self) -> None:
         rows: list[Entry] = [
             Row({"words": ["a", "b"], "ner": ["B-X", "E-X"], "id": 7}, "a.jsonl", 1),

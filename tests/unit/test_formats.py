@@ -200,7 +200,9 @@ def test_no_other_script_is_taken_for_chinese(tmp_path: Path, encoding: str, tex
     assert read_rows(path, Wanted("", encoding=encoding))[0].values == {"text": text, "label": label}
 
 
-@pytest.mark.parametrize("text", ["很好", "服务太差了", "屏幕清晰，电池耐用，性价比高", "一般般吧", "中国北京，上海。", "有一定的好处"])
+@pytest.mark.parametrize(
+    "text", ["很好", "服务太差了", "屏幕清晰，电池耐用，性价比高", "一般般吧", "中国北京，上海。", "有一定的好处"]
+)
 def test_short_chinese_text_is_recognised(tmp_path: Path, text: str) -> None:
     path = write(tmp_path / "a.tsv", f"text\tlabel\n{text}\t正面\n".encode("gb18030"))
     assert read_rows(path)[0].values["text"] == text

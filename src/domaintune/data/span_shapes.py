@@ -18,6 +18,8 @@ SPAN_KEYS = frozenset(("start", "end", "start_offset", "end_offset", "label", "l
 PRODIGYS_OWN = ("_task_hash", "_input_hash", "_view_id", "options")
 ANSWERS = {"accept": None, "reject": "rejected", "ignore": "ignored"}
 """Prodigy's, and why a row with that answer is left out."""
+JSON_MIN = {"id", "annotator"}
+"""Keys of each row of Label Studio's JSON_MIN, which has none for spans where nothing was marked."""
 NOT_ANNOTATED = "not annotated"
 REMEDY = 'Write a span as {"start": 0, "end": 5, "label": "PER"} or [0, 5, "PER"]: characters, end exclusive.'
 
@@ -63,7 +65,10 @@ def shape_of(row: Row, wanted: Wanted) -> Shape | None:
         return None  # words and tags already
     if values.get("answer") in tuple(ANSWERS):
         return "prodigy"  # nothing was marked
-    return "plain" if any(is_span_list(values.get(name)) for name in span_columns(wanted)) else None
+    if any(is_span_list(values.get(name)) for name in span_columns(wanted)):
+        return "plain"
+    elsewhere = any(str(value).startswith(("[{", "[[")) for value in values.values())  # as lists or, in CSV, as text
+    return "plain" if JSON_MIN <= set(values) and not elsewhere else None
 
 
 def annotated(row: Row, wanted: Wanted) -> Annotated | LeftOut:
@@ -128,9 +133,9 @@ def _plain(row: Row, column: str, names: tuple[str, ...]) -> Annotated:
         raise DataError(
             f"both '{filled[0]}' and '{filled[1]}' hold spans.", where=row.where, remedy="Keep one of the two."
         )
-    used = (filled or found)[0]
+    used = next(iter(filled or found), None)
     text = row.text(column)
-    spans, passed_over = checked_spans(text, row.values[used], row.where)
+    spans, passed_over = checked_spans(text, [] if used is None else row.values[used], row.where)
     rest = {name: value for name, value in row.values.items() if name != used}
     return Annotated(text, spans, None, rest, passed_over)
 
