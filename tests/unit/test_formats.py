@@ -312,6 +312,13 @@ def test_parquet_and_saved_datasets_keep_values_and_name_classes(tmp_path: Path)
     (tmp_path / "saved" / "dataset_dict.json").write_text(json.dumps({"splits": ["train"]}))
     rows = read_part(str(tmp_path / "saved"), Wanted("text-classification")).rows
     assert [row.values["label"] for row in rows] == ["good", "bad"]
+    assert [row.values["label"] for row in read_rows(str(folder / "data.arrow"))] == ["good", "bad"]
+    (folder / "dataset_info.json").rename(tmp_path / "info.json")
+    assert [row.values["label"] for row in read_rows(str(folder / "data.arrow"))] == [1, 0]
+    with pyarrow.OSFile(str(tmp_path / "a.arrow"), "wb") as sink, pyarrow.ipc.new_file(sink, named.schema) as writer:
+        writer.write_table(named)
+    assert [row.values["label"] for row in read_rows(str(tmp_path / "a.arrow"))] == ["good", "bad"]
+    (tmp_path / "info.json").rename(folder / "dataset_info.json")
     before = [data_checksum(str(part)) for part in (folder, tmp_path / "saved")]
     (folder / "cache-1f00.arrow").write_bytes(b"what the library keeps of a computation")
     assert [data_checksum(str(part)) for part in (folder, tmp_path / "saved")] == before
@@ -319,6 +326,20 @@ def test_parquet_and_saved_datasets_keep_values_and_name_classes(tmp_path: Path)
     assert all(
         data_checksum(str(part)) != known for part, known in zip((folder, tmp_path / "saved"), before, strict=True)
     )
+
+
+def test_the_class_number_of_no_class_is_no_label(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    feature = {"names": ["bad", "good"], "_type": "ClassLabel"}
+    info = {"features": {"label": feature, "tags": {"feature": feature, "_type": "Sequence"}}}
+    table = pyarrow.table({"text": ["a", "b"], "label": [-1, 1], "tags": [[1, -1], [7]]})
+    named = table.replace_schema_metadata({"huggingface": json.dumps({"info": info})})
+    pyarrow.parquet.write_table(named, tmp_path / "a.parquet")
+    rows = read_rows(str(tmp_path / "a.parquet"))
+    assert [row.values["label"] for row in rows] == [None, "good"]
+    assert [row.values["tags"] for row in rows] == [["good", None], [7]]
 
 
 SYSTEM_FILES = (".DS_Store", "._a.jpg", "Thumbs.db", "desktop.ini", ".cache/a.jpg", "__MACOSX/a.jpg")

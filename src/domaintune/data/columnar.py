@@ -62,14 +62,18 @@ def read_parquet(path: Path, wanted: Wanted) -> Iterator[Entry]:
         raise DataError("the file has no rows.", where=str(path), remedy="Give at least one row.")
 
 
-def read_arrow(path: Path, names: Mapping[str, Any], start: int = 0) -> Iterator[Row]:
-    """Rows of one Arrow file (stream or random access); lines count on from `start`."""
+def read_arrow(path: Path, start: int = 0) -> Iterator[Row]:
+    """Rows of one Arrow file (stream or random access); lines count on from `start`. Class numbers become names as in Parquet, or by the
+    description that `datasets` writes beside the file."""
     import pyarrow.ipc
 
     count = start
+    info = path.with_name(INFO)
+    names = _class_names(info.read_bytes() if info.is_file() else b"", str(info))
     try:
         with pyarrow.memory_map(str(path)) as mapped:
             for batch in _batches(mapped):
+                names = _class_names((batch.schema.metadata or {}).get(b"huggingface", b""), str(path)) or names
                 for values in batch.to_pylist():
                     count += 1
                     yield Row(with_class_names(values, names), str(path), count)
@@ -104,11 +108,9 @@ def read_saved_dataset(folder: Path, wanted: Wanted, part: str) -> Iterator[Entr
                 remedy=f"Name one: {folder}/{splits[0] if splits else 'train'}.",
             )
         folder = folder / (found[0] if found else str(splits[0]))
-    info = folder / INFO
-    names = _class_names(info.read_bytes() if info.is_file() else b"", str(info))
     count = 0
     for file in _data_files(folder):
-        for row in read_arrow(file, names, count):
+        for row in read_arrow(file, count):
             count += 1
             yield row
     if not count:

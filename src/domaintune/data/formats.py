@@ -169,7 +169,7 @@ def _file(source: Source, wanted: Wanted, part: str) -> Iterator[Entry]:
     if suffix == ".parquet":
         return shaped(read_parquet(source.path, wanted), wanted, source.path.parent)
     if suffix == ".arrow":
-        return shaped(read_arrow(source.path, {}), wanted, source.path.parent)
+        return shaped(read_arrow(source.path), wanted, source.path.parent)
     if wanted.task == "object-detection" or (wanted.task == "" and suffix == ".json" and _is_object(source)):
         return read_boxes(source.path, wanted, part)
     reader = TABLES.get(suffix)
