@@ -24,6 +24,8 @@ PNG_MODES = ("1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA")
 FOLDER = "data"
 STORED = re.compile(r"\w+-[0-9a-f]{16}\.jsonl")
 """The names of files of stored rows: the part's, and a checksum."""
+NO_CLASS = -1
+"""The class number of rows without a label, as in the test parts of many sets."""
 PATHS = (str, os.PathLike)
 Keep = Callable[[bytes], str]
 """Makes a file of a picture, and names it."""
@@ -137,7 +139,8 @@ def _or_none(value: Any) -> Any:
 
 
 def with_class_names(values: Mapping[str, Any], features: Mapping[str, Any]) -> dict[str, Any]:
-    """The row with names in the place of class numbers, by the features of its columns as `datasets` writes them."""
+    """The row with names in the place of class numbers, null in that of no class, by the features of its columns as `datasets` writes
+    them."""
     return {**values, **{column: _named(values.get(column), feature) for column, feature in features.items()}}
 
 
@@ -155,7 +158,9 @@ def _named(value: Any, feature: Any) -> Any:
     if isinstance(value, list):
         return [_named(entry, inner) for entry in value]
     known = feature.get("names") if feature.get("_type") == "ClassLabel" else None
-    return known[value] if known and isinstance(value, int) and 0 <= value < len(known) else value
+    if not known or not isinstance(value, int):
+        return value
+    return None if value == NO_CLASS else known[value] if 0 <= value < len(known) else value
 
 
 def _line(row: Any, name: str, number: int, keep: Keep) -> str:
