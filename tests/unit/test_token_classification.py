@@ -156,6 +156,7 @@ def test_keys() -> None:
         (["Yes/O", "./O"], ["Yes/O", ",/O", "!/O"], False),
         (["(/B-ORG", "EU/I-ORG", ")/I-ORG"], ["EU/B-ORG"], False),
         (["New York/B-LOC"], ["New/B-LOC", "York/I-LOC"], False),
+        (["50/O", "%/O", "off/O"], ["50%/O", "off/O"], False),
         (["don't/O", "go/O"], ["do/O", "n't/O", "go/O"], False),
         (["New/B-LOC", "York/B-LOC"], ["New/B-LOC", "York/I-LOC"], True),
         (["in/O", "Paris/B-LOC", "./O"], ["in/O", "Paris/O"], True),

@@ -232,7 +232,10 @@ def _reads_as_chinese(text: str, *, may_be_japanese: bool) -> bool:
     fitting = len(common) + sum(c in "，。、；：？！“”‘’（）《》…—" for c in wide)
     runs = sum(ord(a) > 127 and ord(b) > 127 for a, b in pairwise(text))
     return (
-        len(wide) >= 2 and fitting >= 0.8 * len(wide) and runs >= 0.5 * len(wide) and late >= share * max(len(common), 1)
+        len(wide) >= 2
+        and fitting >= 0.8 * len(wide)
+        and runs >= 0.5 * len(wide)
+        and late >= share * max(len(common), 1)
     )
 
 

@@ -18,21 +18,23 @@ Positions = np.ndarray
 GIVE_PARTS = "Give more different rows, or give the parts yourself (--dev, --test)."
 
 
+@functools.lru_cache(maxsize=1 << 16)  # duplicates, leaks, checks and checksums each ask for a row's
 def normal_form(text: str) -> str:
     """What two texts share when they say the same: NFKC, case folded, without punctuation, spaces and control characters.
 
-    Letters, digits, marks and symbols (emoji, currency, mathematics) of every script stay, and what stands between two digits: 3.5
-    is not 35. A text of nothing else stays as it is, so that "..." and "???" do not count as one.
+    Letters, digits, marks and symbols (emoji, currency, mathematics) of every script stay, and signs that change a meaning: those
+    between two digits (3.5 is not 35), a minus, a percent sign, the one of C#. A text of nothing else stays as it is, so that "..."
+    and "???" do not count as one.
     """
-    return reduced(text) or text
-
-
-@functools.lru_cache(maxsize=1 << 16)  # duplicates, leaks, checks and checksums each ask for a row's
-def reduced(text: str) -> str:
-    """As `normal_form`; empty where nothing stays."""
     folded = unicodedata.normalize("NFKC", text).casefold()
-    pieces = _BETWEEN_DIGITS.split(folded)  # signs stand at the odd places
-    return "".join(piece if place % 2 else piece.translate(_KEPT) for place, piece in enumerate(pieces))
+    pieces = _MEANT.split(folded)  # signs stand at the odd places
+    return "".join(piece if place % 2 else piece.translate(_KEPT) for place, piece in enumerate(pieces)) or text
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def characters(text: str) -> int:
+    """How many characters of a text stay in normal form, punctuation of any meaning aside."""
+    return len(unicodedata.normalize("NFKC", text).casefold().translate(_KEPT))
 
 
 class _Kept(dict[int, int | None]):
@@ -44,7 +46,7 @@ class _Kept(dict[int, int | None]):
 
 
 _KEPT = _Kept()
-_BETWEEN_DIGITS = re.compile(r"(?<=\d)([^\w\s])(?=\d)")
+_MEANT = re.compile(r"((?<=\d)[^\w\s](?=\d)|(?<=\d)%|(?<=\d\s)%|(?<=[^\W\d_])#(?!\w)|(?<![\w-])-(?=\d))")
 
 
 def together(inputs: Sequence[str], groups: Sequence[str | None], links: Iterable[tuple[int, int]] = ()) -> list[int]:

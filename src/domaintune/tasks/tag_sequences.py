@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from domaintune.data.splits import reduced
+from domaintune.data.splits import characters
 from domaintune.data.tag_schemes import Scheme, recognised_scheme, to_bio
 from domaintune.data.words import joined
 from domaintune.errors import DataError
@@ -83,7 +83,7 @@ def tagged_characters(tokens: Sequence[str], tags: Sequence[str]) -> str:
     begins = False
     for token, tag in zip(tokens, tags, strict=False):
         begins = tag[0] == "B" or (begins and tag[0] == "I")  # also where a bracket that is dropped begins it
-        if not (count := len(reduced(token))):
+        if not (count := characters(token)):
             continue
         if runs and not begins and runs[-1][0][1:] == tag[1:]:
             runs[-1] = (runs[-1][0], runs[-1][1] + count)
