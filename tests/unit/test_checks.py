@@ -217,6 +217,12 @@ def test_labels_that_look_alike() -> None:
     assert "'neg\\u200b'" in found[1].message
 
 
+def test_one_number_written_in_two_ways_is_told() -> None:
+    rows = [("a", "1"), ("b", "1"), ("c", "1.0"), ("d", "10"), ("e", "3.5"), ("f", "3.50"), ("g", "0.0"), ("h", "-0")]
+    (found,) = like_labels({"train": part("train", *rows)})
+    assert (found.message, found.count) == ("'1' and '1.0' are different labels.", 1)
+
+
 def test_a_remedy_to_paste_is_quoted() -> None:
     (found,) = like_labels({"train": part("train", ("a", "Don't know"), ("b", "Don't know"), ("c", "don't know"))})
     pasted = shlex.split(found.remedy.removeprefix("If they mean the same: ").removesuffix("."))

@@ -270,7 +270,7 @@ def unseen_labels(parts: Mapping[str, Part], *, severity: Literal["error", "warn
 
 
 def like_labels(parts: Mapping[str, Part]) -> Iterator[Finding]:
-    """`like-labels`: labels that differ in case, in the form of a letter or in characters that nobody sees."""
+    """`like-labels`: labels that differ in case, in the form of a letter, in characters that nobody sees, or as 1 and 1.0 do."""
     rows = Counter(label for part in parts.values() for key in part.keys for label in key.labels)
     spellings: dict[str, list[str]] = defaultdict(list)
     for label, _ in rows.most_common():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
@@ -10,6 +11,9 @@ from typing import Any
 from domaintune.data.box_pictures import with_boxes_at
 from domaintune.data.rows import Row, Wanted, name_of
 from domaintune.errors import DataError
+
+
+WHOLE = re.compile(r"[+-]?\d+\.0+")
 
 
 def renamed(
@@ -25,9 +29,11 @@ def renamed(
 
 
 def folded(label: str) -> str:
-    """The label without what spellings of one name differ in: case, the form of a letter, characters that nobody sees."""
+    """The label without what spellings of one name differ in: case, the form of a letter, characters that nobody sees; of a whole number
+    the zeros behind its point."""
     plain = unicodedata.normalize("NFKC", label).casefold()
-    return "".join(c for c in plain if unicodedata.category(c) != "Cf")
+    plain = "".join(c for c in plain if unicodedata.category(c) != "Cf")
+    return plain.partition(".")[0] if WHOLE.fullmatch(plain) else plain
 
 
 def alike(names: Iterable[str], others: Iterable[str]) -> dict[str, str]:
