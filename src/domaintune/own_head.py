@@ -58,15 +58,13 @@ def head_left(base: Base, task: Task, general: Task) -> list[str]:
     if base.owns(spec) or base.owns(general.head()):
         return []
     if len(unnamed) == len(spec.labels) and base.owns(replace(spec, labels=unnamed)):
-        order = _map(dict(list(zip(spec.labels, unnamed, strict=True))[:SHOWN])) + (
-            " ..." if len(unnamed) > SHOWN else ""
-        )
+        order = _map(dict(zip(spec.labels[:SHOWN], unnamed, strict=False)))
+        order += " ..." if len(unnamed) > SHOWN else ""
         return [
             f"the base's own head calls its {len(unnamed)} labels {unnamed[0]} to {unnamed[-1]} and is not used; to start from it, map yours "
             f"in the order that it was trained in, such as {order}."
         ]
-    names, own = ({tag[2:] if tag[1:2] == "-" else tag for tag in tags} for tags in (spec.labels, base.own_labels))
-    others = alike(sorted(names), sorted(own))
+    others = _alike(spec.labels, base.own_labels)
     mapped = [
         tag[:2] + others.get(tag[2:], tag[2:]) if tag[1:2] == "-" else others.get(tag, tag) for tag in spec.labels
     ]
@@ -75,6 +73,19 @@ def head_left(base: Base, task: Task, general: Task) -> list[str]:
     return [
         f"the base's own head knows these labels under other names and is not used; to start from it: {_map(others)}."
     ]
+
+
+def general_head_told(task: Task, general: Task, learn: int) -> str:
+    """That a head is fitted on so many general rows, whose labels are neither the domain's nor the base's own, as `general` has them."""
+    others = _alike(general.head().labels, task.head().labels)
+    told = f"the labels of the general rows are neither the domain's nor the base's own: a head for them is fitted on {learn:,} of these rows"
+    return f"{told}; if they mean the same as the domain's: {_map(others)}." if others else f"{told}."
+
+
+def _alike(labels: Sequence[str], others: Sequence[str]) -> dict[str, str]:
+    """As `alike`, of tags by their types."""
+    names, own = ({tag[2:] if tag[1:2] == "-" else tag for tag in tags} for tags in (labels, others))
+    return alike(sorted(names), sorted(own))
 
 
 def _map(names: Mapping[str, str]) -> str:

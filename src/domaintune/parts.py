@@ -21,7 +21,7 @@ from domaintune.data.rows import Row
 from domaintune.errors import DataError, RecipeError
 from domaintune.growth import as_before, extended, places_of
 from domaintune.inputs import DOMAIN, given_paths
-from domaintune.own_head import head_left, with_whole_head
+from domaintune.own_head import general_head_told, head_left, with_whole_head
 from domaintune.partition import domain_parts, grown_parts, split
 from domaintune.recipe import DataSettings, Recipe
 from domaintune.settings import TextClassificationSettings
@@ -125,18 +125,18 @@ def assemble(recipe: Recipe, base: Base, *, seen: Iterable[str] = ()) -> Parts:
     task = task.weighted(train)
     seen, reported = set(seen), _checksums(task, test)
     own = [*train, *(dev or ())]
-    caveats = _caveats(task, test, seen, _checksums(task, own))
+    known = _checksums(task, own)
+    caveats = _caveats(task, test, seen, known)
     given = () if recipe.grown_from is not None else tuple(examples)
-    caveats += [] if "test" in given else _parted(task, test, own, "test [is|are] almost equal to one of train or dev")
+    caveats += _parted(task, () if "test" in given else test, own, "test [is|are] almost equal to one of train or dev")
     notes += caveats
-    notes += (
-        [] if dev is None or "dev" in given else _parted(task, dev, train, "dev [is|are] almost equal to one of train")
-    )
+    notes += _parted(task, () if "dev" in given else dev or (), train, "dev [is|are] almost equal to one of train")
     general = None
     if "general" in rows or "general_check" in rows:
-        known = seen | _checksums(task, [*train, *(dev or ())])
-        general = _general_parts(recipe, base, task, found, rows, known, reported, notes)
+        general = _general_parts(recipe, base, task, found, rows, seen | known, reported, notes)
         _require_general_labels(general)
+        if general.head == "general" and general.learn:
+            notes.append(general_head_told(task, general.task, len(general.learn)))
     notes += head_left(base, task, task if general is None else general.task)
     headline = {} if general is None else {general.headline_name: general.headline}
     findings = with_few_rows(findings, {"dev": dev, "test": test, **headline})
@@ -184,7 +184,7 @@ def _caveats(task: Task, test: Sequence[Any], seen: set[str], own: set[str]) -> 
 
 def _parted(task: Task, part: Sequence[Any], others: Sequence[Any], what: str) -> list[str]:
     """That a part which was cut holds rows almost equal to some of the others."""
-    met = 0 if task.contiguous else parted(task, part, others)
+    met = parted(task, part, others) if part and not task.contiguous else 0
     why = "too many rows follow one pattern to stay in one part, and the score there is too good."
     return [counted(met, f"[row|rows] of {what}: {why}")] if met else []
 

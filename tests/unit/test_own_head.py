@@ -127,6 +127,16 @@ def test_other_heads_change_nothing(own: tuple[str, ...], kind: str | None) -> N
     assert notes == []
 
 
+def test_general_labels_that_get_a_head_of_their_own_are_told(folder: Path) -> None:
+    told = "the labels of the general rows are neither the domain's nor the base's own: a head for them is fitted on 15 of these rows"
+    spelled = "; if they mean the same as the domain's: --label-map Negative=negative --label-map Positive=positive."
+    for labels, end in ((("Positive", "Negative"), spelled), (("good", "bad"), ".")):
+        made = two(folder, general=table(folder / "g.csv", 60, labels=labels, start=300))
+        assert f"{told}{end}" in assemble(made, open_base(made)).notes
+    same = two(folder, general=table(folder / "g.csv", 60, start=300))
+    assert not any("labels of the general rows" in note for note in assemble(same, open_base(same)).notes)
+
+
 def test_a_head_whose_labels_nobody_named_is_used_where_the_rows_have_its_names(folder: Path, tmp_path: Path) -> None:
     base = tiny_base("bert", "text-classification")
     base.model.config.id2label = {0: "LABEL_0", 1: "LABEL_1"}

@@ -12,7 +12,6 @@ from domaintune.data.box_pictures import with_boxes_at
 from domaintune.data.rows import Row, Wanted, name_of
 from domaintune.errors import DataError
 
-
 WHOLE = re.compile(r"[+-]?\d+\.0+")
 
 

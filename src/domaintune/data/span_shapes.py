@@ -68,7 +68,7 @@ def shape_of(row: Row, wanted: Wanted) -> Shape | None:
     if any(is_span_list(values.get(name)) for name in span_columns(wanted)):
         return "plain"
     elsewhere = any(str(value).startswith(("[{", "[[")) for value in values.values())  # as lists or, in CSV, as text
-    return "plain" if JSON_MIN <= set(values) and not elsewhere else None
+    return "plain" if set(values) >= JSON_MIN and not elsewhere else None
 
 
 def annotated(row: Row, wanted: Wanted) -> Annotated | LeftOut:
