@@ -589,6 +589,19 @@ class TestLabelStudio:
         assert sentences(entries) == [(["Anna"], ["B-PER"])]
         assert "1 spans dropped for another label on the same text" in notes(entries)[0]
 
+    def test_offsets_that_may_be_in_utf16_units_are_told(self) -> None:
+        text = "😀😀 Anna Schmidt lives in Paris with her two sons"
+        told = "of them whole words in UTF-16 units, in which an emoji is two"
+        (note,) = notes(spans({"text": text, "label": [[5, 17, "PER"], [27, 32, "LOC"]]}))
+        assert note.startswith("a.jsonl: 2 spans that begin or end inside a word (first: a.jsonl:1); 2 " + told)
+        assert notes(spans({"text": text, "label": [[3, 15, "PER"]]})) == []
+        (note,) = notes(spans({"text": text, "label": [[4, 15, "PER"]]}))
+        assert told not in note
+        with pytest.raises(DataError, match="In UTF-16 units, where an emoji is two, it is"):
+            spans({"text": "😀 in Paris", "label": [[6, 11, "LOC"]]})
+        with pytest.raises(DataError, match="Write a span as"):
+            spans({"text": "😀 in Paris", "label": [[6, 12, "LOC"]]})
+
     def test_offsets_in_utf16_units_are_seen_by_the_spans_texts(self) -> None:
         task = label_studio(EMOJI, {"start": 5, "end": 9, "text": "Anna", "labels": ["PER"]})
         entries = spans(task)

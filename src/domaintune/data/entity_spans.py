@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from domaintune.data.rows import Entry, LeftOut, Note, Row, Wanted
-from domaintune.data.span_shapes import Annotated, Span, annotated, shape_of, text_of
+from domaintune.data.span_shapes import Annotated, Span, annotated, from_utf16, shape_of, text_of
 from domaintune.data.words import WORD, word_spans
 from domaintune.errors import DataError
 
@@ -81,7 +81,8 @@ def _values(row: Row, found: Annotated, wanted: Wanted, counts: _Counts) -> dict
     if found.words is not None:
         counts.add_("words cut at a span's end", row.where, len(words) - len(found.words))
     elif len(words) > len(whole := word_spans(found.text)):
-        counts.add_in_words_(row.where, _in_words(whole, kept))
+        moved = from_utf16(found.text, kept) or []
+        counts.add_in_words_(row.where, _in_words(whole, kept), are_utf16=bool(moved) and not _in_words(whole, moved))
     columns = {
         wanted.column("tokens"): [found.text[start:end] for start, end in words],
         wanted.column("tags"): span_tags(words, kept, where=row.where),
@@ -108,10 +109,13 @@ class _Counts:
             self.number[kind] += number
             self.first.setdefault(kind, where)
 
-    def add_in_words_(self, where: str, misplaced: list[int]) -> None:
-        """`misplaced`: of spans that cut a word how many characters they end before it does."""
+    def add_in_words_(self, where: str, misplaced: list[int], *, are_utf16: bool) -> None:
+        """`misplaced`: of spans that cut a word how many characters they end before it does. `are_utf16`: counted in UTF-16 units none
+        cuts one."""
         self.add_("spans that begin or end inside a word", where, len(misplaced))
         self.add_("of them one character short of the word's end: are their ends inclusive?", where, misplaced.count(1))
+        told = "of them whole words in UTF-16 units, in which an emoji is two: give the spans their text to have them counted so"
+        self.add_(told, where, len(misplaced) if are_utf16 else 0)
 
     def summary(self) -> str:
         return "; ".join(f"{number} {kind} (first: {self.first[kind]})" for kind, number in self.number.items())

@@ -3,7 +3,7 @@ becomes of the spans is not decided here."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeGuard
 
@@ -22,6 +22,9 @@ JSON_MIN = {"id", "annotator"}
 """Keys of each row of Label Studio's JSON_MIN, which has none for spans where nothing was marked."""
 NOT_ANNOTATED = "not annotated"
 REMEDY = 'Write a span as {"start": 0, "end": 5, "label": "PER"} or [0, 5, "PER"]: characters, end exclusive.'
+IN_UTF16 = (
+    'In UTF-16 units, where an emoji is two, it is: give each span its text ("text": "...") to have them counted so.'
+)
 
 
 class Span(NamedTuple):
@@ -256,10 +259,8 @@ def checked_spans(text: str, written: list[Any], where: str) -> tuple[tuple[Span
         quotes.extend(quote for _ in names)
     counts: dict[str, int] = {}
     if not _all_quoted(text, spans, quotes):
-        units = text.encode("utf-16-le", "surrogatepass")
-        counted = [_from_utf16(units, span) for span in spans]
-        moved = [span for span in counted if span is not None]
-        if len(moved) == len(spans) and _all_quoted(text, moved, quotes):
+        moved = from_utf16(text, spans)
+        if moved is not None and _all_quoted(text, moved, quotes):
             spans = moved
             counts["spans counted in UTF-16 units"] = len(spans)
     for span, quote in zip(spans, quotes, strict=True):
@@ -267,7 +268,7 @@ def checked_spans(text: str, written: list[Any], where: str) -> tuple[tuple[Span
             what = (
                 f"the span {span.start} to {span.end} ({span.label}) is not inside the text of {len(text)} characters."
             )
-            raise DataError(what, where=where, remedy=REMEDY)
+            raise DataError(what, where=where, remedy=REMEDY if from_utf16(text, spans) is None else IN_UTF16)
         if span.start == span.end:
             raise DataError(f"the span at {span.start} ({span.label}) is empty.", where=where, remedy=REMEDY)
         found = text[span.start : span.end]
@@ -321,12 +322,17 @@ def _all_quoted(text: str, spans: list[Span], quotes: list[str | None]) -> bool:
     return all(_same_text(text[span.start : span.end], quote) for span, quote in zip(spans, quotes, strict=True))
 
 
-def _from_utf16(units: bytes, span: Span) -> Span | None:
-    """The span in characters; None where it is outside the text or cuts a character."""
-    if not 0 <= span.start <= span.end <= len(units) // 2:
-        return None
-    try:
-        before = len(units[: 2 * span.start].decode("utf-16-le"))
-        return Span(before, before + len(units[2 * span.start : 2 * span.end].decode("utf-16-le")), span.label)
-    except UnicodeDecodeError:
-        return None
+def from_utf16(text: str, spans: Sequence[Span]) -> list[Span] | None:
+    """The spans in characters, counted in UTF-16 units before; None where one is outside the text then, or cuts a character."""
+    units = text.encode("utf-16-le", "surrogatepass")
+    made = []
+    for span in spans:
+        if not 0 <= span.start <= span.end <= len(units) // 2:
+            return None
+        try:
+            before = len(units[: 2 * span.start].decode("utf-16-le"))
+            end = before + len(units[2 * span.start : 2 * span.end].decode("utf-16-le"))
+        except UnicodeDecodeError:
+            return None
+        made.append(Span(before, end, span.label))
+    return made
