@@ -161,11 +161,9 @@ def trust_lines(scores: Mapping[str, Any], *, of: str = "answers") -> list[str]:
     lines = []
     if calibration := scores.get("calibration"):
         before, after = (100 * calibration[name]["ece"] for name in ("before", "after"))
-        chance = (
-            f"; a perfect model would show {100 * calibration['by_chance']:.1f} on as many"
-            if "by_chance" in calibration
-            else ""
-        )
+        chance = ""
+        if "by_chance" in calibration:
+            chance = f"; a perfect model would show {100 * calibration['by_chance']:.1f} on as many"
         lines.append(
             f"Stated probabilities of {of} are off by {after:.1f} points on test ({before:.1f} before calibration with temperature "
             f"{calibration['temperature']:.2f}{chance})."

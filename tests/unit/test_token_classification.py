@@ -520,8 +520,8 @@ def test_render_gives_entities_with_their_text() -> None:
     shown = made.render({"probability": tags, "tokens": examples[0].tokens})
     assert shown["tags"] == SENTENCES[0][1]
     assert [{**entity, "score": round(entity["score"], 6)} for entity in shown["entities"]] == [
-        {"type": "PER", "start": 0, "end": 2, "text": "Angela Merkel", "score": 0.68},
-        {"type": "LOC", "start": 3, "end": 4, "text": "Paris", "score": 0.68},
+        {"type": "PER", "start": 0, "end": 2, "text": "Angela Merkel", "score": round(0.68 * 0.68 * (1 - 0.08), 6)},
+        {"type": "LOC", "start": 3, "end": 4, "text": "Paris", "score": round(0.68 * (1 - 0.08), 6)},
     ]
     assert joined(["服务", "很", "ok", "then", "好"]) == "服务很ok then好"
 
@@ -559,7 +559,8 @@ def test_real_sentences_keep_every_word(name: str) -> None:
 
 
 def test_scores_of_answered_entities_are_judged_as_they_are_shown() -> None:
-    """One right entity with .9, one of a wrong type with .7, one a word too long whose words have .8 and .6; O everywhere else."""
+    """One right entity with .9, one of a wrong type with .7, one a word too long whose words have .8 and .6; O everywhere else. Right is
+    an entity with probability .81, .7 and .48."""
     made = task()
     examples = list(made.read(rows()))[:3]
     stated = [
@@ -577,9 +578,9 @@ def test_scores_of_answered_entities_are_judged_as_they_are_shown() -> None:
     found = answered_entities(made, examples, predictions, 1.0)
     assert found is not None
     assert found["count"] == 3
-    assert found["confidence"] == pytest.approx((0.9 + 0.7 + 0.7) / 3)
+    assert found["confidence"] == pytest.approx((0.81 + 0.7 + 0.48) / 3)
     assert found["accuracy"] == pytest.approx(1 / 3)
-    assert found["ece"] == pytest.approx((0.9 + 0.7 + 0.7 - 1) / 3)
+    assert found["ece"] == pytest.approx((0.81 + 0.7 + 0.48 - 1) / 3)
     cooler = made.model_copy(update={"calibration": ((0.0, 3.0), (1.0, 3.0))})
     calibrated = answered_entities(cooler, examples, predictions, 1.0)
     assert calibrated is not None

@@ -76,6 +76,18 @@ def rendered(tags: Sequence[str], tokens: Sequence[str]) -> dict[str, Any]:
     return {"tags": [tag if place in inside else OUTSIDE for place, tag in enumerate(tags)], "entities": told}
 
 
+def span_probability(
+    probability: np.ndarray, chosen: np.ndarray, tags: Sequence[str], *, start: int, end: int
+) -> float:
+    """The probability, were words independent, that the words from `start` to `end` (exclusive) are just one entity: that each has its
+    chosen tag, and that the next word, if there is one, does not go on with it. `probability` [words, tags]."""
+    whole = probability[np.arange(start, end), chosen[start:end]].prod()
+    going_on = f"I-{tags[chosen[start]][2:]}"
+    if end < len(probability) and going_on in tags:
+        whole *= 1 - probability[end, tags.index(going_on)]
+    return float(whole)
+
+
 def tagged_characters(tokens: Sequence[str], tags: Sequence[str]) -> str:
     """The tags over the characters that the tokens have in normal form: equal where texts differ in punctuation, or in where words are
     cut, and the same is marked in them. Of tokens without such characters (punctuation alone) the tags as they are."""

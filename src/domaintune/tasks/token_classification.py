@@ -44,6 +44,7 @@ from domaintune.tasks.tag_sequences import (
     reduce_entities,
     rendered,
     scheme_of,
+    span_probability,
     tagged_characters,
     tags_of,
 )
@@ -357,14 +358,13 @@ class TokenClassification(Task):
         return replace(example, tokens=tuple(change(example.tokens)))
 
     def render(self, prediction: Prediction) -> dict[str, Any]:
-        """`tags`, one a word, and `entities` with type, start, end (words, exclusive), text and score (the mean probability of its
-        words' tags)."""
+        """`tags`, one a word, and `entities` with type, start, end (words, exclusive), text and score (see `span_probability`)."""
         probability = np.asarray(prediction["probability"])
         chosen = probability.argmax(1)
-        best = shown(prediction)[np.arange(len(chosen)), chosen]
         made = rendered(self._names(chosen), prediction["tokens"])
         for entity in made["entities"]:
-            entity["score"] = float(best[entity["start"] : entity["end"]].mean())
+            place = {"start": entity["start"], "end": entity["end"]}
+            entity["score"] = span_probability(shown(prediction), chosen, self.tags, **place)
         return made
 
     def render_target(self, example: TokenExample, prediction: Prediction) -> dict[str, Any]:
