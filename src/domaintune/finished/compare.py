@@ -87,11 +87,18 @@ def compare(paths: Sequence[str | Path], *, data: str | None = None, encoding: s
             made.append(_candidate(name, folder, data, encoding))
     first = made[0]
     orders = [_order(candidate, first) for candidate in made]
+    ordered = [
+        [[r[i] for i in order] for r in candidate.records] for candidate, order in zip(made, orders, strict=True)
+    ]
+    ordered, unit = _in_one_unit(names, first, ordered)
     places = list(combinations(range(len(made)), 2))
     draws = max(DRAWS, DRAWS_OF_PAIR * len(places))
     groupings = [_grouping(candidate, order) for candidate, order in zip(made, orders, strict=True)]
     groups = _joined(groupings)
-    pairs = [_pair(made[i], made[j], orders[i], orders[j], groups, draws) for i, j in places]
+    pairs = [
+        {"first": names[i], "second": names[j], **_difference(first.task, ordered[j], ordered[i], groups, draws)}
+        for i, j in places
+    ]
     for pair, corrected in zip(pairs, holm([pair["p"] for pair in pairs]), strict=True):
         pair["p_corrected"] = corrected
     return {
@@ -99,7 +106,7 @@ def compare(paths: Sequence[str | Path], *, data: str | None = None, encoding: s
         "primary": first.task.primary.name,
         "data": data or "test",
         "rows": len(first.places),
-        "notes": _told_groupings(names, groupings),
+        "notes": [*unit, *_told_groupings(names, groupings)],
         "runs": [candidate.facts for candidate in made],
         "pairs": pairs,
     }
@@ -269,16 +276,45 @@ def _missing(candidate: Candidate, other: Candidate) -> str:
     return f"{len(lacking)} of the {len(candidate.places)} rows of {candidate.name} are not among those of {other.name}{told}"
 
 
-def _pair(
-    first: Candidate,
-    second: Candidate,
-    first_order: np.ndarray,
-    second_order: np.ndarray,
-    groups: Sequence[str],
-    draws: int,
+def _in_one_unit(
+    names: Sequence[str], first: Candidate, ordered: list[list[list[Record]]]
+) -> tuple[list[list[list[Record]]], list[str]]:
+    """The runs' records in order, and what is to be said of their unit. A loss is a mean over tokens: where runs split the same targets
+    into other numbers of them (another tokenizer, chat template or limit), it is taken over the targets' characters.
+
+    Raises:
+        RunError: a target was not scored whole, so that its characters were not counted.
+    """
+    if first.task.primary.counts != ("cross_entropy",):
+        return ordered, []
+    rows = np.sort(first.rows.checksums).tolist()
+    tokens = [sorted((row, r["cross_entropy"][1]) for row, r in zip(rows, one[0], strict=True)) for one in ordered]
+    if all(counts == tokens[0] for counts in tokens):
+        return ordered, []
+    for name, (one, *_) in zip(names, ordered, strict=True):
+        if uncounted := sum("characters" not in record for record in one):
+            raise RunError(
+                f"the runs split the same targets into other numbers of tokens, so that nats per token cannot be compared, and for "
+                f"{uncounted} of {len(one)} rows {name} has no count of characters to compare them by (targets that its limit cuts, "
+                "running text, and test parts of older versions have none).",
+                where="compare",
+                remedy="Give prompts with completions that no run's task.max_length cuts with --data, or compare runs of one tokenizer, "
+                "chat template and task.max_length.",
+            )
+    by_character = [[[_by_character(record) for record in one] for one in seeds] for seeds in ordered]
+    return by_character, [
+        "the runs split the same targets into other numbers of tokens (another tokenizer, chat template or limit): differences and p are "
+        "of nats per character of the targets; each run's own scores are in nats per token of its own, and say nothing beside each other."
+    ]
+
+
+def _by_character(record: Record) -> Record:
+    return {**record, "cross_entropy": np.array([record["cross_entropy"][0], record["characters"][0]])}
+
+
+def _difference(
+    task: Task, ours: list[list[Record]], theirs: list[list[Record]], groups: Sequence[str], draws: int
 ) -> dict[str, Any]:
-    one = [[records[i] for i in first_order] for records in first.records]
-    two = [[records[i] for i in second_order] for records in second.records]
-    weights = bootstrap_weights(len(first_order), draws=DRAWS, seed=SEED, groups=groups)
-    made, p = difference(first.task, two, one, weights, draws=draws, seed=SEED, groups=groups)
-    return {"first": first.name, "second": second.name, "difference": made.plain(), "p": p}
+    weights = bootstrap_weights(len(groups), draws=DRAWS, seed=SEED, groups=groups)
+    made, p = difference(task, ours, theirs, weights, draws=draws, seed=SEED, groups=groups)
+    return {"difference": made.plain(), "p": p}

@@ -286,8 +286,8 @@ class Generation(Task):
             mask = following != IGNORED
             with torch.no_grad():
                 sums = row_sums(causal_losses(model, batch.inputs, following), mask)
-            for entry, nll, tokens in zip(raw, sums, mask.sum(1).tolist(), strict=True):
-                entry.update(nll=nll, tokens=tokens)
+            for entry, item, nll, tokens in zip(raw, batch.items, sums, mask.sum(1).tolist(), strict=True):
+                entry.update(nll=nll, tokens=tokens, whole=not item.inputs.get("lost"))
         chosen = [index for index, item in enumerate(batch.items) if self.decoded_tokens(item, wanted)]
         if chosen:
             prompts = self.collate(base, [batch.items[index] for index in chosen], "predict")
@@ -313,16 +313,20 @@ class Generation(Task):
         """Sums over windows; of several texts the last, which continues the block."""
         joined: dict[str, Any] = {}
         if all("nll" in part for part in raw):
-            joined.update(nll=sum(part["nll"] for part in raw), tokens=sum(part["tokens"] for part in raw))
+            joined.update({key: sum(part[key] for part in raw) for key in ("nll", "tokens")})
+            joined["whole"] = all(part["whole"] for part in raw)
         if raw and "text" in raw[-1]:
             joined["text"] = raw[-1]["text"]
         return joined
 
     def statistics(self, prediction: Prediction, example: GenerationExample) -> Record:
-        """Outputs and completions are compared up to the first stop string, which ends an output."""
+        """Outputs and completions are compared up to the first stop string, which ends an output. `characters`: of a completion that
+        was scored whole, by which models with other tokens can be compared."""
         if isinstance(example, TextExample):
             return text_record({key: value for key, value in prediction.items() if key != "text"}, "")
-        return text_record(prediction, cut_at_stop(example.completion or "", self.settings.stop))
+        target = example.completion or ""
+        counted = {"characters": np.array([len(target)], dtype=np.float64)} if prediction.get("whole") else {}
+        return {**text_record(prediction, cut_at_stop(target, self.settings.stop)), **counted}
 
     def reduce(self, records: Sequence[Record], weights: np.ndarray) -> dict[str, np.ndarray]:
         return reduce_text(records, weights)
