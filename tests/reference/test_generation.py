@@ -202,7 +202,9 @@ def test_samples_follow_the_softmax() -> None:
         model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight * 2)  # untie; sharper
         p = (model(**inputs).logits[0, -1] / 0.7).softmax(-1)
     texts = [
-        decode(model, base.processor, inputs, Decoding(max_new_tokens=1, sample=True, temperature=0.7, seed=seed))[0]
+        decode(model, base.processor, inputs, Decoding(max_new_tokens=1, sample=True, temperature=0.7, seed=seed))[
+            0
+        ].text
         for seed in range(150)
     ]
     expected: dict[str, float] = {}
@@ -215,7 +217,7 @@ def test_samples_follow_the_softmax() -> None:
         assert share == pytest.approx(probability, abs=4 * (probability * (1 - probability) / len(texts)) ** 0.5)
     assert len(set(texts)) > 3
     again = decode(model, base.processor, inputs, Decoding(max_new_tokens=1, sample=True, temperature=0.7, seed=5))
-    assert again[0] == texts[5]
+    assert again[0].text == texts[5]
 
 
 @pytest.mark.parametrize("num_beams", [1, 2])
@@ -351,7 +353,7 @@ def test_plain_text_is_scored_and_not_decoded() -> None:
         items = task.prepare(base, example)
         raw = task.predict(base, base.model, task.collate(base, items, "score"), frozenset(task.scores))
         prediction = task.join(example, raw)
-        assert set(prediction) == {"nll", "tokens"}
+        assert set(prediction) == {"nll", "tokens", "whole"}
         records.append(task.statistics(prediction, example))
         for item in items:
             ids = torch.tensor([[*item.inputs["prompt_ids"], *item.targets["completion_ids"]]])
@@ -376,7 +378,7 @@ def test_texts_of_one_token_and_of_none() -> None:
     assert task.units(task.collate(base, one, "train")) == {"cross_entropy": 1}
     assert none == ()
     assert {f.name for f in report_of(task, {"train": examples}, base)} == {"blank-text", "no-letters"}
-    scored = [{"nll": 2.0, "tokens": 1}]
+    scored = [{"nll": 2.0, "tokens": 1, "whole": True}]
     records = [task.statistics(task.join(e, raw), e) for e, raw in zip(examples, (scored, []), strict=False)]
     assert task.reduce(records, np.ones((1, 2)))["cross_entropy"].tolist() == [2.0]
     assert task.render(task.join(examples[1], [])) == {"output": ""}
@@ -393,9 +395,40 @@ def test_unlabelled_rows_are_continued_one_by_one() -> None:
     made = task.predict(base, base.model, task.collate(base, items, "predict"), frozenset({"output"}))
     reference = task.as_reference(task.join(examples[0], made[:1]), examples[0])
     assert task.statistics(made[0], reference)["exact_match"].tolist() == [1, 1]
-    assert task.prepare(base, task.as_reference({"text": ""}, examples[0]))[0].targets["completion_ids"] == [
-        task.end_id
-    ]
+    silent = task.as_reference({"text": "", "ids": (task.end_id,)}, examples[0])
+    assert task.prepare(base, silent)[0].targets["completion_ids"] == [task.end_id]
+
+
+@pytest.mark.parametrize("num_beams", [1, 2])
+def test_of_a_reference_the_tokens_that_the_base_wrote_are_scored_and_no_others(num_beams: int) -> None:
+    """An output that the limit or a stop string cut has no end token, though padding behind it looks like one."""
+    base, task, items = built("llama", max_new_tokens=6, num_beams=num_beams)
+    base = replace(base, processor=copy.deepcopy(base.processor))
+    base.processor.pad_token = base.processor.eos_token
+    examples = list(task.read(pairs(PAIRS), labelled=False))
+    free = task.predict(base, base.model, task.collate(base, items, "predict"), frozenset({"output"}))
+    stop = next(entry["text"].split()[1] for entry in free if len(entry["text"].split()) > 2)
+    stopping = task.model_copy(update={"settings": task.settings.model_copy(update={"stop": (stop,)})})
+    kinds = set()
+    for made_by in (task, stopping):
+        made = made_by.predict(base, base.model, task.collate(base, items, "predict"), frozenset({"output"}))
+        for entry, example in zip(made, examples, strict=True):
+            (item,) = task.prepare(base, task.as_reference(entry, example))
+            (asked,) = task.prepare(base, example)
+            assert item.inputs["prompt_ids"] == asked.inputs["decode_ids"]
+            assert item.targets["completion_ids"] == list(entry["ids"])
+            text = base.processor.decode(entry["ids"], skip_special_tokens=True)
+            ended = bool(entry["ids"]) and entry["ids"][-1] == task.end_id
+            stopped = made_by is stopping and stop in text
+            assert text.split(stop)[0] == entry["text"] if stopped else text == entry["text"]
+            assert entry["unfinished"] == (not ended and not stopped)
+            assert not entry["unfinished"] or len(entry["ids"]) == 6
+            kinds.add("stopped" if stopped else "unfinished" if entry["unfinished"] else "ended")
+    assert {"stopped", "unfinished"} <= kinds
+    nothing = replace(examples[0], completion="", written=())
+    batch = task.collate(base, list(task.prepare(base, nothing)), "score")
+    (entry,) = task.predict(base, base.model, batch, frozenset({"cross_entropy"}))
+    assert (entry["nll"], entry["tokens"]) == (0, 0)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from domaintune.data.rows import LeftOut, Note, Row, Wanted
 from domaintune.errors import DataError
 from domaintune.settings import GenerationSettings
 from domaintune.tasks.base import Item
-from domaintune.tasks.decoding import generation_config
+from domaintune.tasks.decoding import Output, generation_config
 from domaintune.tasks.generation import Generation, PromptExample
 
 CHATS = Wanted("generation")
@@ -479,7 +479,10 @@ def test_an_empty_thought_is_generated_where_other_answers_have_one() -> None:
     assert first.inputs["decode_ids"] == second.inputs["decode_ids"] == second.inputs["prompt_ids"]
     written = base.processor.decode(first.targets["completion_ids"], skip_special_tokens=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("domaintune.tasks.generation.decode", lambda *_: [written, "runs"])
+        patch.setattr(
+            "domaintune.tasks.generation.decode",
+            lambda *_: [Output(text, (), unfinished=False) for text in (written, "runs")],
+        )
         batch = task.collate(base, [first, second], "score")
         made = task.predict(base, base.model, batch, frozenset({"exact_match"}))
     (example, _) = task.read(both)
@@ -543,9 +546,10 @@ def test_examples_keep_the_messages_and_keys_are_their_text() -> None:
     )
     assert "thequickbrownfox" in task.keys(example).input
     assert task.keys(example).target == ANSWER["content"]
-    reference = task.as_reference({"text": "runs away"}, example)
-    (item,) = task.prepare(base, reference)
-    assert base.processor.decode(item.targets["completion_ids"], skip_special_tokens=True) == "runs away"
+    written = base.processor("runs away", add_special_tokens=False)["input_ids"]
+    (item,) = task.prepare(base, task.as_reference({"text": "runs away", "ids": written}, example))
+    assert item.targets["completion_ids"] == written  # and no end, as none was written
+    assert item.inputs["prompt_ids"] == task.prepare(base, example)[0].inputs["prompt_ids"]
 
 
 @pytest.mark.parametrize(

@@ -36,9 +36,19 @@ class Decoding:
         return (prompt + self.max_new_tokens) * self.num_beams
 
 
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What a model wrote: its text without special tokens, cut before the first stop string, and the token ids, with the one that ended it
+    where one did. `unfinished`: it ended at `max_new_tokens` alone."""
+
+    text: str
+    ids: tuple[int, ...]
+    unfinished: bool
+
+
 @torch.no_grad()
-def decode(model: nn.Module, tokenizer: Any, inputs: Mapping[str, Tensor], decoding: Decoding) -> list[str]:
-    """One text a row, without special tokens, cut before the first stop string.
+def decode(model: nn.Module, tokenizer: Any, inputs: Mapping[str, Tensor], decoding: Decoding) -> list[Output]:
+    """One output a row.
 
     `inputs` are `input_ids` and `attention_mask` [batch, length]; padded on the left for a causal model. The texts do not
     depend on what else stands in the batch, sampled ones included: each row has random numbers of its own.
@@ -51,15 +61,27 @@ def decode(model: nn.Module, tokenizer: Any, inputs: Mapping[str, Tensor], decod
     bare.generation_config = GenerationConfig()
     causal = not bare.config.is_encoder_decoder
     start = inputs["input_ids"].shape[1] if causal else 1
+    config = generation_config(model, tokenizer, decoding)
     sequences = bare.generate(
         input_ids=inputs["input_ids"],
         attention_mask=inputs["attention_mask"],
-        generation_config=generation_config(model, tokenizer, decoding),
+        generation_config=config,
         logits_processor=_processors(inputs, decoding),
         stopping_criteria=StoppingCriteriaList([StopStrings(decoding.stop, tokenizer, start)] if decoding.stop else []),
     )
-    texts = [tokenizer.decode(row, skip_special_tokens=True) for row in sequences[:, start:].tolist()]
-    return [cut_at_stop(text, decoding.stop) for text in texts]
+    return [_output(row, tokenizer, decoding.stop, config.eos_token_id) for row in sequences[:, start:].tolist()]
+
+
+def _output(row: list[int], tokenizer: Any, stop: Sequence[str], ends: Sequence[int]) -> Output:
+    """Of generated ids, padded at their end. A row that a stop string ended has no end token, though the padding may look like one."""
+    text: str = tokenizer.decode(row, skip_special_tokens=True)
+    end = next((place for place, token in enumerate(row) if token in ends), None)
+    if (before := cut_at_stop(text, stop)) != text:
+        ids = row[:end]
+        while ids and ids[-1] == tokenizer.pad_token_id:
+            ids.pop()
+        return Output(before, tuple(ids), unfinished=False)
+    return Output(text, tuple(row if end is None else row[: end + 1]), unfinished=end is None)
 
 
 def generation_config(model: nn.Module, tokenizer: Any, decoding: Decoding) -> Any:

@@ -204,6 +204,9 @@ class Generation(Task):
     def _tokens(self, base: Base, example: PromptExample) -> tuple[list[int], list[int], list[int], list[int]]:
         """What stands before the prompt and is never cut, the prompt, the completion with its end, and what a chat template puts
         before every answer, which is not decoded: it is no part of the answer."""
+        if example.written is not None:
+            front, prompt, _, opening = self._tokens(base, replace(example, completion=None, written=None))
+            return front, [*prompt, *opening], list(example.written), []
         if example.messages is not None and has_template(base):
             ids, completion, opening = _template_ids(base, example)
             kept = 1 if ids[:1] == [self.start_id] else 0
@@ -292,9 +295,10 @@ class Generation(Task):
         if chosen:
             prompts = self.collate(base, [batch.items[index] for index in chosen], "predict")
             inputs = prompts.to(batch.inputs["input_ids"].device).inputs
-            texts = decode(model, base.processor, inputs, self.decoding())
-            for index, text in zip(chosen, texts, strict=True):
-                raw[index]["text"] = text.removeprefix(self.free_opening or "")
+            outputs = decode(model, base.processor, inputs, self.decoding())
+            for index, output in zip(chosen, outputs, strict=True):
+                text = output.text.removeprefix(self.free_opening or "")
+                raw[index].update(text=text, ids=output.ids, unfinished=output.unfinished)
         return list(raw)
 
     def decoding(self) -> Decoding:
@@ -316,7 +320,7 @@ class Generation(Task):
             joined.update({key: sum(part[key] for part in raw) for key in ("nll", "tokens")})
             joined["whole"] = all(part["whole"] for part in raw)
         if raw and "text" in raw[-1]:
-            joined["text"] = raw[-1]["text"]
+            joined.update({key: raw[-1][key] for key in ("text", "ids", "unfinished")})
         return joined
 
     def statistics(self, prediction: Prediction, example: GenerationExample) -> Record:
@@ -346,8 +350,11 @@ class Generation(Task):
         return {} if isinstance(example, TextExample) else {"output": example.completion or ""}
 
     def as_reference(self, prediction: Prediction, example: GenerationExample) -> GenerationExample:
-        """The prompt with the base's output. Plain text stays as it is: the text itself is what the base is measured on."""
-        return example if isinstance(example, TextExample) else replace(example, completion=prediction["text"])
+        """The prompt with the base's output, of which only the tokens that it wrote are scored: one that the limit or a stop string cut
+        has no end. Plain text stays as it is: the text itself is what the base is measured on."""
+        if isinstance(example, TextExample):
+            return example
+        return replace(example, completion=prediction["text"], written=prediction["ids"])
 
     def divergence(self, tuned: nn.Module, base_model: nn.Module, batch: Batch) -> tuple[Tensor, float]:
         divergences = causal_divergences(tuned, base_model, batch.inputs, batch.targets["next_tokens"])

@@ -20,6 +20,8 @@ class PromptExample(Example):
     """None for a row without a target."""
     messages: tuple[Mapping[str, str], ...] | None = None
     """Of a chat: all before the completion. `prompt` is then their contents; the model sees what the tokenizer's template makes of them."""
+    written: tuple[int, ...] | None = None
+    """The tokens of the completion, where a model wrote it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -195,8 +195,8 @@ class Translation(Task):
             for entry, nll, tokens in zip(raw, sums, mask.sum(1).tolist(), strict=True):
                 entry.update(nll=nll, tokens=tokens)
         if wanted & DECODED:
-            for entry, text in zip(raw, decode(model, base.processor, batch.inputs, self.decoding()), strict=True):
-                entry["text"] = text
+            for entry, output in zip(raw, decode(model, base.processor, batch.inputs, self.decoding()), strict=True):
+                entry.update(text=output.text, unfinished=output.unfinished)
         return list(raw)
 
     def decoding(self) -> Decoding:
