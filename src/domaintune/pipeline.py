@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -80,7 +81,7 @@ def tune(
         threads = held.get("threads") or recipe.threads or torch.get_num_threads()
         torch.set_num_threads(threads)
         report("base", None)
-        base, parts = opened(recipe, revision=held.get("revision") or revision)
+        base, parts = opened(recipe, revision=held.get("revision") or revision, started=held.get("started"))
         if fate == "remove":  # not before all that the recipe names is known to fit
             untrained(recipe, base, parts)
         recipe = budgeted(recipe, parts.task, remembered=held.get("micro_batch_budget"))
@@ -101,9 +102,12 @@ def tune(
             return run
 
 
-def opened(recipe: Recipe, *, revision: str | None = None) -> tuple[Base, Parts]:
-    """The recipe's base, of the Hub at `revision`, and its rows in parts."""
+def opened(recipe: Recipe, *, revision: str | None = None, started: float | None = None) -> tuple[Base, Parts]:
+    """The recipe's base, of the Hub at `revision`, and its rows in parts; of a run that was `started` (seconds since 1970) on another day
+    with that day's date."""
     base = open_base(recipe, revision=revision)
+    if started is not None:
+        base = replace(base, date=datetime.date.fromtimestamp(started).isoformat())
     return base, assembled(recipe, base)
 
 

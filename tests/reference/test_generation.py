@@ -284,6 +284,28 @@ def test_special_tokens_in_front_are_kept() -> None:
     assert first.inputs["prompt_ids"] == [6]
 
 
+def test_special_tokens_that_the_data_bring_along_stand_once() -> None:
+    from tokenizers.processors import TemplateProcessing
+
+    base, _, _ = built("llama")
+    tokenizer = copy.deepcopy(base.processor)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 6)])
+    base = Base(name="b", model=base.model, processor=tokenizer)
+    bare, marked = pairs([("the dog", "runs away")]), pairs([("<s>the dog", "runs away</s>\n")])
+    for rows in (bare, marked):
+        task = Generation.build(rows, base, GenerationSettings())
+        ((one,), (other,)) = (task.prepare(base, *task.read(given)) for given in (bare, marked))
+        assert one == other
+        assert one.targets["completion_ids"].count(5) == one.inputs["prompt_ids"].count(6) == 1
+        (example,) = task.read(marked)
+        assert task.statistics({"text": "runs away"}, example)["exact_match"].tolist() == [1, 1]
+    with pytest.raises(DataError, match=r"pairs.jsonl:1: the completion is '</s>' alone"):
+        list(task.read(pairs([("the dog", "</s>")])))
+    text = Generation.build(lines(TEXT), base, GenerationSettings())
+    ((one, *_), (other, *_)) = (text.prepare(base, *text.read(lines([given]))) for given in (TEXT[0], "<s>" + TEXT[0]))
+    assert one == other
+
+
 def test_the_prompt_gives_way_to_the_completion() -> None:
     base, _, _ = built("llama")
     task = Generation.build(pairs(PAIRS), base, GenerationSettings(max_length=12))

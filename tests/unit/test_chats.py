@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import datetime
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -391,6 +392,42 @@ def test_a_template_without_special_tokens_ends_with_the_tokenizers_end() -> Non
     assert item.inputs["prompt_ids"] == prompt
 
 
+@pytest.mark.parametrize("end", ["", "</s>"])
+def test_text_that_a_template_puts_behind_an_answer_ends_it(end: str) -> None:
+    """Whether a special token follows or not: it is learned, and no part of the output or of what is compared."""
+    base = base_with(CHATML.replace("<|im_end|>", "<|im_end|>" + end), special=False)
+    base.processor.add_tokens(["<|im_start|>", "<|im_end|>"])
+    task, (item,) = prepared(base, [QUESTION, ANSWER])
+    completion = base.processor.decode(item.targets["completion_ids"], skip_special_tokens=True)
+    assert completion.split() == [*ANSWER["content"].split(), "<|im_end|>"]
+    assert item.targets["completion_ids"][-1] == task.end_id
+    assert task.decoding().stop == ("<|im_end|>",)
+    (example,) = task.read(chats([QUESTION, ANSWER]))
+    assert task.statistics({"text": ANSWER["content"]}, example)["exact_match"].tolist() == [1, 1]
+    assert prepared(base_with(CHATML), [QUESTION, ANSWER])[0].decoding().stop == ()
+
+
+def test_the_date_of_a_template_is_that_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers.utils import chat_template_utils
+
+    class Later(datetime.datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime.datetime:
+            return datetime.datetime(2031, 3, 4)
+
+    base = replace(base_with("{{ strftime_now('in %B') }}" + CHATML), date="2026-05-02")
+    task, (item,) = prepared(base, [QUESTION, ANSWER])
+    assert task.date == "2026-05-02"
+    assert base.processor.decode(item.inputs["prompt_ids"]).startswith("in May")
+    monkeypatch.setattr(chat_template_utils, "datetime", Later)
+    saved = Generation.model_validate_json(task.model_dump_json())
+    (example,) = saved.read(chats([QUESTION, ANSWER]))
+    assert saved.prepare(base, example) == (item,)
+    (later,) = task.model_copy(update={"date": None}).prepare(base, example)  # as runs of older versions
+    assert later != item
+    assert prepared(base_with(CHATML), [QUESTION, ANSWER])[0].date is None
+
+
 def test_a_beginning_of_text_in_the_template_is_never_cut() -> None:
     base = base_with("{{ bos_token }}" + CHATML)
     _, (item,) = prepared(base, [{"role": "user", "content": "the quick brown fox " * 30}, ANSWER], max_length=32)
@@ -511,6 +548,9 @@ def test_without_a_template_lines_are_written_and_told() -> None:
     task, (item,) = prepared(base, [QUESTION, ANSWER])
     ids = base.processor("user: the quick brown fox\nassistant:", add_special_tokens=False)["input_ids"]
     answer = base.processor(" jumps over the lazy dog", add_special_tokens=False)["input_ids"]
+    (example,) = task.read(chats([QUESTION, ANSWER]))
+    written = {"text": " jumps  over", "ids": (), "unfinished": False}
+    assert task.join(example, [written])["text"] == "jumps  over"
     assert item.inputs["prompt_ids"] == [*task.front_ids, *ids]
     assert item.targets["completion_ids"] == [*answer, task.end_id]
     (finding,) = task.check(list(task.read(chats([QUESTION, ANSWER], [QUESTION, ANSWER]))))
@@ -531,6 +571,15 @@ def test_chats_to_be_answered(template: str | None) -> None:
         assert item.inputs["prompt_ids"] == item.inputs["decode_ids"] == trained.inputs["decode_ids"]
     assert not task.has_target(chats([QUESTION])[0])
     assert task.has_target(chats([QUESTION, ANSWER])[0])
+
+
+def test_an_end_that_an_answer_brings_along_stands_once() -> None:
+    base = base_with(CHATML)
+    task, (bare,) = prepared(base, [QUESTION, ANSWER])
+    for end in ("</s>", "<|im_end|>", "<|im_end|>\n"):
+        (example,) = task.read(chats([QUESTION, {**ANSWER, "content": ANSWER["content"] + end}]))
+        assert example.completion == ANSWER["content"]
+        assert task.prepare(base, example) == (bare,)
 
 
 def test_examples_keep_the_messages_and_keys_are_their_text() -> None:

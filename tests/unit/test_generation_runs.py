@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import random
 from pathlib import Path
@@ -15,6 +16,7 @@ from domaintune import Recipe, Run, tune
 from domaintune.errors import RunError
 from domaintune.evaluation.records import load_records
 from domaintune.finished.compare import compare
+from domaintune.pipeline import opened
 
 WORDS = " ".join(TEXT[:4]).split()
 
@@ -59,6 +61,14 @@ def made_run(folder: Path, name: str, base: str = "words", **task: object) -> Ru
 @pytest.fixture(scope="module")
 def run(folder: Path) -> Run:
     return made_run(folder, "run")
+
+
+def test_a_run_that_is_resumed_keeps_its_date(folder: Path) -> None:
+    recipe = Recipe.make(
+        {"task": "generation", "base": str(folder / "words"), "train": str(folder / "train.jsonl"), "output": "x"}
+    )
+    base, _ = opened(recipe, started=datetime.datetime(2026, 3, 4, 12).timestamp())
+    assert base.date == "2026-03-04"
 
 
 def test_losses_of_other_tokens_are_compared_by_the_character(run: Run, folder: Path) -> None:

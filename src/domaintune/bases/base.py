@@ -6,6 +6,7 @@ No labels' meaning lives here (a head only knows their names), no method, no dat
 from __future__ import annotations
 
 import copy
+import datetime
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -76,6 +77,8 @@ class Base:
     original: nn.Module | None = None
     """The model as it was loaded, with its own head, once another head was installed in `model`."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    date: str = field(default_factory=lambda: datetime.date.today().isoformat())
+    """The day (ISO) that is today to chat templates which print one."""
 
     @property
     def config(self) -> Any:

@@ -29,19 +29,27 @@ from domaintune.tasks.base import (
     Record,
     Task,
 )
-from domaintune.tasks.chat_rendering import as_lines, front_ids, has_template, plain_ids, template_ids
+from domaintune.tasks.chat_rendering import as_lines, front_ids, has_template, plain_ids, prints_date
 from domaintune.tasks.decoding import Decoding, cut_at_stop, decode
 from domaintune.tasks.generation_examples import (
     PromptExample,
     TextExample,
     altered_prompt,
-    chat_example,
     has_answer,
     is_chat,
     is_plain,
     pair_example,
     pieces,
+    unmarked,
     with_breaks,
+)
+from domaintune.tasks.generation_facts import (
+    characters_per_token,
+    chat_ids,
+    free_opening,
+    special_text,
+    turn_end_ids,
+    turn_end_mark,
 )
 from domaintune.tasks.shared_prompts import prompt_findings, prompt_keys, shared_prompts, shared_systems
 from domaintune.tasks.text_scores import reduce_text, text_record
@@ -51,7 +59,6 @@ DEFAULT_MAX_LENGTH = 1024
 SCORED = frozenset({"cross_entropy", "perplexity"})
 FILL = 0.95
 """Share of `max_length` that a block of plain text aims at: its length in tokens is only estimated when it is cut."""
-SAMPLE_CHARACTERS = 200_000
 
 
 GenerationExample = PromptExample | TextExample
@@ -83,6 +90,13 @@ class Generation(Task):
     """There are chats, and the tokenizer has no template for them."""
     turn_end_ids: tuple[int, ...] = ()
     """What ends an answer in the tokenizer's chat template."""
+    turn_end: str = ""
+    """Text that the chat template puts between an answer and its end: outputs end before it."""
+    front: str = ""
+    ends: tuple[str, ...] = ()
+    """How `front_ids`, and the tokens that end texts and answers, are written: data may bring them along, and they stand there once."""
+    date: str | None = None
+    """The day (ISO) that the chat template prints, where it prints one: that on which the run was begun."""
     free_opening: str | None = None
     """What the chat template puts before an answer that does not bring it along (an empty thought), where some answers of the data
     begin otherwise: then it is generated too, and no part of the output."""
@@ -108,19 +122,26 @@ class Generation(Task):
         pairs = [pair_example(row, settings, labelled=True) for row in rows if not is_plain(row, settings)]
         chats = [pair for pair in pairs if pair.messages is not None]
         templated = chats if has_template(base) else []
+        date = base.date if templated and prints_date(base) else None
+        front, end = front_ids(tokenizer), tokenizer.eos_token_id
+        turn_ends = turn_end_ids(base, templated, date=date)
         return cls(
             contiguous=not pairs,
             settings=settings,
             max_length=min(settings.max_length or DEFAULT_MAX_LENGTH, limit),
             context_length=limit,
-            characters_per_token=_characters_per_token(base, rows, settings),
-            front_ids=front_ids(tokenizer),
-            start_id=tokenizer.eos_token_id if start is None else start,
-            end_id=tokenizer.eos_token_id,
+            characters_per_token=characters_per_token(base, rows, settings),
+            front_ids=front,
+            start_id=end if start is None else start,
+            end_id=end,
+            front=special_text(base, front),
+            ends=tuple(dict.fromkeys(special_text(base, [token]) for token in (end, *turn_ends))),
             chats_as_lines=len(chats) > len(templated),
-            turn_end_ids=_turn_end_ids(base, templated),
-            free_opening=_free_opening(base, templated),
-            shared_prompts=shared_prompts(pairs),
+            turn_end_ids=turn_ends,
+            turn_end=turn_end_mark(base, templated, date=date),
+            date=date,
+            free_opening=free_opening(base, templated, date=date),
+            shared_prompts=shared_prompts([unmarked(pair, special_text(base, front), ()) for pair in pairs]),
             shared_systems=shared_systems(chats),
         )
 
@@ -129,7 +150,8 @@ class Generation(Task):
             if plain and labelled:
                 yield from self._blocks(run)
             else:
-                yield from (pair_example(row, self.settings, labelled=labelled) for row in run)
+                pairs = (pair_example(row, self.settings, labelled=labelled) for row in run)
+                yield from (unmarked(pair, self.front, self.ends) for pair in pairs)
 
     def _blocks(self, rows: Iterable[Row]) -> Iterator[TextExample]:
         """Consecutive rows of one file as blocks; put together they are the text that `with_breaks` gives."""
@@ -175,7 +197,7 @@ class Generation(Task):
         before: every token but the very first is a target once. A text of one token has the start token before it; one of none no
         item."""
         if isinstance(example, TextExample):
-            ids = [*self.front_ids, *plain_ids(base, example.text)]
+            ids = [*self.front_ids, *plain_ids(base, example.text.removeprefix(self.front))]
             if not self.front_ids and len(ids) == 1:
                 ids = [self.start_id, *ids]
             starts = range(0, len(ids) - 1, self.max_length - 1)
@@ -208,7 +230,7 @@ class Generation(Task):
             front, prompt, _, opening = self._tokens(base, replace(example, completion=None, written=None))
             return front, [*prompt, *opening], list(example.written), []
         if example.messages is not None and has_template(base):
-            ids, completion, opening = _template_ids(base, example)
+            ids, completion, opening = chat_ids(base, example, date=self.date)
             kept = 1 if ids[:1] == [self.start_id] else 0
             return ids[:kept], ids[kept:], completion, opening if self.free_opening is None else []
         prompt = plain_ids(base, example.prompt if example.messages is None else as_lines(example.messages))
@@ -301,6 +323,11 @@ class Generation(Task):
                 raw[index].update(text=text, ids=output.ids, unfinished=output.unfinished)
         return list(raw)
 
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """Strings that end an output."""
+        return (*self.settings.stop, self.turn_end) if self.turn_end else self.settings.stop
+
     def decoding(self) -> Decoding:
         """How `predict` makes text; sampling is fixed by each prompt, so that scores can be repeated."""
         return Decoding(
@@ -309,18 +336,21 @@ class Generation(Task):
             sample=self.settings.sample,
             temperature=self.settings.temperature,
             top_p=self.settings.top_p,
-            stop=self.settings.stop,
+            stop=self.stop,
             end_ids=self.turn_end_ids,
         )
 
     def join(self, example: GenerationExample, raw: Sequence[RawPrediction]) -> Prediction:
-        """Sums over windows; of several texts the last, which continues the block."""
+        """Sums over windows; of several texts the last, which continues the block. The space that parts an answer in a line from its
+        role is no part of it."""
         joined: dict[str, Any] = {}
         if all("nll" in part for part in raw):
             joined.update({key: sum(part[key] for part in raw) for key in ("nll", "tokens")})
             joined["whole"] = all(part["whole"] for part in raw)
         if raw and "text" in raw[-1]:
             joined.update({key: raw[-1][key] for key in ("text", "ids", "unfinished")})
+            if self.chats_as_lines and isinstance(example, PromptExample) and example.messages is not None:
+                joined["text"] = joined["text"].removeprefix(" ")
         return joined
 
     def statistics(self, prediction: Prediction, example: GenerationExample) -> Record:
@@ -330,7 +360,7 @@ class Generation(Task):
             return text_record({key: value for key, value in prediction.items() if key != "text"}, "")
         target = example.completion or ""
         counted = {"characters": np.array([len(target)], dtype=np.float64)} if prediction.get("whole") else {}
-        return {**text_record(prediction, cut_at_stop(target, self.settings.stop)), **counted}
+        return {**text_record(prediction, cut_at_stop(target, self.stop)), **counted}
 
     def reduce(self, records: Sequence[Record], weights: np.ndarray) -> dict[str, np.ndarray]:
         return reduce_text(records, weights)
@@ -359,41 +389,3 @@ class Generation(Task):
     def divergence(self, tuned: nn.Module, base_model: nn.Module, batch: Batch) -> tuple[Tensor, float]:
         divergences = causal_divergences(tuned, base_model, batch.inputs, batch.targets["next_tokens"])
         return divergences.sum(), float(len(divergences))
-
-
-def _characters_per_token(base: Base, rows: Sequence[Row], settings: GenerationSettings) -> float:
-    """Measured on the first rows, some 200,000 characters of them."""
-    characters, tokens = 0, 0
-    for row in rows:
-        if is_chat(row, settings):
-            example = chat_example(row, settings, labelled=True)
-            text = f"{example.prompt}\n{example.completion}\n"
-        else:
-            pair = (settings.prompt_column, settings.completion_column)
-            columns = (settings.text_column,) if is_plain(row, settings) else pair
-            text = "\n".join(row.text(column) for column in columns) + "\n"
-        characters += len(text)
-        tokens += len(plain_ids(base, text))
-        if characters > SAMPLE_CHARACTERS:
-            break
-    return characters / max(tokens, 1)
-
-
-def _turn_end_ids(base: Base, chats: Sequence[PromptExample]) -> tuple[int, ...]:
-    return tuple(token for chat in chats[:1] for token in _template_ids(base, chat)[1][-1:])
-
-
-def _free_opening(base: Base, chats: Sequence[PromptExample]) -> str | None:
-    opening = _template_ids(base, chats[0])[2] if chats else []
-    # A template looks for thoughts by the marks that it writes: no other answers need to be rendered.
-    marks = base.processor.decode(opening).split()
-    told = (chat for chat in chats if any(mark in (chat.completion or "") for mark in marks))
-    if all(_template_ids(base, chat)[1][: len(opening)] == opening for chat in told):
-        return None
-    text: str = base.processor.decode(opening, skip_special_tokens=True)
-    return text
-
-
-def _template_ids(base: Base, chat: PromptExample) -> tuple[list[int], list[int], list[int]]:
-    end = base.processor.eos_token_id
-    return template_ids(base, chat.messages or (), chat.completion, end_id=end, where=chat.where)

@@ -86,6 +86,25 @@ def pair_example(row: Row, settings: GenerationSettings, *, labelled: bool) -> P
     return PromptExample(file=row.file, line=row.line, prompt=prompt, completion=completion)
 
 
+def unmarked(example: PromptExample, front: str, ends: Sequence[str]) -> PromptExample:
+    """The example without the special tokens that its texts bring along and the tokenizer or a chat template puts there too: `front` before
+    a prompt, one of `ends` behind a completion.
+
+    Raises:
+        DataError: nothing else in the completion.
+    """
+    prompt = example.prompt if example.messages is not None else example.prompt.removeprefix(front)
+    completion = example.completion
+    end = next((end for end in ends if (completion or "").rstrip().endswith(end)), None)
+    if completion is not None and end is not None:
+        completion = completion.rstrip().removesuffix(end)
+        if not completion.strip():
+            raise DataError(
+                f"the completion is '{end}' alone.", where=example.where, remedy="Write it, or drop the row."
+            )
+    return replace(example, prompt=prompt, completion=completion)
+
+
 def contents(messages: Iterable[Mapping[str, str]]) -> str:
     """What the messages say, a line each."""
     return "\n".join(message["content"] for message in messages)
