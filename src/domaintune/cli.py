@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from domaintune.errors import DomainTuneError
-from domaintune.options import recipe_from, strengths_from, with_recipe
+from domaintune.options import answering_from, recipe_from, strengths_from, with_recipe
 from domaintune.screen import Screen
 
 app = typer.Typer(
@@ -40,6 +40,10 @@ Strengths = Annotated[
 ]
 Device = Annotated[
     str | None, Option(help="auto, cpu, cuda, cuda:1; by default the recipe's (auto: a GPU where there is one).")
+]
+Answering = Annotated[
+    list[str] | None,
+    Option("--set", help="task.max_new_tokens=500: other settings of how answers are made. Repeatable."),
 ]
 AsJson = Annotated[bool, Option("--json", help="JSON on standard output.")]
 Encoding = Annotated[str | None, Option(help="Of text files, such as latin-1; by default recognised.")]
@@ -137,6 +141,7 @@ def predict_command(
     output: Annotated[
         Path | None, Option(help="A .jsonl, .csv or .tsv file; by default JSON lines on standard output.")
     ] = None,
+    settings: Answering = None,
     encoding: Encoding = None,
     device: Device = None,
 ) -> None:
@@ -147,7 +152,7 @@ def predict_command(
         from domaintune.terminal import RowProgress
     checked_output(output)
     errors = Screen(stderr=True)
-    loaded = load(run, device=device)
+    loaded = load(run, device=device).answering(answering_from(settings))
     shown = output is not None and errors.is_terminal
     with RowProgress(errors, total=line_total(data) if shown else None, shown=shown) as told:
         notes = predict_file(
@@ -165,6 +170,7 @@ def evaluate_command(
     general: Annotated[
         bool, Option("--general", help="The rows are of what the base could do before: measure what was kept.")
     ] = False,
+    settings: Answering = None,
     encoding: Encoding = None,
     device: Device = None,
     as_json: AsJson = False,
@@ -174,8 +180,8 @@ def evaluate_command(
         from domaintune.finished.evaluate import evaluate
         from domaintune.predict import load
         from domaintune.terminal import evaluation_table
-    at = strengths_from(strength)
-    made = evaluate(load(run, device=device), data, strength=at, general=general, encoding=encoding).plain()
+    at, loaded = strengths_from(strength), load(run, device=device).answering(answering_from(settings))
+    made = evaluate(loaded, data, strength=at, general=general, encoding=encoding).plain()
     if as_json:
         print_json(made)
         return

@@ -139,6 +139,31 @@ def _pairs(entries: Sequence[str]) -> dict[str, str]:
     return made
 
 
+def answering_from(given: Sequence[str] | None) -> dict[str, Any]:
+    """`--set task.KEY=VALUE` of a finished run by KEY, values in YAML.
+
+    Raises:
+        RecipeError: another form, or a key of something else than the task.
+    """
+    import yaml
+
+    made: dict[str, Any] = {}
+    for entry in given or ():
+        key, equals, value = entry.partition("=")
+        task, _, name = key.strip().partition(".")
+        try:
+            if not equals or task != "task" or not name:
+                raise ValueError
+            made[name] = yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError):
+            raise RecipeError(
+                f"got '{entry}'.",
+                where="--set",
+                remedy="Of a finished run settings of answers alone can be changed: --set task.KEY=VALUE, the value in YAML.",
+            ) from None
+    return made
+
+
 def strengths_from(given: Sequence[str] | None) -> dict[str, float] | None:
     """`--strength S` and `--strength NAME=S` as a mapping, "" for the plain number; None where nothing was given.
 

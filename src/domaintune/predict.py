@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,43 +15,33 @@ import torch
 from torch import nn
 
 from domaintune.bases.base import Base
-from domaintune.bases.load import load_base
+from domaintune.bases.load import load_base, torch_device
 from domaintune.data.rows import Row
-from domaintune.errors import BaseError, DomainTuneError, MethodError, RecipeError, RunError
+from domaintune.errors import BaseError, DomainTuneError, MethodError, RunError
 from domaintune.evaluation.score import predict_by_domain
 from domaintune.memory import given_inputs
 from domaintune.methods import method_from
 from domaintune.methods.base import Attached, Form
-from domaintune.provenance import provenance
 from domaintune.recipe import Recipe
 from domaintune.run import SEEDS, RunFolder, check_strengths, is_run
-from domaintune.stored import FILES, HEADS, damage_told, learned_checksum, tensors_checksum, with_saved_heads
+from domaintune.stored import (
+    FILES,
+    HEADS,
+    damage_told,
+    learned_checksum,
+    saved_tasks,
+    weights_changed,
+    with_saved_heads,
+)  # fmt: skip
 from domaintune.tasks import TASKS
+from domaintune.tasks.answering import answering
 from domaintune.tasks.bare_texts import given_rows, placed, with_words
 from domaintune.tasks.base import Mode, Prediction, Task, dataset
 
 KEPT_VIEWS = 8
 Strength = float | Mapping[str, float]
-
-
-def torch_device(name: str) -> torch.device:
-    """ "auto": the first GPU, else the CPU.
-
-    Raises:
-        RecipeError: no such device here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for the device
-        raise RecipeError(
-            f"'{name}' cannot be used ({str(error).splitlines()[0]}).",
-            where="device",
-            remedy="Use auto or cpu (a recipe's device, --device, or load(run, device=...)).",
-        ) from None
-    return device
+Shortened = Callable[[str, str], None]
+"""Receives "cut" for an input that is longer than the model reads, "unfinished" for an output that ended at the limit, and where it stands."""
 
 
 def open_base(recipe: Recipe, *, revision: str | None = None) -> Base:
@@ -109,7 +98,7 @@ def run_as_base(
     model = run.attached.view(chosen, form="merged").requires_grad_(False)
     spec = run.task.head()
     digest = learned_checksum(run.path, strength=chosen, base=run.base.checksum)
-    if made_on is not None and _changed(made_on, digest, model):
+    if made_on is not None and weights_changed(made_on, digest, model):
         raise BaseError("its weights changed since this run was made.", where=path, remedy="Restore that run.")
     return Base(
         name=path,
@@ -126,20 +115,6 @@ def run_as_base(
             "hub": run.base.provenance.get("hub"),
         },
     )
-
-
-def _changed(made_on: Mapping[str, Any], digest: str, model: nn.Module) -> bool:
-    """Whether a run's weights are other ones than those that a run of this provenance was made on. Older runs recorded the checksum of
-    the merged weights, whose last bits hang on processor and torch: it is compared where both are the same."""
-    origin = made_on["base"]
-    if origin.get("checksum_of") == FILES:
-        return bool(digest != origin["weights_sha256"])
-    here = provenance()
-    same = all(
-        made_on.get(kind, {}).get(key) == here[kind][key]
-        for kind, key in (("machine", "processor"), ("versions", "torch"))
-    )
-    return same and tensors_checksum(model) != origin["weights_sha256"]
 
 
 @dataclass
@@ -212,6 +187,17 @@ class Run:
             **{name: given.get(name, own.get(name, whole * weight)) for name, weight in self.domains.items()},
         }
 
+    def answering(self, changes: Mapping[str, Any]) -> Run:
+        """The run with other settings of how answers are made: of generation `max_new_tokens`, `num_beams`, `sample`, `temperature`, `top_p`
+        and `stop`, of translation `num_beams` and `length_penalty`, of object detection `threshold`. Nothing is stored.
+
+        Raises:
+            RecipeError: another key, a bad value, or one that has no meaning beside the others.
+        """
+        task, general = (t and answering(t, self.recipe.task, changes) for t in (self.task, self.general_task))
+        assert task is not None
+        return replace(self, task=task, general_task=general)
+
     def predict(
         self, inputs: Sequence[str | Mapping[str, Any]], *, strength: Strength | None = None
     ) -> list[dict[str, Any]]:
@@ -229,22 +215,30 @@ class Run:
             answers = zip(given, rows, self.predict_rows(rows, strength=strength), strict=True)
             return [with_words(value, row.values, made) for value, row, made in answers]
 
-    def predict_rows(self, rows: Sequence[Row], *, strength: Strength | None = None) -> list[dict[str, Any]]:
+    def predict_rows(
+        self, rows: Sequence[Row], *, strength: Strength | None = None, told: Shortened | None = None
+    ) -> list[dict[str, Any]]:
         """As `predict`, for rows read from a file."""
         at = self.strengths(strength)
-        made = self._rendered(self.task, rows, at, head="domain")
+        made = self._rendered(self.task, rows, at, head="domain", told=told)
         if self.general_task is not None and "general" in self.base.heads:
             others = self._rendered(self.general_task, rows, at, head="general")
             for own, other in zip(made, others, strict=True):
                 own.update({f"base_{key}": value for key, value in other.items()})
         return [placed(row.values, answer) for row, answer in zip(rows, made, strict=True)]
 
-    def _rendered(self, task: Task, rows: Sequence[Row], at: Mapping[str, float], *, head: str) -> list[dict[str, Any]]:
+    def _rendered(
+        self, task: Task, rows: Sequence[Row], at: Mapping[str, float], *, head: str, told: Shortened | None = None
+    ) -> list[dict[str, Any]]:
         examples = list(task.read(rows, labelled=False))
         column = self.recipe.data.domain_column
         if self.domains and column is not None and len(examples) == len(rows):
             examples = [replace(e, domain=_domain(row, column)) for e, row in zip(examples, rows, strict=True)]
         made = self.predictions(task, examples, at, head=head, wanted=frozenset({"output"}), mode="predict")
+        for example, prediction in zip(examples, made, strict=True) if told else ():
+            for kind in ("cut", "unfinished"):
+                if told is not None and prediction.get(kind):
+                    told(kind, example.where)
         # Temperatures belong to the dial as it was before a domain's weight multiplied it.
         dial = {"": at[""], **{name: min(1.0, at[name] / max(weight, 1e-9)) for name, weight in self.domains.items()}}
         return [
@@ -301,12 +295,6 @@ def load(path: str | Path, *, device: str | None = None) -> Run:
     folder = RunFolder.existing(path)
     with damage_told(path):
         return _load(folder, device)
-
-
-def saved_tasks(folder: RunFolder) -> dict[str, Task]:
-    """A run's tasks by the name of their head; needs no base."""
-    kind = TASKS[folder.read("resolved.json")["task"]["name"]]
-    return {name: kind.model_validate_json(json.dumps(values)) for name, values in folder.read("tasks.json").items()}
 
 
 def _load(folder: RunFolder, device: str | None) -> Run:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from domaintune.bases.base import Base
+from domaintune.bases.load import torch_device
 from domaintune.evaluation.score import default_budget
-from domaintune.predict import torch_device
 from domaintune.recipe import DEFAULT_LEARNING_RATES, Recipe, TrainingSettings
 from domaintune.tasks.base import Task
 

@@ -18,9 +18,10 @@ from domaintune.evaluation.over_seeds import OverSeeds
 from domaintune.evaluation.records import ScoredRows, load_records
 from domaintune.evaluation.verdict import UNLABELLED, Confirmed
 from domaintune.inputs import checksums, files
-from domaintune.predict import load, saved_tasks
+from domaintune.predict import load
 from domaintune.recipe import Recipe
 from domaintune.run import SEEDS, SEEDS_SUMMARY, RunFolder, write_json
+from domaintune.stored import saved_tasks
 from domaintune.tasks.base import Task
 
 

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from domaintune.errors import RecipeError
 
 
 class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    answering: ClassVar[tuple[str, ...]] = ()
+    """Those of how answers are made: they need no training, and can be changed for a finished run."""
+
+    def check(self) -> None:
+        """
+        Raises:
+            RecipeError: one of them has no meaning beside the others.
+        """
 
 
 Precision = Literal["fp32", "bf16"]
@@ -58,6 +69,12 @@ class TokenClassificationSettings(Settings):
     """Tokens that neighbouring windows share."""
 
 
+def _without(settings: Settings, key: str, remedy: str) -> None:
+    """Refuses a setting that says something, and that the others leave no use."""
+    if (value := getattr(settings, key)) != type(settings).model_fields[key].default:
+        raise RecipeError(f"got {key}={value:g}, which changes nothing here.", where=f"task.{key}", remedy=remedy)
+
+
 class TranslationSettings(Settings):
     name: Literal["translation"] = "translation"
     source_column: str = "source"
@@ -74,6 +91,12 @@ class TranslationSettings(Settings):
     num_beams: int = Field(default=4, ge=1)
     length_penalty: float = 1.0
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+
+    answering = ("num_beams", "length_penalty")
+
+    def check(self) -> None:
+        if self.num_beams == 1:
+            _without(self, "length_penalty", "It compares beams: set task.num_beams above 1, or leave it out.")
 
 
 class GenerationSettings(Settings):
@@ -92,6 +115,18 @@ class GenerationSettings(Settings):
     top_p: float = Field(default=1.0, gt=0, le=1)
     stop: tuple[str, ...] = ()
     """Strings that end the output; they are not part of it. `exact_match` compares completions up to the first of them."""
+
+    answering = ("max_new_tokens", "num_beams", "sample", "temperature", "top_p", "stop")
+
+    def check(self) -> None:
+        if self.sample and self.num_beams > 1:
+            raise RecipeError(
+                f"got sample=true with num_beams={self.num_beams}.",
+                where="task.sample",
+                remedy="Sample with num_beams=1, or search with sample=false.",
+            )
+        for key in () if self.sample else ("temperature", "top_p"):
+            _without(self, key, "It is of sampling: set task.sample=true too, or leave it out.")
 
 
 class ImageClassificationSettings(Settings):
@@ -127,6 +162,8 @@ class ObjectDetectionSettings(Settings):
     max_detections: int = Field(default=100, ge=1)
     denoising: bool = True
     """RT-DETR family: train with denoising queries."""
+
+    answering = ("threshold",)
 
 
 TaskSettings = Annotated[

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -18,7 +19,9 @@ from torch import Tensor, nn
 from domaintune.bases.base import Base, Head, fork
 from domaintune.errors import RunError
 from domaintune.methods.weights import write_tensors
-from domaintune.run import file_sha256
+from domaintune.provenance import provenance
+from domaintune.run import RunFolder, file_sha256
+from domaintune.tasks import TASKS
 from domaintune.tasks.base import Task
 
 HEADS = "heads.safetensors"
@@ -43,6 +46,12 @@ def damage_told(path: str | Path) -> Iterator[None]:
             where=str(path),
             remedy="Restore the folder, or make the run again with --overwrite.",
         ) from error
+
+
+def saved_tasks(folder: RunFolder) -> dict[str, Task]:
+    """A run's tasks by the name of their head; needs no base."""
+    kind = TASKS[folder.read("resolved.json")["task"]["name"]]
+    return {name: kind.model_validate_json(json.dumps(values)) for name, values in folder.read("tasks.json").items()}
 
 
 def save_heads(base: Base, path: Path) -> None:
@@ -102,3 +111,17 @@ def tensors_checksum(model: nn.Module) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def weights_changed(made_on: Mapping[str, Any], digest: str, model: nn.Module) -> bool:
+    """Whether a run's weights are other ones than those that a run of this provenance was made on. Older runs recorded the checksum of
+    the merged weights, whose last bits hang on processor and torch: it is compared where both are the same."""
+    origin = made_on["base"]
+    if origin.get("checksum_of") == FILES:
+        return bool(digest != origin["weights_sha256"])
+    here = provenance()
+    same = all(
+        made_on.get(kind, {}).get(key) == here[kind][key]
+        for kind, key in (("machine", "processor"), ("versions", "torch"))
+    )
+    return same and tensors_checksum(model) != origin["weights_sha256"]

@@ -490,6 +490,9 @@ def test_bare_inputs_are_prompts() -> None:
 def test_settings_that_contradict_each_other_are_refused() -> None:
     with pytest.raises(RecipeError, match="num_beams=2"):
         built("gpt2", sample=True, num_beams=2)
+    for name, value in (("temperature", 0.3), ("top_p", 0.5)):
+        with pytest.raises(RecipeError, match=rf"task.{name}: got {name}={value}.*task.sample=true"):
+            built("gpt2", **{name: value})
 
 
 def test_the_task_survives_json() -> None:

@@ -15,13 +15,13 @@ from tiny import tiny_base
 from domaintune import Recipe, heads, load, pipeline, resolve, tune
 from domaintune.balance.frontier import Side, points
 from domaintune.bases.base import HeadSpec
-from domaintune.bases.load import load_base
+from domaintune.bases.load import load_base, torch_device
 from domaintune.data.formats import read_rows
 from domaintune.engine.starting_head import linear_head
 from domaintune.errors import BaseError, DataError, RecipeError, RunError
 from domaintune.evaluation.intervals import bootstrap_weights, gain_estimate
 from domaintune.parts import assemble
-from domaintune.predict import open_base, torch_device
+from domaintune.predict import open_base
 from domaintune.run import RunFolder
 from domaintune.settings import TextClassificationSettings
 from domaintune.tasks.base import Dataset, Primary

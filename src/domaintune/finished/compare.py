@@ -18,9 +18,9 @@ from domaintune.evaluation.paired import difference, holm
 from domaintune.evaluation.records import ScoredRows, load_records, scored_rows
 from domaintune.finished.evaluate import Evaluation, evaluate
 from domaintune.finished.strength import moved, spoken
-from domaintune.predict import load, saved_tasks
+from domaintune.predict import load
 from domaintune.run import SEEDS_SUMMARY, RunFolder, read_json, read_lines
-from domaintune.stored import damage_told
+from domaintune.stored import damage_told, saved_tasks
 from domaintune.tasks.base import Record, Task
 
 DRAWS, DRAWS_OF_PAIR = 2000, 40

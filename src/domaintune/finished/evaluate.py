@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from domaintune.balance.frontier import Side
+from domaintune.checks.lengths import limit_findings
 from domaintune.confirm import SideScores, side_scores
 from domaintune.counting import counted
 from domaintune.data.columns import wanted_of
@@ -84,6 +85,11 @@ def evaluate(
     scored = side_scores(
         run.recipe, run, side, "general" if general else "test", strengths, drift=False, by_domain={chosen: at}
     )
+    notes += [
+        f"{found.message} (first: {found.rows[0]})"
+        for found in limit_findings(task, data, side.data)
+        if found.severity == "warning"
+    ]
     known = set(RunFolder.existing(run.path).read("seen.json"))
     seen = sum(input_checksum(task.keys(example).input) in known for example in examples)
     if seen:

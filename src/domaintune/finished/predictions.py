@@ -44,8 +44,16 @@ class Passed:
     """Reason -> how many, and where the first stands."""
     blank: int = 0
     first_blank: str = ""
+    shortened: dict[str, tuple[int, str]] = field(default_factory=dict)
+    """Inputs that were "cut" and outputs that are "unfinished": how many, and where the first stands."""
+    remedy: str = ""
+    """What to do about outputs that are unfinished."""
     unknown: int = 0
     """Rows that name no domain that the run knows, where it knows any."""
+
+    def shorten_(self, kind: str, where: str) -> None:
+        count, first = self.shortened.get(kind, (0, where))
+        self.shortened[kind] = (count + 1, first)
 
     def lines(self) -> list[str]:
         told = [f"{count} entries left out: {why} (first: {first})." for why, (count, first) in self.left_out.items()]
@@ -54,6 +62,16 @@ class Passed:
                 counted(
                     self.blank,
                     f"[row is|rows are] blank (first: {self.first_blank}): [its answer is|their answers are] empty.",
+                )
+            )
+        if "cut" in self.shortened:
+            count, first = self.shortened["cut"]
+            told.append(counted(count, f"[input is|inputs are] longer than the model reads, and cut (first: {first})."))
+        if "unfinished" in self.shortened:
+            count, first = self.shortened["unfinished"]
+            told.append(
+                counted(
+                    count, f"[output was|outputs were] cut at the limit of new tokens (first: {first}): {self.remedy}"
                 )
             )
         if self.unknown:
@@ -87,7 +105,10 @@ def predict_file(
         RunError: a strength outside [0, 1].
     """
     checked_output(output)
-    passed = Passed()
+    free = "max_new_tokens" in run.recipe.task.answering
+    passed = Passed(
+        remedy="--set task.max_new_tokens=... sets another." if free else "it is the run's task.max_target_length."
+    )
     columns: dict[str, None] = {}
     if given == STANDARD_INPUT:
         chunks = _input_chunks(run, cast(BufferedReader, sys.stdin.buffer), encoding, passed)
@@ -232,7 +253,7 @@ def _answers(
     for rows in chunks:
         asked = [row for row in rows if not is_blank(wanted, row)]
         blank = [row for row in rows if is_blank(wanted, row)]
-        made = run.predict_rows(asked, strength=strength) if asked else []
+        made = run.predict_rows(asked, strength=strength, told=passed.shorten_) if asked else []
         if blank:
             empty = empty or dict.fromkeys(made[0] if made else run.predict(["."])[0])
             passed.blank, passed.first_blank = passed.blank + len(blank), passed.first_blank or blank[0].where

@@ -290,8 +290,12 @@ class Task(BaseModel, ABC):
         return len(items) > 1 or any(item.cut for item in items)
 
     def target_tokens(self, items: Sequence[Item]) -> tuple[int, int] | None:
-        """Tokens of the target: those that are trained on and scored, and those that the limit cuts off; None where the target is
-        no text of its own."""
+        """Tokens of the target that are scored, and that the limit cuts off; None where it is no text of its own."""
+        return None
+
+    @property
+    def most_new_tokens(self) -> int | None:
+        """Tokens of an output at most, where that is a setting of its own."""
         return None
 
     @abstractmethod
@@ -378,8 +382,7 @@ class Task(BaseModel, ABC):
         """KL(base || tuned) of the outputs, summed over units, and the number of units (examples, tokens or queries)."""
 
     def majority(self, train: Sequence[Any], example: Any) -> Prediction | None:
-        """What one would predict for `example` from the training targets alone (the commonest label); None where it has no
-        meaning. Stands beside every score."""
+        """What one would predict from the training targets alone (the commonest label); None where it has no meaning."""
         return None
 
 

@@ -15,7 +15,7 @@ from domaintune.bases.base import Base, HeadSpec
 from domaintune.bases.limits import token_limit
 from domaintune.data.rows import Row
 from domaintune.data.splits import normal_form
-from domaintune.errors import BaseError, DataError, RecipeError
+from domaintune.errors import BaseError, DataError
 from domaintune.settings import GenerationSettings
 from domaintune.tasks.base import (
     Batch,
@@ -108,12 +108,7 @@ class Generation(Task):
     def build(cls, rows: Sequence[Row], base: Base, settings: GenerationSettings) -> Generation:
         if not rows:
             raise DataError("no rows to build the task from.", where=cls.name)
-        if settings.sample and settings.num_beams > 1:
-            raise RecipeError(
-                f"got sample=true with num_beams={settings.num_beams}.",
-                where="task.sample",
-                remedy="Sample with num_beams=1, or search with sample=false.",
-            )
+        settings.check()
         tokenizer = base.processor
         if tokenizer.eos_token_id is None:
             raise BaseError("its tokenizer has no end token, so that no completion could end.", where=base.name)
@@ -320,7 +315,7 @@ class Generation(Task):
             outputs = decode(model, base.processor, inputs, self.decoding())
             for index, output in zip(chosen, outputs, strict=True):
                 text = output.text.removeprefix(self.free_opening or "")
-                raw[index].update(text=text, ids=output.ids, unfinished=output.unfinished)
+                raw[index].update(text=text, ids=output.ids, unfinished=output.unfinished, cut=batch.items[index].cut)
         return list(raw)
 
     @property
@@ -328,10 +323,14 @@ class Generation(Task):
         """Strings that end an output."""
         return (*self.settings.stop, self.turn_end) if self.turn_end else self.settings.stop
 
+    @property
+    def most_new_tokens(self) -> int:
+        return min(self.settings.max_new_tokens, self.context_length - self.prompt_limit)
+
     def decoding(self) -> Decoding:
         """How `predict` makes text; sampling is fixed by each prompt, so that scores can be repeated."""
         return Decoding(
-            max_new_tokens=min(self.settings.max_new_tokens, self.context_length - self.prompt_limit),
+            max_new_tokens=self.most_new_tokens,
             num_beams=self.settings.num_beams,
             sample=self.settings.sample,
             temperature=self.settings.temperature,
@@ -348,7 +347,7 @@ class Generation(Task):
             joined.update({key: sum(part[key] for part in raw) for key in ("nll", "tokens")})
             joined["whole"] = all(part["whole"] for part in raw)
         if raw and "text" in raw[-1]:
-            joined.update({key: raw[-1][key] for key in ("text", "ids", "unfinished")})
+            joined.update({key: raw[-1][key] for key in ("text", "ids", "unfinished", "cut")})
             if self.chats_as_lines and isinstance(example, PromptExample) and example.messages is not None:
                 joined["text"] = joined["text"].removeprefix(" ")
         return joined

@@ -75,6 +75,7 @@ class Translation(Task):
             raise DataError("no rows to build the task from.", where=cls.name)
         if base.processor.pad_token_id is None:
             raise BaseError("its tokenizer has no padding token.", where=base.name)
+        settings.check()
         check_languages(base, settings)
         limit = token_limit(base)
         labels = encode(base, "", settings, target=True)
@@ -195,8 +196,9 @@ class Translation(Task):
             for entry, nll, tokens in zip(raw, sums, mask.sum(1).tolist(), strict=True):
                 entry.update(nll=nll, tokens=tokens)
         if wanted & DECODED:
-            for entry, output in zip(raw, decode(model, base.processor, batch.inputs, self.decoding()), strict=True):
-                entry.update(text=output.text, unfinished=output.unfinished)
+            outputs = decode(model, base.processor, batch.inputs, self.decoding())
+            for entry, item, output in zip(raw, batch.items, outputs, strict=True):
+                entry.update(text=output.text, unfinished=output.unfinished, cut=item.cut)
         return list(raw)
 
     def decoding(self) -> Decoding:
