@@ -481,6 +481,18 @@ def test_check_finds_what_is_wrong() -> None:
     assert found == {"empty-prompt": ("f:1",), "echo": ("f:2",), "blank-text": ("f:3",)}
 
 
+def test_a_base_without_a_limit_is_said_to_have_none() -> None:
+    base, _, _ = built("gpt2")
+    config = copy.deepcopy(base.model.config)
+    config.n_positions = 10**30  # as bases with relative positions
+    model = copy.copy(base.model)
+    model.config = config
+    tokenizer = copy.deepcopy(base.processor)
+    tokenizer.model_max_length = int(1e30)
+    task = Generation.build(pairs(PAIRS), replace(base, model=model, processor=tokenizer), GenerationSettings())
+    assert task.long_remedy == "--set task.max_length=..., or shorten them."
+
+
 def test_bare_inputs_are_prompts() -> None:
     _, task, _ = built("gpt2")
     (example,) = task.read([Row(task.from_bare("the dog"), "input", 1)], labelled=False)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from tiny import TEXT, tiny_base, tiny_model
+from tiny import TEXT, tiny_base, tiny_model, tokenizer
 from torch.nn import functional
 
 from domaintune.bases.base import Base
@@ -20,7 +20,7 @@ from domaintune.checks.lengths import length_findings
 from domaintune.data.columns import wanted_of
 from domaintune.data.formats import read_part
 from domaintune.data.rows import Row
-from domaintune.errors import DataError, RecipeError
+from domaintune.errors import BaseError, DataError, RecipeError
 from domaintune.recipe import Recipe
 from domaintune.settings import TranslationSettings
 from domaintune.tasks.base import Item
@@ -193,6 +193,30 @@ def test_a_bad_row_is_named(values: dict[str, Any], says: str) -> None:
     with pytest.raises(DataError, match=says) as caught:
         list(task.read([Row({"source": "x", "target": "y"}, "a.jsonl", 1), Row(values, "a.jsonl", 7)]))
     assert caught.value.where == "a.jsonl:7"
+
+
+def test_a_target_ends_where_the_tokenizer_puts_no_end() -> None:
+    made = tiny_base("marian", "translation")
+    bare = replace(made, processor=tokenizer("causal"))
+    rows = [Row({"source": "the dog", "target": "der Hund"}, "x", 1)]
+    tasks = [Translation.build(rows, base, TranslationSettings()) for base in (made, bare)]
+    assert tasks[0] == tasks[1]
+    (first,), (second,) = (task.prepare(base, *task.read(rows)) for task, base in zip(tasks, (made, bare), strict=True))
+    assert first.targets == second.targets
+    assert first.targets["labels"][-1] == bare.processor.eos_token_id
+    endless = copy.deepcopy(bare.processor)
+    endless.eos_token = endless.sep_token = None
+    with pytest.raises(BaseError, match="no end token, so that no translation"):
+        Translation.build(rows, replace(bare, processor=endless), TranslationSettings())
+
+
+def test_a_length_penalty_without_beams_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"task.length_penalty: got length_penalty=0.6.*num_beams above 1"):
+        Translation.build(
+            [Row({"source": "a", "target": "b"}, "x", 1)],
+            tiny_base("marian", "translation"),
+            TranslationSettings(num_beams=1, length_penalty=0.6),
+        )
 
 
 def test_unlabelled_rows_need_no_target() -> None:

@@ -8,6 +8,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from tiny import tiny_base, tiny_model, tokenizer
 
 from domaintune.bases import load as loading
 from domaintune.bases.base import HeadSpec, head_paths
-from domaintune.bases.limits import token_limit
+from domaintune.bases.limits import NO_LIMIT, token_limit
 from domaintune.bases.load import load_base
 from domaintune.errors import BaseError
 
@@ -134,6 +135,8 @@ def test_a_limit_of_minus_one_is_none() -> None:
     base.processor.model_max_length = 40
     base.model.config.max_position_embeddings = -1
     assert token_limit(base) == 40
+    endless = SimpleNamespace(processor=SimpleNamespace(model_max_length=int(1e30)), config=None, model=base.model)
+    assert token_limit(endless) == NO_LIMIT
 
 
 @pytest.mark.parametrize(

@@ -349,7 +349,7 @@ def test_blank_texts_of_tasks_that_write_get_none(
     made = tune(recipe(tmp_path, task=settings, training={"epochs": 1}, **parts))
     for name in (asked, "text"):
         (tmp_path / "in.csv").write_text(f'id,{name}\n1,a room\n2," "\n')
-        (note,) = predict_file(made, str(tmp_path / "in.csv"), output=tmp_path / "out.jsonl")
+        note, *_ = predict_file(made, str(tmp_path / "in.csv"), output=tmp_path / "out.jsonl")
         assert note.startswith("1 row is blank (first: ")
         first, second = lines(tmp_path / "out.jsonl")
         assert isinstance(first[answer], str)

@@ -6,12 +6,15 @@ from torch import nn
 
 from domaintune.bases.base import Base
 
+NO_LIMIT = 10**7
+"""Tokenizers without a limit declare a huge one."""
+
 
 def token_limit(base: Base) -> int:
     """The smaller of the tokenizer's limit and the number of positions that the model can embed, special tokens included.
 
     RoBERTa-like position embeddings start after their padding index; rotary and relative positions set no limit of their own,
-    and the configuration's `max_position_embeddings` is used for them.
+    and the configuration's `max_position_embeddings` is used for them. `NO_LIMIT` where nothing sets one.
     """
     limits = [int(base.processor.model_max_length)]
     declared = getattr(base.config, "max_position_embeddings", None)
@@ -24,4 +27,4 @@ def token_limit(base: Base) -> int:
                 and module.padding_idx is not None
             ):
                 limits.append(int(declared) - module.padding_idx - 1)
-    return min(limits)
+    return min(*limits, NO_LIMIT)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from domaintune.bases.base import Base, HeadSpec
-from domaintune.bases.limits import token_limit
+from domaintune.bases.limits import NO_LIMIT, token_limit
 from domaintune.data.rows import Row
 from domaintune.data.splits import normal_form
 from domaintune.errors import BaseError, DataError
@@ -253,7 +253,8 @@ class Generation(Task):
     def long_remedy(self) -> str:
         if self.max_length == self.context_length:
             return "Shorten them, or take a base that reads more tokens."
-        return f"--set task.max_length=... (this base reads {self.context_length}), or shorten them."
+        reads = "" if self.context_length >= NO_LIMIT else f" (this base reads {self.context_length})"
+        return f"--set task.max_length=...{reads}, or shorten them."
 
     def is_long(self, items: Sequence[Item]) -> bool:
         return any(item.cut for item in items)

@@ -291,9 +291,13 @@ def trained_prefixes(base: Base, settings: TranslationSettings) -> tuple[str, ..
 
 
 def encode(base: Base, text: str, settings: TranslationSettings, *, target: bool) -> list[int]:
-    """Ids of a source or target text, special tokens and language codes included, not cut.
+    """Ids of a source or target text, special tokens and language codes included, not cut. A target ends with the end token also where the
+    tokenizer puts none.
 
     Tokenizers keep their languages as state: both are set before each use, since two tasks may share one tokenizer.
+
+    Raises:
+        BaseError: the tokenizer has no token that could end a target.
     """
     tokenizer = base.processor
     if is_multilingual(base):
@@ -302,7 +306,12 @@ def encode(base: Base, text: str, settings: TranslationSettings, *, target: bool
                 setattr(tokenizer, attribute, code)
     encoded = tokenizer(text_target=text) if target else tokenizer(text)
     ids: list[int] = encoded["input_ids"]
-    return ids
+    if not target:
+        return ids
+    ends = [end for end in (tokenizer.eos_token_id, tokenizer.sep_token_id) if end is not None]
+    if not ends:
+        raise BaseError("its tokenizer has no end token, so that no translation could end.", where=base.name)
+    return ids if set(ends) & set(ids[-2:]) else [*ids, ends[0]]  # a language code may stand behind the end
 
 
 def cut_middle(base: Base, ids: list[int], limit: int) -> list[int]:
