@@ -131,6 +131,16 @@ def test_every_task_has_a_page_and_a_card(task: str, tmp_path: Path) -> None:
     assert page.count("data:image/jpeg") == (0 if "image" not in rows(task)[0].values else page.count('class="thumb"'))
     card = ModelCard.load(run / "README.md")
     assert {result.dataset_type for result in card.data.eval_results} <= {"domain", "general"}
+    if task == "translation":
+        side = json.loads((run / "scores.json").read_text())["domain"]["scores"]
+        (told,) = [r for r in card.data.eval_results if (r.dataset_type, r.metric_type) == ("domain", "bleu")]
+        chosen = json.loads((run / "scores.json").read_text())["chosen_strength"]
+        assert told.metric_value == pytest.approx(100 * side[f"{chosen:g}"]["bleu"]["value"], abs=1e-5)
+        for text in (html.unescape(page), html.unescape(card.text)):
+            assert "scale of 0 to 1" in text
+            assert "tok:13a|smooth:exp" in text
+    else:
+        assert "sacrebleu" not in card.text
     assert card.data.pipeline_tag == {"generation": "text-generation"}.get(task, task)
 
 

@@ -19,6 +19,8 @@ from domaintune.report.wording import FORMATS, base_told, estimate, further, kno
 
 SPECIAL = re.compile(r"[\\`*_{}\[\]<>|#$~&!@\"]|:(?=//)|(?<=www)\.|^[-+=:]|(?<=^\d)[.)](?=\s|$)|[\n\u2028\u2029]")
 LANGUAGE = re.compile("[a-z]{2,3}")
+PERCENT = frozenset({"bleu", "chrf"})
+"""Scores that the Hub's metrics, as sacrebleu, give from 0 to 100."""
 HUB_TASKS = {"generation": "text-generation"}
 ADAPTERS = {"lora", "p-tuning"}
 
@@ -106,8 +108,14 @@ def _result(task: str, name: str, side: Mapping[str, Any], records: Records) -> 
     found = side["scores"][f"{records.chosen:g}"]
     metrics = [
         {"type": score, "value": round(value["value"], 6), "name": f"{score} {estimate(value)}"}
-        for score, value in found.items()
+        for score, value in ((score, _on_the_hub(score, value)) for score, value in found.items())
         if known(value["value"])
     ]
     dataset = {"name": f"{name}: {side['name']}, {side['rows']} rows", "type": name}
     return {"task": {"type": task}, "dataset": dataset, "metrics": metrics}
+
+
+def _on_the_hub(score: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    """A score's estimate on the scale that the Hub has it on."""
+    times = 100 if score in PERCENT else 1
+    return {**found, **{key: times * found[key] for key in ("value", "low", "high") if known(found[key])}}

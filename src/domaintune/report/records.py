@@ -94,6 +94,18 @@ class Records:
         return str(self.scores["primary"])
 
     @property
+    def how_scored(self) -> str:
+        """What makes scores of translations comparable with others'; empty where there are none."""
+        tokenizer = self.tasks["domain"].get("bleu_tokenizer")
+        if tokenizer is None:
+            return ""
+        return (
+            f"chrf and bleu are corpus scores as sacrebleu's, on a scale of 0 to 1: chrF2 (characters up to order 6, no words), and BLEU "
+            f"with the tokenizer {tokenizer}, exponential smoothing, case kept, one reference (sacrebleu: "
+            f"nrefs:1|case:mixed|eff:no|tok:{tokenizer}|smooth:exp)."
+        )
+
+    @property
     def chosen(self) -> float:
         return float(self.scores["chosen_strength"])
 
