@@ -345,6 +345,26 @@ def test_packing_covers_every_token_once(max_length: int) -> None:
         assert [item.part for item in items] == list(range(len(items)))
 
 
+@pytest.mark.parametrize("max_length", [8, 64])
+def test_rows_of_a_table_are_texts_of_their_own(max_length: int) -> None:
+    """Each ends with the end token, once where it has one already; lines of a text file go on."""
+    base = tiny_base("gpt2", "generation")
+    given = [TEXT[0], TEXT[1] + "</s>", TEXT[3] + "\n"]
+    for file, ends in (("texts.jsonl", 3), ("text.txt", 1), ("text.txt.gz", 1)):
+        rows = lines(given, file)
+        task = Generation.build(rows, base, GenerationSettings(max_length=max_length))
+        ids = []
+        for example in task.read(rows):
+            items = task.prepare(base, example)
+            ids += items[0].inputs["prompt_ids"] + [token for item in items for token in item.targets["completion_ids"]]
+        assert ids.count(task.end_id) == ends
+        words = [token for token in ids if token != task.end_id]
+        assert words == [token for text in TEXT[:2] + TEXT[3:4] for token in base.processor(text)["input_ids"]]
+        assert (ids[-1] == task.end_id) == (ends == 3)
+        older = task.model_copy(update={"ends": ()})
+        assert "".join(e.text for e in older.read(rows)).count("</s>") == 1
+
+
 def test_dropped_blank_lines_come_back_as_paragraphs() -> None:
     base = tiny_base("qwen3", "generation")
     rows = [

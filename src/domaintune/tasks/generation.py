@@ -35,13 +35,13 @@ from domaintune.tasks.generation_examples import (
     PromptExample,
     TextExample,
     altered_prompt,
+    documents,
     has_answer,
     is_chat,
     is_plain,
     pair_example,
     pieces,
     unmarked,
-    with_breaks,
 )
 from domaintune.tasks.generation_facts import (
     characters_per_token,
@@ -149,11 +149,12 @@ class Generation(Task):
                 yield from (unmarked(pair, self.front, self.ends) for pair in pairs)
 
     def _blocks(self, rows: Iterable[Row]) -> Iterator[TextExample]:
-        """Consecutive rows of one file as blocks; put together they are the text that `with_breaks` gives."""
+        """Consecutive rows of one file as blocks; put together they are the texts that `documents` gives, each with its end."""
         limit = max(int(self.max_length * self.characters_per_token * FILL), 1)
         blocks: list[TextExample] = []
-        for row, text in with_breaks(rows, self.settings.text_column):
-            for piece in pieces(text, limit):
+        for row, text, end in documents(rows, self.settings.text_column, self.ends[0] if self.ends else ""):
+            *parts, last = pieces(text, limit)
+            for piece in (*parts, last + end):
                 if not blocks or len(blocks[-1].text) + len(piece) > limit:
                     blocks.append(TextExample(file=row.file, line=row.line, text=""))
                 blocks[-1] = replace(blocks[-1], text=blocks[-1].text + piece)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import PurePath
 
 from domaintune.data.chats import messages_of
 from domaintune.data.rows import Row
@@ -11,6 +13,8 @@ from domaintune.errors import DataError
 from domaintune.settings import GenerationSettings
 from domaintune.tasks.base import Example
 from domaintune.tasks.chat_rendering import ANSWER
+
+TEXT_FILE = ".txt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +123,16 @@ def altered_prompt(example: PromptExample, change: Callable[[Sequence[str]], Seq
     for place, content in zip(asked, change([messages[n]["content"] for n in asked]), strict=True):
         messages[place] = {**messages[place], "content": content}
     return replace(example, prompt=contents(messages), messages=tuple(messages))
+
+
+def documents(rows: Iterable[Row], column: str, end: str) -> Iterator[tuple[Row, str, str]]:
+    """Each row with its text and what ends it: rows of tables are texts of their own, ended by `end` (where a task knows one), lines of a
+    text file go on in the next one."""
+    for lines, part in groupby(rows, key=lambda row: not end or TEXT_FILE in PurePath(row.file).suffixes):
+        if lines:
+            yield from ((row, text, "") for row, text in with_breaks(part, column))
+        else:
+            yield from ((row, row.text(column).rstrip().removesuffix(end), end) for row in part)
 
 
 def with_breaks(rows: Iterable[Row], column: str) -> Iterator[tuple[Row, str]]:
