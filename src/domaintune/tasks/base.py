@@ -1,7 +1,6 @@
 """The task protocol: everything that a task must say, and the small records that flow between its parts.
 
-A task is frozen and serialisable; it holds a label map, lengths, languages and decoding, never a tokenizer or a model. No task
-knows which method is attached.
+A task is frozen and serialisable: a label map, lengths, languages and decoding, never a tokenizer, a model or a method.
 """
 
 from __future__ import annotations
