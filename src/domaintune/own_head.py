@@ -96,7 +96,7 @@ def _more_names(base: Base, task: Task) -> tuple[Sequence[str], Sequence[str]] |
     """The labels of the base's own head as `task.labels` takes them, and those that the task lacks, where it lacks some and knows no
     others; None elsewhere."""
     spec, own = task.head(), base.own_labels
-    if not set(spec.labels) < set(own) or len(set(own)) < len(own) or not base.owns(replace(spec, labels=own)):
+    if not set(spec.labels) < set(own) or not base.owns(replace(spec, labels=own)):
         return None
     if not isinstance(task, TokenClassification):
         return own, [name for name in own if name not in spec.labels]

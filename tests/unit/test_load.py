@@ -46,6 +46,19 @@ def test_labels_of_its_own_are_known_and_may_come_in_any_order(tmp_path: Path) -
     assert load_base(str(saved(tmp_path / "plain")), auto_class=CLASSIFIER).own_labels == ()
 
 
+def test_a_head_whose_label_names_repeat_keeps_its_units(tmp_path: Path) -> None:
+    """ImageNet has two classes "crane"."""
+    config = copy.deepcopy(tiny_model("bert", "text-classification").config)
+    config.id2label = dict(enumerate(["crane", "tabby", "crane (2)", "crane"]))
+    transformers.AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    base = load_base(str(tmp_path), auto_class=CLASSIFIER)
+    assert base.own_labels == ("crane", "tabby", "crane (2)", "crane (3)")
+    headed = base.with_head("domain", HeadSpec(CLASSIFIER, base.own_labels), generator=torch.Generator())
+    inputs = base.processor("a quick fox", return_tensors="pt")
+    assert torch.equal(headed.model(**inputs).logits, base.model(**inputs).logits)
+
+
 def test_a_recorded_pooling_is_used(tmp_path: Path) -> None:
     saved(tmp_path)
     (tmp_path / "1_Pooling").mkdir()

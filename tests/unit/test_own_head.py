@@ -115,7 +115,6 @@ def test_where_rows_may_lack_labels_that_nobody_looked_for_the_head_is_left_and_
         (("negative", "mixed"), None),
         ((), None),
         (("negative", "positive", "neutral"), "multi_label_classification"),
-        (("negative", "positive", "other", "other"), None),
     ],
 )
 def test_other_heads_change_nothing(own: tuple[str, ...], kind: str | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib.util
+import itertools
 import json
 import threading
 from pathlib import Path
@@ -243,11 +244,16 @@ def load_processor(source: str, auto_class: str, options: dict[str, Any]) -> Any
 
 
 def _own_labels(config: Any, auto_class: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The labels of a configuration in unit order; or, where nobody named them, the placeholders that transformers gives a classifier's."""
-    labels = tuple(str(config.id2label[index]) for index in sorted(config.id2label)) if config.id2label else ()
+    """The labels of a configuration in unit order; or, where nobody named them, the placeholders that transformers gives a classifier's.
+    A name that an earlier unit has is numbered (ImageNet's second "crane" is "crane (2)"), so that every unit is known by its name."""
+    labels: dict[str, None] = {}
+    for index in sorted(config.id2label or ()):
+        name = str(config.id2label[index])
+        numbered = (f"{name} ({number})" for number in itertools.count(2))
+        labels[name if name not in labels else next(made for made in numbered if made not in labels)] = None
     if any(label != f"{GENERIC_LABEL}{index}" for index, label in enumerate(labels)):
-        return labels, ()
-    return (), labels if "Classification" in auto_class else ()
+        return tuple(labels), ()
+    return (), tuple(labels) if "Classification" in auto_class else ()
 
 
 def own_problem_type(config: Any) -> str | None:
