@@ -19,9 +19,9 @@ Kind = Literal["ratio", "difference"]
 FEW = 5
 LOSSES, SIGNED = ("log_loss", "cross_entropy", "perplexity"), ("mcc",)
 """Scores that are not between 0 and 1: from 0 up, and from -1 to 1."""
-MEANS_OF_CLASSES = {"macro_f1"}
-"""Scores that resamples shift, as they lose rare classes: their intervals are mirrored at the value (basic bootstrap). Source: Davison and
-Hinkley 1997, section 5.2."""
+MEANS_OF_CLASSES = {"macro_f1", "mAP", "mAP50"}
+"""Scores that resamples shift, as they lose rare classes and hold answers several times: their intervals are mirrored at the value (basic
+bootstrap). Source: Davison and Hinkley 1997, section 5.2."""
 UNDEFINED_BELOW = 0.05
 
 
