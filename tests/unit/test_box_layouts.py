@@ -13,6 +13,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from PIL import Image
+from tiny import tiny_base
 
 from domaintune.data.columns import wanted_of
 from domaintune.data.formats import read_part, stream_part
@@ -20,7 +21,9 @@ from domaintune.data.labels import only
 from domaintune.data.rows import Reading, Row, Wanted
 from domaintune.errors import DataError
 from domaintune.recipe import Recipe
+from domaintune.settings import ObjectDetectionSettings
 from domaintune.tasks.detection_examples import read_example
+from domaintune.tasks.object_detection import ObjectDetection
 
 BOXES = Wanted("object-detection")
 
@@ -408,6 +411,33 @@ class TestTables:
         assert fault(file, "shares of the picture").where == f"{file}:2"
         write(file, "image,label,x1,y1,x2,y2\na.png,cat,0.1,0.1,0.4,0.5\na.png,cat,4,2,16,10\n")
         assert len(read(file).rows[0].values["boxes"]) == 2
+
+    def test_shares_are_refused_in_every_format(self, tmp_path: Path) -> None:
+        picture(tmp_path / "a.png")
+        box = [0.1, 0.2, 0.95, 0.95]  # also as corners, or centre and size
+        rows = write(tmp_path / "r.jsonl", json.dumps({"image": "a.png", "boxes": [box], "labels": ["cat"]}))
+        assert fault(rows, "shares of the picture").where == f"{rows}:1"
+        objects = {"image": "a.png", "objects": {"bbox": [box], "category": ["cat"]}}
+        fault(write(tmp_path / "o.jsonl", json.dumps(objects)), "shares of the picture")
+        content: dict[str, Any] = {
+            "images": [{"id": 1, "file_name": "a.png"}],
+            "annotations": [{"image_id": 1, "category_id": 1, "bbox": box}],
+            "categories": [{"id": 1, "name": "cat"}],
+        }
+        fault(write(tmp_path / "c.json", json.dumps(content)), "shares of the picture")
+        content["annotations"].append({"image_id": 1, "category_id": 1, "bbox": [4, 2, 12, 8]})
+        assert len(read(write(tmp_path / "c.json", json.dumps(content))).rows) == 1
+
+    def test_many_boxes_that_reach_outside_are_a_warning_that_names_corners(self, tmp_path: Path) -> None:
+        image = str(picture(tmp_path / "a.png"))
+        corners = [[20, 10, 30, 18], [4, 2, 16, 10]]
+        for boxes, severity in ((corners, "warning"), ([*corners, *[[4, 2, 12, 8]] * 8], "note")):
+            row = Row({"image": image, "boxes": boxes, "labels": ["cat"] * len(boxes)}, "r.jsonl", 1)
+            example = read_example(row, ("cat",), labelled=True)
+            base = tiny_base("yolos", "object-detection")
+            task = ObjectDetection.build([row], base, ObjectDetectionSettings())
+            finding = next(f for f in task.check([example]) if f.name == "clipped-boxes")
+            assert (finding.severity, "two corners" in finding.remedy) == (severity, True)
 
 
 class TestRows:

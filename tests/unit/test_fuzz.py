@@ -54,7 +54,7 @@ TMX = "<tmx><header srclang='en'/><body>" + (
     + "</body></tmx>"
 )
 SHAPE = {
-    "x": 1, "y": 1, "width": 4, "height": 4, "rotation": 0, "rectanglelabels": ["cat"], "original_width": 12, "original_height": 8
+    "x": 10, "y": 10, "width": 40, "height": 40, "rotation": 0, "rectanglelabels": ["cat"], "original_width": 12, "original_height": 8
 }  # fmt: skip
 STUDIO = [{"data": {"image": "p.png"}, "annotations": [{"result": [{"value": SHAPE, **SHAPE}]}]}] * ROWS
 # name -> task, content, entries in it

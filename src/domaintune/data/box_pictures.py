@@ -16,6 +16,8 @@ PICTURE_FOLDERS = ("", "images", "JPEGImages")
 NO_AREA = "boxes without an area left away"
 NO_SIZE = "sizes of 0 replaced by the picture's own"
 NO_LABELS = "pictures without labels, taken for pictures without objects"
+SHARES = (-0.01, 1.01)
+"""Where the numbers of boxes lie that are shares of the picture, rounded ones too."""
 
 
 class Passed(NamedTuple):
@@ -73,9 +75,14 @@ Found = BoxPicture | Unmarked | Passed | Entry
 
 def finished(found: Iterable[Found], wanted: Wanted) -> Iterator[Entry]:
     """Rows of the pictures; boxes without an area go, and what was passed over is counted into notes. Pictures that nobody has annotated
-    have no boxes where inputs alone are wanted, and where boxes need not be there and no picture has any."""
+    have no boxes where inputs alone are wanted, and where boxes need not be there and no picture has any.
+
+    Raises:
+        DataError: after the rows, boxes that are all shares of the picture.
+    """
     counts: Counter[str] = Counter()
     first: dict[str, str] = {}
+    units = _Units()
 
     def count_(what: str, where: str) -> None:
         counts[what] += 1
@@ -83,7 +90,9 @@ def finished(found: Iterable[Found], wanted: Wanted) -> Iterator[Entry]:
 
     for entry in _decided(found, wanted, count_):
         if isinstance(entry, Row):
-            yield _without_flat_boxes(entry, count_)
+            row = _without_flat_boxes(entry, count_)
+            units.see_(row)
+            yield row
         elif isinstance(entry, LeftOut | Note | Declared):
             yield entry
         elif isinstance(entry, Passed):
@@ -93,9 +102,43 @@ def finished(found: Iterable[Found], wanted: Wanted) -> Iterator[Entry]:
             if entry.size is not None and min(entry.size) <= 0:
                 count_(NO_SIZE, f"{entry.file}:{entry.line}")
                 entry.size = None
-            yield entry.row()
+            row = entry.row()
+            units.see_(row)
+            yield row
+    if not wanted.inputs:
+        units.require_pixels()
     for what, count in counts.items():
         yield Note(f"{count} {what} (first: {first[what]}).")
+
+
+@dataclass(slots=True)
+class _Units:
+    """What the boxes of a file are measured in."""
+
+    first: str = ""
+    """Where the first box stands."""
+    pixels: bool = False
+    """Whether any box reaches beyond the first pixel."""
+
+    def see_(self, row: Row) -> None:
+        boxes, lines = row.values.get("boxes"), row.values.get("lines")
+        if isinstance(boxes, list) and boxes and not self.pixels:
+            self.first = self.first or (f"{row.file}:{lines[0]}" if isinstance(lines, list) and lines else row.where)
+            self.pixels = not all(map(_is_share, boxes))
+
+    def require_pixels(self) -> None:
+        if self.first and not self.pixels:
+            raise DataError(
+                "every box lies within one pixel: they seem to be shares of the picture.",
+                where=self.first,
+                remedy="Write pixels: multiply by the picture's width and height.",
+            )
+
+
+def _is_share(box: Any) -> bool:
+    return isinstance(box, list | tuple) and all(
+        isinstance(v, int | float) and SHARES[0] <= v <= SHARES[1] for v in box
+    )
 
 
 def _decided(found: Iterable[Found], wanted: Wanted, count_: Any) -> Iterator[BoxPicture | Passed | Entry]:

@@ -54,7 +54,7 @@ def read_box_table(path: Path, wanted: Wanted) -> Iterator[Found]:
     is of a picture without objects. A table without columns of boxes and labels gives pictures alone, where boxes need not be there.
 
     Raises:
-        DataError: columns that say no boxes; a box without a label, or the other way round; boxes that are all shares of the picture.
+        DataError: columns that say no boxes; a box without a label, or the other way round.
     """
     pictures: dict[str, BoxPicture] = {}
     blank: dict[str, str] = {}
@@ -76,7 +76,6 @@ def read_box_table(path: Path, wanted: Wanted) -> Iterator[Found]:
             raise DataError(f"the label '{label:.40}' has no box.", where=row.where, remedy="Give both, or neither.")
         else:
             blank.setdefault(name, row.where)
-    _refuse_shares(pictures)
     for name, picture in pictures.items():
         if name in blank and not picture.boxes:
             yield Passed("pictures without objects (rows without a box)", blank[name])
@@ -107,14 +106,3 @@ def _columns(row: Row, wanted: Wanted) -> _Columns:
             "--label-column, --set task.box_columns='{xmin: left, ymin: top, xmax: right, ymax: bottom}'.",
         )
     return _Columns(image, label, box)
-
-
-def _refuse_shares(pictures: Mapping[str, BoxPicture]) -> None:
-    boxes = [(picture, box) for picture in pictures.values() for box in picture.boxes if box[2] > 0 and box[3] > 0]
-    if boxes and all(min(x, y) >= 0 and x + w <= 1 and y + h <= 1 for _, (x, y, w, h) in boxes):
-        first = boxes[0][0]
-        raise DataError(
-            "every box lies within one pixel: they seem to be shares of the picture.",
-            where=f"{first.file}:{first.lines[0]}",
-            remedy="Write pixels: multiply by the picture's width and height.",
-        )

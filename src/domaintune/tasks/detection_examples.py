@@ -156,7 +156,7 @@ def _inside(box: Box, width: int, height: int, where: str, number: int) -> Box:
         raise DataError(
             f"box {number} {list(box)} lies outside the picture of {width} x {height} pixels.",
             where=where,
-            remedy="Take the box out, or correct it (x, y, width, height in pixels, not shares).",
+            remedy="Take the box out, or correct it (x, y, width, height in pixels; not shares, not two corners).",
         )
     return left, top, right - left, bottom - top
 

@@ -25,6 +25,8 @@ from domaintune.tasks.detection_metric import average_precisions, match_boxes, m
 
 STRIDE = 32
 FEW_BOXES = 10
+MANY_CLIPPED = 0.2
+"""Share of all boxes: of corners that were taken for sizes most reach outside, of true sizes few do."""
 
 
 class ObjectDetection(Task):
@@ -123,13 +125,15 @@ class ObjectDetection(Task):
                 why="Objects without a box teach the model to pass such objects over.",
             )
         if clipped := tuple(example.where for example in examples if example.clipped):
+            many = sum(e.clipped for e in examples) >= MANY_CLIPPED * sum(len(e.boxes) for e in examples)
             yield Finding.of(
                 clipped,
                 "clipped-boxes",
-                "note",
+                "warning" if many else "note",
                 "[picture has|pictures have] boxes that reach outside; they were cut at the edge.",
-                remedy="Look whether the boxes belong to these files and count pixels from 0; if so, nothing needs to be done.",
-                why="Far outside, they often belong to another picture or another size of this one.",
+                remedy="Look whether the boxes belong to these files, are x, y, width, height (not two corners: x1, y1, x2, y2) and count "
+                "pixels from 0; if so, nothing needs to be done.",
+                why="Far outside, they often belong to another picture or another size of this one; corners taken for a size reach outside too.",
             )
         double = tuple(e.where for e in examples if len(set(zip(e.boxes, e.labels, strict=True))) < len(e.boxes))
         if double:
