@@ -412,6 +412,20 @@ class TestTables:
         write(file, "image,label,x1,y1,x2,y2\na.png,cat,0.1,0.1,0.4,0.5\na.png,cat,4,2,16,10\n")
         assert len(read(file).rows[0].values["boxes"]) == 2
 
+    def test_columns_of_the_pictures_size_are_compared_with_it(self, tmp_path: Path) -> None:
+        picture(tmp_path / "a.png")
+        head = "filename,width,height,class,xmin,ymin,xmax,ymax\n"
+        file = write(tmp_path / "t.csv", head + "a.png,80,40,cat,8,4,32,20\n")
+        with pytest.raises(DataError, match="40 x 20 pixels, the row says 80 x 40") as caught:
+            read_example(read(file).rows[0], ("cat",), labelled=True)
+        assert caught.value.where == f"{file}:2"
+        write(file, head + "a.png,40,20,cat,8,4,32,20\na.png,,,dog,8,4,32,20\n")
+        assert read_example(read(file).rows[0], ("cat", "dog"), labelled=True).boxes[0] == (8, 4, 24, 16)
+        write(file, head + "a.png,24,16,cat,8,4,32,20\na.png,6,5,cat,2,2,8,7\n")  # the boxes' own
+        assert len(read_example(read(file).rows[0], ("cat",), labelled=True).boxes) == 2
+        write(file, head + "a.png,40,20,cat,8,4,32,20\na.png,80,40,cat,2,2,8,7\n")
+        assert fault(file, "80 x 40 pixels here").where == f"{file}:3"
+
     def test_shares_are_refused_in_every_format(self, tmp_path: Path) -> None:
         picture(tmp_path / "a.png")
         box = [0.1, 0.2, 0.95, 0.95]  # also as corners, or centre and size

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ USUAL: Mapping[str, Sequence[str]] = {
     "height": ("h", "height"),
 }
 CORNERS, SIDES = ("xmin", "ymin", "xmax", "ymax"), ("x", "y", "width", "height")
+Size = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,8 @@ class _Columns:
     label: str
     box: Mapping[str, str]
     """Of CORNERS or SIDES; empty where the table names pictures alone."""
+    size: Sequence[str] = ()
+    """Beside corners `width` and `height`, as Roboflow and TensorFlow write the picture's; empty without."""
 
     def box_of(self, row: Row) -> list[float] | None:
         """x, y, width, height in pixels; None where all four cells are blank."""
@@ -48,16 +51,26 @@ class _Columns:
             numbers[2:] = [numbers[2] - numbers[0], numbers[3] - numbers[1]]
         return numbers
 
+    def size_of(self, row: Row) -> Size | None:
+        """What the row says in `size`; None where it says nothing."""
+        cells = [str(row.values[column]).strip() for column in self.size]
+        if not cells or not all(cells):
+            return None
+        width, height = (int(box_number(cell, row.where, name)) for cell, name in zip(cells, self.size, strict=True))
+        return width, height
+
 
 def read_box_table(path: Path, wanted: Wanted) -> Iterator[Found]:
     """Gathered by picture; corners (xmin, ymin, xmax, ymax) or x, y, width, height, in pixels. A row whose box and label are blank
     is of a picture without objects. A table without columns of boxes and labels gives pictures alone, where boxes need not be there.
 
     Raises:
-        DataError: columns that say no boxes; a box without a label, or the other way round.
+        DataError: columns that say no boxes; a box without a label, or the other way round; two sizes of one picture.
     """
     pictures: dict[str, BoxPicture] = {}
     blank: dict[str, str] = {}
+    sizes: list[tuple[BoxPicture, Size, str]] = []
+    of_boxes = True
     columns: _Columns | None = None
     for row in read_csv(Source(path), wanted):
         assert isinstance(row, Row)
@@ -70,12 +83,17 @@ def read_box_table(path: Path, wanted: Wanted) -> Iterator[Found]:
         label, box = row.text(columns.label).strip(), columns.box_of(row)
         if name not in pictures:
             pictures[name] = BoxPicture(find_picture(name, places, where=row.where), row.file, row.line)
+        if (size := columns.size_of(row)) is not None:
+            sizes.append((pictures[name], size, row.where))
+            of_boxes = of_boxes and (box is None or max(abs(size[0] - box[2]), abs(size[1] - box[3])) <= 1)
         if box is not None:
             pictures[name].add_(box, label, row.line)
         elif label:
             raise DataError(f"the label '{label:.40}' has no box.", where=row.where, remedy="Give both, or neither.")
         else:
             blank.setdefault(name, row.where)
+    if not of_boxes:
+        _give_sizes_(sizes)
     for name, picture in pictures.items():
         if name in blank and not picture.boxes:
             yield Passed("pictures without objects (rows without a box)", blank[name])
@@ -105,4 +123,21 @@ def _columns(row: Row, wanted: Wanted) -> _Columns:
             remedy="Write filename,class,xmin,ymin,xmax,ymax or image,label,x,y,w,h; or say what yours are called: --image-column, "
             "--label-column, --set task.box_columns='{xmin: left, ymin: top, xmax: right, ymax: bottom}'.",
         )
-    return _Columns(image, label, box)
+    size = [own[side] for side in SIDES[2:] if side in own] if "xmax" in box else []
+    return _Columns(image, label, box, size if len(size) == 2 else ())
+
+
+def _give_sizes_(sizes: Iterable[tuple[BoxPicture, Size, str]]) -> None:
+    """Give each picture the size that its rows say.
+
+    Raises:
+        DataError: they say several.
+    """
+    for picture, size, where in sizes:
+        if picture.size not in (None, size):
+            raise DataError(
+                f"the picture is {size[0]} x {size[1]} pixels here, and {picture.size} in an earlier row.",
+                where=where,
+                remedy="Correct width and height; where they are the boxes', call them otherwise.",
+            )
+        picture.size = size
