@@ -22,7 +22,7 @@ from domaintune.data.rows import Reading, Row, Wanted
 from domaintune.errors import DataError
 from domaintune.recipe import Recipe
 from domaintune.settings import ObjectDetectionSettings
-from domaintune.tasks.detection_examples import read_example
+from domaintune.tasks.detection_examples import read_examples
 from domaintune.tasks.object_detection import ObjectDetection
 
 BOXES = Wanted("object-detection")
@@ -227,7 +227,7 @@ class TestVoc:
         voc(tmp_path, "a", xmin=60, xmax=70)
         (row,) = read(tmp_path).rows
         with pytest.raises(DataError, match="outside the picture") as caught:
-            read_example(row, ("cat",), labelled=True)
+            next(read_examples([row], ("cat",), labelled=True))
         assert caught.value.where == f"{file}:4"
 
     def test_negative_boxes(self, tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ class TestVoc:
         assert (found(made), made.notes) == ({"a.png": []}, [f"1 boxes without an area left away (first: {file}:4)."])
         voc(tmp_path, "a", xmin=-4)
         (row,) = read(tmp_path).rows
-        example = read_example(row, ("cat",), labelled=True)
+        example = next(read_examples([row], ("cat",), labelled=True))
         assert (example.boxes, example.clipped) == (((0, 0, 10, 10),), 1)
 
 
@@ -340,7 +340,7 @@ class TestLabelStudio:
             file, json.dumps([{"image": "a.png", "l": [{**rectangle(), "original_width": 80, "original_height": 40}]}])
         )
         with pytest.raises(DataError, match="the row says 80 x 40"):
-            read_example(read(file).rows[0], ("cat",), labelled=True)
+            next(read_examples([read(file).rows[0]], ("cat",), labelled=True))
 
 
 def coco(path: Path, name: str) -> Path:
@@ -417,12 +417,12 @@ class TestTables:
         head = "filename,width,height,class,xmin,ymin,xmax,ymax\n"
         file = write(tmp_path / "t.csv", head + "a.png,80,40,cat,8,4,32,20\n")
         with pytest.raises(DataError, match="40 x 20 pixels, the row says 80 x 40") as caught:
-            read_example(read(file).rows[0], ("cat",), labelled=True)
+            next(read_examples([read(file).rows[0]], ("cat",), labelled=True))
         assert caught.value.where == f"{file}:2"
         write(file, head + "a.png,40,20,cat,8,4,32,20\na.png,,,dog,8,4,32,20\n")
-        assert read_example(read(file).rows[0], ("cat", "dog"), labelled=True).boxes[0] == (8, 4, 24, 16)
+        assert next(read_examples([read(file).rows[0]], ("cat", "dog"), labelled=True)).boxes[0] == (8, 4, 24, 16)
         write(file, head + "a.png,24,16,cat,8,4,32,20\na.png,6,5,cat,2,2,8,7\n")  # the boxes' own
-        assert len(read_example(read(file).rows[0], ("cat",), labelled=True).boxes) == 2
+        assert len(next(read_examples([read(file).rows[0]], ("cat",), labelled=True)).boxes) == 2
         write(file, head + "a.png,40,20,cat,8,4,32,20\na.png,80,40,cat,2,2,8,7\n")
         assert fault(file, "80 x 40 pixels here").where == f"{file}:3"
 
@@ -447,7 +447,7 @@ class TestTables:
         corners = [[20, 10, 30, 18], [4, 2, 16, 10]]
         for boxes, severity in ((corners, "warning"), ([*corners, *[[4, 2, 12, 8]] * 8], "note")):
             row = Row({"image": image, "boxes": boxes, "labels": ["cat"] * len(boxes)}, "r.jsonl", 1)
-            example = read_example(row, ("cat",), labelled=True)
+            example = next(read_examples([row], ("cat",), labelled=True))
             base = tiny_base("yolos", "object-detection")
             task = ObjectDetection.build([row], base, ObjectDetectionSettings())
             finding = next(f for f in task.check([example]) if f.name == "clipped-boxes")
@@ -494,7 +494,7 @@ class TestRows:
         file = write(tmp_path / "t.csv", "image,label,x,y,w,h\na.png,cat,4,2,2,2\na.png,dog,70,2,4,4\n")
         kept, _ = only(read(file).rows, BOXES, ["dog"], where="x")
         with pytest.raises(DataError, match="outside the picture") as caught:
-            read_example(kept[0], ("dog",), labelled=True)
+            next(read_examples([kept[0]], ("dog",), labelled=True))
         assert caught.value.where == f"{file}:3"
 
 
@@ -527,7 +527,7 @@ class TestPicturesAlone:
             assert (made.left_out, made.notes) == ([], [])
             entries = stream_part(str(given), replace(BOXES, inputs=True))
             assert [entry for entry in entries if isinstance(entry, Row)] == made.rows
-            assert [read_example(row, ("cat",), labelled=False).width for row in made.rows] == [40, 40]
+            assert [next(read_examples([row], ("cat",), labelled=False)).width for row in made.rows] == [40, 40]
 
     def test_training_wants_boxes(self, tmp_path: Path) -> None:
         picture(tmp_path / "p" / "a.png")

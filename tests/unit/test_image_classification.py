@@ -89,6 +89,20 @@ def test_bad_rows_name_file_and_line(folder: Path, tmp_path: Path) -> None:
         assert caught.value.where == "pictures:17"
 
 
+def test_all_unreadable_pictures_are_named_at_once(folder: Path, tmp_path: Path) -> None:
+    good = read_rows(str(folder))[0].values["image"]
+    for number in range(12):
+        (tmp_path / f"{number}.png").write_bytes(b"no picture")
+    rows = [Row({"image": good, "label": "cat"}, "p", 1)]
+    rows += [Row({"image": str(tmp_path / f"{n}.png"), "label": "cat"}, "p", n + 2) for n in range(12)]
+    with pytest.raises(
+        DataError, match=r"12 pictures cannot be used: p:2: .*0\.png.*; p:3: .*1\.png.*, \.\.\."
+    ) as caught:
+        list(task(folder).read(rows))
+    assert caught.value.where == "p:2"
+    assert "10.png" not in str(caught.value)
+
+
 def test_a_picture_that_vanishes_is_named(folder: Path) -> None:
     made = task(folder)
     example = next(iter(made.read(read_rows(str(folder)))))

@@ -161,6 +161,25 @@ def test_pictures_in_memory_are_predicted(folder: Path) -> None:
     assert [answer] == made.predict([str(folder / "one.png")]) == made.predict([folder / "one.png"])  # type: ignore[list-item]
 
 
+def test_pictures_that_cannot_be_read_have_empty_answers(folder: Path, tmp_path: Path) -> None:
+    made = load(folder / "runs/pictures")
+    place = tmp_path / "in"
+    place.mkdir()
+    for name in ("a.png", "c.png"):
+        Image.new("RGB", (32, 32), (90, 5, 5)).save(place / name)
+    (place / "b.png").write_bytes((place / "a.png").read_bytes()[:40])
+    (told,) = predict_file(made, str(place), output=tmp_path / "o.jsonl")
+    assert told.startswith(f"1 picture cannot be read (first: {place}:2: '{place / 'b.png'}' cannot be used")
+    answers = lines(tmp_path / "o.jsonl")
+    assert [row["label"] is None for row in answers] == [False, True, False]
+    assert answers[1]["probability"] is None
+    for name in ("a.png", "c.png"):
+        (place / name).unlink()
+    with pytest.raises(DataError, match=r"b\.png"):
+        predict_file(made, str(place), output=tmp_path / "none.jsonl")
+    assert not (tmp_path / "none.jsonl").exists()
+
+
 def test_pictures_of_columns_and_labels_under_other_names(folder: Path, tmp_path: Path) -> None:
     base = tiny_base("vit", "image-classification")
     base.model.save_pretrained(tmp_path / "vit")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from domaintune.data.pictures import examine_picture
+from domaintune.data.pictures import readable_size
 from domaintune.data.rows import Declared, Entry, LeftOut, Note, Row, Wanted
 from domaintune.errors import DataError
 
@@ -53,10 +53,7 @@ class BoxPicture:
         self.lines.append(line)
 
     def row(self) -> Row:
-        if self.size is None:
-            facts = examine_picture(str(self.path), where=f"{self.file}:{self.line}")
-            self.size = facts.width, facts.height
-        width, height = self.size
+        width, height = self.size or readable_size(str(self.path)) or (None, None)
         values = {"image": str(self.path), "width": width, "height": height, "boxes": self.boxes, "labels": self.labels}
         return Row({**values, "crowd": [False] * len(self.boxes), "lines": self.lines}, self.file, self.line)
 

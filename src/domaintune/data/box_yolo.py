@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from domaintune.data.box_pictures import BoxPicture, Found, Passed, Unmarked, box_number
-from domaintune.data.pictures import PICTURE_SUFFIXES, examine_picture
+from domaintune.data.pictures import PICTURE_SUFFIXES, readable_size
 from domaintune.data.rows import Declared, LeftOut, Note, Row, part_names
 from domaintune.data.sources import Source, files_below, lines_of
 from domaintune.errors import DataError
@@ -219,8 +219,11 @@ def _labelled(pictures: Iterable[tuple[Path, str]], classes: _Classes) -> Iterat
         if text is None:
             yield _unlabelled(file, where)
             continue
-        facts = examine_picture(str(file), where=where)
-        picture = BoxPicture(file, str(text), 1, (facts.width, facts.height))
+        size = readable_size(str(file))
+        picture = BoxPicture(file, str(text), 1, size)
+        if size is None:
+            yield picture
+            continue
         outside = 0
         for number, content in _lines(text):
             cells, place = content.split(), f"{text}:{number}"
@@ -231,7 +234,7 @@ def _labelled(pictures: Iterable[tuple[Path, str]], classes: _Classes) -> Iterat
             if not outside and any(not -TOLERANCE <= share <= 1 + TOLERANCE for share in (x, y, wide, high)):
                 outside = number
             x, y = x - wide / 2, y - high / 2
-            box = [x * facts.width, y * facts.height, wide * facts.width, high * facts.height]
+            box = [x * size[0], y * size[1], wide * size[0], high * size[1]]
             picture.add_(box, label, number)
         # Without that box the picture would teach that nothing is there.
         yield LeftOut("a box with values outside of 0 to 1", str(text), outside) if outside else picture

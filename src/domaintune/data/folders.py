@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from domaintune.data.pictures import PICTURE_SUFFIXES, examine_picture, find_picture
+from domaintune.data.pictures import PICTURE_SUFFIXES, readable_size, find_picture
 from domaintune.data.rows import Declared, Row, Wanted
 from domaintune.data.sources import Source, entries_of
 from domaintune.data.tables import parse_json
@@ -161,8 +161,7 @@ def _images(path: Path, entries: Sequence[Any]) -> dict[int | str, _CocoImage]:
         file = find_picture(name, places, where=where)
         width, height = entry.get("width"), entry.get("height")
         if not (_is_size(width) and _is_size(height)):
-            facts = examine_picture(str(file), where=where)
-            width, height = facts.width, facts.height
+            width, height = readable_size(str(file)) or (None, None)
         images[key] = _CocoImage(Row({"image": str(file), "width": width, "height": height}, str(path), number))
     return images
 

@@ -22,6 +22,7 @@ ORIENTATION_TAG = 0x0112
 TRANSPOSED = frozenset({5, 6, 7, 8})
 """EXIF orientations that swap width and height."""
 CHECK_SIZE = (32, 32)
+SHOWN_BAD = 10
 HASH_BITS = 6
 LIKENESS = 0.98
 """Of the grey values of 16 x 16 cells. Together they find .8 to 1 of photographs that were saved again at a quarter of their size,
@@ -144,6 +145,40 @@ def examine_picture(path: str, *, where: str = "") -> PictureFacts:
     if image.mode in ("I", "F"):  # their range is only known from the pixels
         _rgb(image, path, where)
     return PictureFacts(width, height, hashlib.sha256(data).hexdigest())
+
+
+def examine_pictures(pictures: Iterable[tuple[str, str]]) -> list[PictureFacts]:
+    """`examine_picture` of every (path, "file:line").
+
+    Raises:
+        DataError: as `open_picture`, of the first that is bad, naming the first ten.
+    """
+    found, bad = [], list[tuple[DataError, str]]()
+    for path, where in pictures:
+        try:
+            found.append(examine_picture(path, where=where))
+        except DataError as error:
+            bad.append((error, where))
+    if len(bad) == 1:
+        raise bad[0][0]
+    if bad:
+        told = "; ".join(f"{place}: {error.what.removesuffix('.')}" for error, place in bad[:SHOWN_BAD])
+        more = ", ..." if len(bad) > SHOWN_BAD else ""
+        what, remedy = (
+            f"{len(bad)} pictures cannot be used: {told}{more}.",
+            "Replace the files, or take them out of the set.",
+        )
+        raise DataError(what, where=bad[0][1], remedy=remedy)
+    return found
+
+
+def readable_size(path: str) -> tuple[int, int] | None:
+    """Width and height as the picture is shown; None of one that cannot be read, which the task refuses with all others."""
+    try:
+        facts = examine_picture(path)
+    except DataError:
+        return None
+    return facts.width, facts.height
 
 
 def _bytes(path: str, where: str) -> bytes:

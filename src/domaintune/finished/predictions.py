@@ -13,10 +13,12 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, cast
 
+from PIL import Image
+
 from domaintune.counting import counted
 from domaintune.data.columns import INPUTS, wanted_of
 from domaintune.data.formats import WITH_PICTURES, stream_part
-from domaintune.data.pictures import PICTURE_SUFFIXES
+from domaintune.data.pictures import PICTURE_SUFFIXES, open_picture
 from domaintune.data.rows import Entry, LeftOut, Note, Row, Wanted
 from domaintune.data.sources import known_encoding
 from domaintune.errors import DataError
@@ -42,6 +44,8 @@ class Passed:
     notes: dict[str, None] = field(default_factory=dict)
     left_out: dict[str, tuple[int, str]] = field(default_factory=dict)
     """Reason -> how many, and where the first stands."""
+    unreadable: list[DataError] = field(default_factory=list)
+    """Of each picture that cannot be read."""
     blank: int = 0
     first_blank: str = ""
     shortened: dict[str, tuple[int, str]] = field(default_factory=dict)
@@ -74,6 +78,14 @@ class Passed:
                     count, f"[output was|outputs were] cut at the limit of new tokens (first: {first}): {self.remedy}"
                 )
             )
+        if self.unreadable:
+            told.append(
+                counted(
+                    len(self.unreadable),
+                    f"[picture|pictures] cannot be read (first: {self.unreadable[0].where}: {self.unreadable[0].what}): "
+                    "[its answer is|their answers are] empty.",
+                )
+            )
         if self.unknown:
             told.append(
                 counted(
@@ -97,11 +109,11 @@ def predict_file(
     columns and the answer, whose names get "predicted_" in front where a column of any row has them already: a file is read twice.
 
     `output` is a table or JSON lines by its suffix, and is there whole or not at all; None: JSON lines on standard output, each
-    chunk as soon as it is predicted. A row whose text is blank or null gets empty answers. `encoding` of text files; None: recognised.
+    chunk as soon as it is predicted. A row whose text is blank or null, or whose picture cannot be read, gets empty answers. `encoding` of text files; None: recognised.
     Returns notes on what was left out.
 
     Raises:
-        DataError: a bad row (file and line), no row at all, another suffix, a file that something writes to.
+        DataError: a bad row (file and line), no row at all, no picture that can be read, another suffix, a file that something writes to.
         RunError: a strength outside [0, 1].
     """
     checked_output(output)
@@ -251,12 +263,12 @@ def _answers(
     wanted, empty = wanted_of(run.recipe), dict[str, None]()
     done, taken, names = 0, set(columns), dict[str, str]()
     for rows in chunks:
-        asked = [row for row in rows if not is_blank(wanted, row)]
         blank = [row for row in rows if is_blank(wanted, row)]
-        made = run.predict_rows(asked, strength=strength, told=passed.shorten_) if asked else []
+        asked, made = _predicted(run, [row for row in rows if not is_blank(wanted, row)], strength, passed)
         if blank:
-            empty = empty or dict.fromkeys(made[0] if made else run.predict(["."])[0])
             passed.blank, passed.first_blank = passed.blank + len(blank), passed.first_blank or blank[0].where
+        if len(asked) < len(rows):
+            empty = empty or dict.fromkeys(made[0] if made else run.predict([_sample(wanted)])[0])
         passed.unknown += run.unknown_domains(asked)
         if not names:
             taken.update(*(row.values for row in rows))  # of standard input nothing is known before
@@ -266,6 +278,36 @@ def _answers(
         yield [(row, _joined(row, answers.get(id(row), empty), names)) for row in rows]
         done += len(rows)
         told(done, rows[-1].line)
+    if done and len(passed.unreadable) == done:
+        raise passed.unreadable[0]
+
+
+def _predicted(
+    run: Run, rows: Sequence[Row], strength: Strength | None, passed: Passed
+) -> tuple[Sequence[Row], list[dict[str, Any]]]:
+    """The rows that can be answered, and their answers: all, but for pictures that cannot be read."""
+    try:
+        return rows, run.predict_rows(rows, strength=strength, told=passed.shorten_) if rows else []
+    except DataError:
+        bad = [_fault(row) for row in rows] if run.recipe.task.name in WITH_PICTURES else []
+        if not any(bad):
+            raise
+    passed.unreadable += filter(None, bad)
+    good = [row for row, fault in zip(rows, bad, strict=True) if fault is None]
+    return good, run.predict_rows(good, strength=strength, told=passed.shorten_) if good else []
+
+
+def _fault(row: Row) -> DataError | None:
+    try:
+        open_picture(row.text("image"), where=row.where)
+    except DataError as error:
+        return error
+    return None
+
+
+def _sample(wanted: Wanted) -> str | dict[str, Any]:
+    """An input that every run of the task answers."""
+    return {wanted.column("image"): Image.new("RGB", (64, 64))} if wanted.task in WITH_PICTURES else "."
 
 
 def _free(name: str, taken: Collection[str]) -> str:

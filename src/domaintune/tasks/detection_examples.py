@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from domaintune.data.pictures import examine_picture
+from domaintune.data.pictures import PictureFacts, examine_pictures
 from domaintune.data.rows import Row
 from domaintune.errors import DataError
 from domaintune.tasks.base import Example
@@ -38,15 +39,20 @@ class DetectionExample(Example):
     sha256: str
 
 
-def read_example(row: Row, labels: tuple[str, ...], *, labelled: bool) -> DetectionExample:
-    """One row as an example; its picture is decoded once, coarsely, so that a broken one is found before training.
+def read_examples(rows: Iterable[Row], labels: tuple[str, ...], *, labelled: bool) -> Iterator[DetectionExample]:
+    """Rows as examples; their pictures are decoded once, coarsely, so that broken ones are found before training.
 
     Raises:
-        DataError: the picture is missing or broken; where boxes are read, it is of another size than the row says, a box has not four
+        DataError: pictures are missing or broken, all of which are named; where boxes are read, it is of another size than the row says, a box has not four
             numbers, no area, lies outside the picture or has an unknown label. Names file and line.
     """
+    rows = list(rows)
+    for row, facts in zip(rows, examine_pictures((row.text("image"), row.where) for row in rows), strict=True):
+        yield _example(row, facts, labels, labelled=labelled)
+
+
+def _example(row: Row, facts: PictureFacts, labels: tuple[str, ...], *, labelled: bool) -> DetectionExample:
     path = row.text("image")
-    facts = examine_picture(path, where=row.where)
     found: list[tuple[Box, int, bool, bool]] = []
     if labelled:
         _check_size(row, path, facts.width, facts.height)

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from domaintune.bases.base import Base, HeadSpec
-from domaintune.data.pictures import examine_picture, open_picture
+from domaintune.data.pictures import examine_pictures, open_picture
 from domaintune.data.rows import Row
 from domaintune.errors import BaseError, DataError
 from domaintune.settings import ImageClassificationSettings
@@ -96,11 +96,10 @@ class ImageClassification(Task):
         )
 
     def read(self, rows: Iterable[Row], *, labelled: bool = True) -> Iterator[ImageExample]:
-        for row in rows:
-            image = row.text(IMAGE)
-            facts = examine_picture(image, where=row.where)
+        rows = list(rows)
+        for row, facts in zip(rows, examine_pictures((row.text(IMAGE), row.where) for row in rows), strict=True):
             labels = (label_index(_label_name(row), self.labels, where=row.where),) if labelled else ()
-            yield ImageExample(file=row.file, line=row.line, image=image, sha256=facts.sha256, labels=labels)
+            yield ImageExample(file=row.file, line=row.line, image=row.text(IMAGE), sha256=facts.sha256, labels=labels)
 
     def from_bare(self, value: str) -> dict[str, Any]:
         return {IMAGE: value}

@@ -19,7 +19,7 @@ from domaintune.data.rows import Row
 from domaintune.errors import DataError, RecipeError
 from domaintune.settings import ObjectDetectionSettings
 from domaintune.tasks.base import Batch, Finding, Item, Keys, Mode, Prediction, Primary, RawPrediction, Record, Task
-from domaintune.tasks.detection_examples import DetectionExample, box_labels, read_example, to_pixels, to_shares
+from domaintune.tasks.detection_examples import DetectionExample, box_labels, read_examples, to_pixels, to_shares
 from domaintune.tasks.detection_loss import detection_loss, detection_units, family_of, query_count
 from domaintune.tasks.detection_metric import average_precisions, match_boxes, mean_average_precision
 
@@ -85,8 +85,7 @@ class ObjectDetection(Task):
         )
 
     def read(self, rows: Iterable[Row], *, labelled: bool = True) -> Iterator[DetectionExample]:
-        for row in rows:
-            yield read_example(row, self.labels, labelled=labelled)
+        return read_examples(rows, self.labels, labelled=labelled)
 
     def from_bare(self, value: str) -> dict[str, Any]:
         return {"image": value}
