@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
-from PIL import Image
+from PIL import Image, features
 from tiny import tiny_base
 
 from domaintune.data.columns import wanted_of
@@ -69,6 +69,28 @@ def fault(path: Path, says: str, part: str = "train", wanted: Wanted = BOXES) ->
 
 class TestYolo:
     """Ultralytics' data.yaml and lists, Label Studio's and LabelImg's classes.txt, CVAT's YOLO 1.1 (Darknet)."""
+
+    def test_every_suffix_of_pictures_counts_and_labels_without_a_picture_are_told(self, tmp_path: Path) -> None:
+        noise = Image.open(picture(tmp_path / "images" / "p.png"))
+        kinds = {"q.jfif": "JPEG", "s.jp2": "JPEG2000"} | ({"r.avif": "AVIF"} if features.check("avif") else {})
+        for name, kind in kinds.items():
+            noise.save(tmp_path / "images" / name, format=kind)
+        (tmp_path / "images" / "t.heic").write_bytes(b"ftypheic")
+        for stem in (*"pqrst", "gone"):
+            write(tmp_path / "labels" / f"{stem}.txt", "0 .5 .5 .2 .2\n")
+        write(tmp_path / "labels" / "classes.txt", "cat\n")
+        reading = read(tmp_path)
+        assert {name: len(boxes) for name, boxes in found(reading).items()} == dict.fromkeys(("p.png", *kinds), 1)
+        count, first = 5 - len(kinds), tmp_path / "labels" / "gone.txt"
+        told = f"{count} files of labels without a picture that can be read passed over (first: {first}:1)."
+        assert told in reading.notes
+        beside = tmp_path / "beside"
+        picture(beside / "a.png")
+        (beside / "b.heic").write_bytes(b"ftypheic")
+        for name in ("a.txt", "b.txt", "train.txt"):
+            write(beside / name, "0 .5 .5 .2 .2\n")
+        write(beside / "classes.txt", "cat\n")
+        assert [note[:17] for note in read(beside).notes] == ["1 files of labels"]
 
     def test_lists_of_pictures(self, tmp_path: Path) -> None:
         for name in ("a.png", "b.png", "c.png"):

@@ -10,8 +10,9 @@ from domaintune.data.pictures import like_pictures, look_at
 from domaintune.tasks.base import Finding
 
 SUFFIXES = {
-    "JPEG": (".jpg", ".jpeg"), "MPO": (".jpg", ".jpeg"), "PNG": (".png",), "BMP": (".bmp",), "GIF": (".gif",),
+    "JPEG": (".jpg", ".jpeg", ".jfif"), "MPO": (".jpg", ".jpeg"), "PNG": (".png",), "BMP": (".bmp",), "GIF": (".gif",),
     "WEBP": (".webp",), "TIFF": (".tif", ".tiff"), "PPM": (".ppm", ".pgm"),
+    "AVIF": (".avif",), "JPEG2000": (".jp2",),
 }  # fmt: skip
 STRETCHED, TINY = 5, 16
 

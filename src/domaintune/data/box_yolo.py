@@ -69,6 +69,7 @@ def read_yolo(path: Path, part: str) -> Iterator[Found]:
         place = _place(str(entry), root, path)
         pictures = _pictures_in(place) if place.is_dir() else _pictures_of(place, (root, path.parent))
         yield from _labelled(pictures, classes)
+        yield from _left_labels(place)
 
 
 def read_yolo_list(path: Path) -> Iterator[Found]:
@@ -102,6 +103,7 @@ def read_yolo_folder(folder: Path, part: str) -> Iterator[Found]:
         place = place / chosen
     pictures = _pictures_in(place)
     yield from _by_near_names(pictures, (folder, folder / "labels", folder.parent), folder)
+    yield from _left_labels(place)
 
 
 def _by_near_names(pictures: Iterable[tuple[Path, str]], folders: Iterable[Path], told: Path) -> Iterator[Found]:
@@ -205,12 +207,37 @@ def _pictures_of(listing: Path, roots: Iterable[Path]) -> Iterator[tuple[Path, s
 
 def _label_file(picture: Path) -> Path | None:
     """The one below labels/ in the place of the last images/ of the path, else the one beside the picture; None: neither is there."""
-    *before, _ = picture.parts
-    places = [Path(*before)]
-    if "images" in before:
-        before[len(before) - 1 - before[::-1].index("images")] = "labels"
-        places.insert(0, Path(*before))
+    places = [place for place in (_beside_images(picture.parent), picture.parent) if place is not None]
     return next((file for place in places if (file := place / f"{picture.stem}.txt").is_file()), None)
+
+
+def _beside_images(folder: Path) -> Path | None:
+    """The folder below labels/ in the place of the last images/ of the path; None: there is none in it."""
+    parts = list(folder.parts)
+    if "images" not in parts:
+        return None
+    parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
+    return Path(*parts)
+
+
+def _left_labels(folder: Path) -> Iterator[Passed]:
+    """Label files of the folder's pictures that no picture goes with, such as those of photographs in .heic."""
+    if not folder.is_dir():
+        return
+    files = [file.relative_to(folder) for file in files_below(folder)]
+    pictures = {file.with_suffix("") for file in files if file.suffix.lower() in PICTURE_SUFFIXES}
+    others = {file.with_suffix("") for file in files if file.suffix.lower() != ".txt"}
+    apart = _beside_images(folder)
+    labels = (
+        files if apart is None else [file.relative_to(apart) for file in files_below(apart)] if apart.is_dir() else []
+    )
+    for file in labels:
+        named = file.with_suffix("")
+        lacks = named not in pictures and (apart is not None or named in others)
+        if file.suffix == ".txt" and file.name not in NAME_LISTS and lacks:
+            yield Passed(
+                "files of labels without a picture that can be read passed over", f"{(apart or folder) / file}:1"
+            )
 
 
 def _labelled(pictures: Iterable[tuple[Path, str]], classes: _Classes) -> Iterator[Found]:

@@ -15,7 +15,9 @@ from PIL import Image, ImageOps
 
 from domaintune.errors import DataError
 
-PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+PICTURE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".jp2"}
+)
 MAX_PIXELS = 89_478_485
 """Pillow's own limit: a few kilobytes can decompress to more memory than a machine has."""
 ORIENTATION_TAG = 0x0112
