@@ -136,8 +136,8 @@ class ImageClassificationSettings(Settings):
     label_column: str = "label"
     labels: Labels | None = None
     class_weights: Literal["none", "balanced"] = "none"
-    flip: bool = True
-    """Augmentation: mirror pictures left to right, half of the time."""
+    flip: bool | None = None
+    """Augmentation: mirror pictures left to right, half of the time; by default where no label names a side (left, rechts, 左)."""
     crop: float = Field(default=0.8, gt=0, le=1)
     """Augmentation: smallest share of a picture's area that a random crop keeps; 1 = none."""
 
@@ -154,9 +154,10 @@ class ObjectDetectionSettings(Settings):
     """In tables of boxes, where they are called otherwise: `{xmin: left, ymin: top, xmax: right, ymax: bottom}`, or of `x`, `y`,
     `width` and `height`; in pixels."""
     labels: Labels | None = None
-    flip: bool = True
+    flip: bool | None = None
+    """Augmentation: as of image classification."""
     image_size: int | None = Field(default=None, ge=32)
-    """Side of the square that pictures are resized to; by default the image processor's own size."""
+    """Side of the square that pictures are resized to; by default the image processor's own size (of a shortest edge the square of it)."""
     threshold: float = Field(default=0.5, ge=0, le=1)
     """Smallest confidence of a box in what the user sees; scores use all boxes."""
     max_detections: int = Field(default=100, ge=1)

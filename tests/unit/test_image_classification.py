@@ -121,6 +121,35 @@ def test_pixels_equal_those_of_the_processor_in_one_go(folder: Path, family: str
     np.testing.assert_allclose(batch.inputs["pixel_values"].numpy(), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("labels", "flip", "severity"),
+    [
+        (("cat", "dog"), True, None),
+        (("leftover", "outright", "copyright"), True, None),
+        (("left", "right"), False, "note"),
+        (("turnLeft", "straight"), False, "note"),
+        (("TURN_RIGHT", "stop"), False, "note"),
+        (("linke Hand", "Fuß"), False, "note"),
+        (("左转", "直行"), False, "note"),
+        (("a", "b", "d", "space"), True, "note"),
+        (("0", "1"), True, None),
+    ],
+)
+def test_pictures_are_not_mirrored_where_labels_name_sides(
+    labels: tuple[str, ...], flip: bool, severity: str | None
+) -> None:
+    rows = [Row({"image": "x.png", "label": label}, "p", 1) for label in labels]
+    for given in (None, True, False):
+        made = ImageClassification.build(rows, tiny_base(), ImageClassificationSettings(flip=given))
+        assert made.flip == (flip if given is None else given)
+        found = [finding for finding in made.check([]) if finding.name == "mirrored-labels"]
+        if given is None:
+            assert [finding.severity for finding in found] == ([severity] if severity else [])
+        elif given and not flip:
+            assert [finding.severity for finding in found] == ["warning"]
+            assert "--set task.flip=false" in found[0].remedy
+
+
 def test_a_processor_that_does_more_is_refused(folder: Path) -> None:
     class Inverting:
         def __call__(self, **options: Any) -> Any:

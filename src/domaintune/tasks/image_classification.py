@@ -50,6 +50,7 @@ from domaintune.tasks.classification import (
     target_weights,
     with_shown,
 )
+from domaintune.tasks.mirroring import mirror_findings, mirrors
 
 IMAGE, LABEL = "image", "label"
 CROP_ASPECTS = (3 / 4, 4 / 3)
@@ -91,7 +92,7 @@ class ImageClassification(Task):
         return cls(
             labels=labels,
             weights=class_weights(targets, count=len(labels), kind=settings.class_weights),
-            flip=settings.flip,
+            flip=mirrors(settings.flip, labels),
             crop=settings.crop,
         )
 
@@ -120,6 +121,7 @@ class ImageClassification(Task):
         return self.model_copy(update={"weights": class_weights(found, count=len(self.labels), kind="balanced")})
 
     def check(self, examples: Sequence[ImageExample]) -> Iterator[Finding]:
+        yield from mirror_findings(self.flip, self.labels)
         counts = np.bincount([index for e in examples for index in e.labels], minlength=len(self.labels))
         rare = [self.labels[index] for index in np.flatnonzero((counts > 0) & (counts < FEW_PICTURES))]
         if rare:

@@ -22,6 +22,7 @@ from domaintune.tasks.base import Batch, Finding, Item, Keys, Mode, Prediction, 
 from domaintune.tasks.detection_examples import DetectionExample, box_labels, read_examples, to_pixels, to_shares
 from domaintune.tasks.detection_loss import detection_loss, detection_units, family_of, query_count
 from domaintune.tasks.detection_metric import average_precisions, match_boxes, mean_average_precision
+from domaintune.tasks.mirroring import mirror_findings, mirrors
 
 STRIDE = 32
 FEW_BOXES = 10
@@ -78,7 +79,7 @@ class ObjectDetection(Task):
             height=height,
             width=width,
             queries=query_count(base.model),
-            flip=settings.flip,
+            flip=mirrors(settings.flip, labels),
             threshold=settings.threshold,
             max_detections=settings.max_detections,
             denoising=settings.denoising,
@@ -102,6 +103,7 @@ class ObjectDetection(Task):
         return self.model_copy(update=update)
 
     def check(self, examples: Sequence[DetectionExample]) -> Iterator[Finding]:
+        yield from mirror_findings(self.flip, self.labels)
         counts = Counter(label for example in examples for label in example.labels)
         rare = [f"{label} ({counts[i]})" for i, label in enumerate(self.labels) if counts[i] < FEW_BOXES]
         if rare:
