@@ -410,6 +410,34 @@ def test_check_and_keys(folder: Path) -> None:
     assert task.keys(other) == Keys(keys[1].input, keys[1].target, "dog", labels=("cat", "dog"))
 
 
+def test_sizes_of_pictures_fit_the_windows_of_the_backbone(folder: Path) -> None:
+    base = Base(name="tiny", model=detector("rf-detr"), processor=tiny_base("yolos", "object-detection").processor)
+    body = transformers.RfDetrDinov2Config(
+        **{**WINDOWED, "patch_size": 14, "image_size": 56}, num_windows=2, window_block_indexes=[0]
+    )
+    model = transformers.AutoModelForObjectDetection.from_config(
+        transformers.RfDetrConfig(backbone_config=body, **GROUPED)
+    )
+    windowed = replace(base, model=model.eval())
+    task = ObjectDetection.build(rows(folder), windowed, ObjectDetectionSettings(image_size=84))
+    assert (task.height, task.width) == (84, 84)
+    with pytest.raises(RecipeError, match="multiple of 28 for this base, such as 84 or 112"):
+        ObjectDetection.build(rows(folder), windowed, ObjectDetectionSettings(image_size=96))
+    lw = replace(base, model=detector("lw-detr"))
+    assert ObjectDetection.build(rows(folder), lw, ObjectDetectionSettings(image_size=96)).height == 96
+
+    class Refusing(torch.nn.Module):
+        config, loss_type = model.config, model.loss_type
+
+        def forward(self, pixel_values: torch.Tensor) -> None:
+            raise RuntimeError("shape is invalid.\nmore")
+
+    refusing = Refusing()
+    refusing.register_parameter("w", torch.nn.Parameter(torch.zeros(1)))
+    with pytest.raises(RecipeError, match=r"is 84, which the base cannot compute \(shape is invalid\)"):
+        ObjectDetection.build(rows(folder), replace(base, model=refusing), ObjectDetectionSettings(image_size=84))
+
+
 def test_settings_that_cannot_be(folder: Path) -> None:
     base = tiny_base("yolos", "object-detection")
     with pytest.raises(RecipeError, match="multiple of 32"):

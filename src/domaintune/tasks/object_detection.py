@@ -16,15 +16,15 @@ from torch.nn import functional
 from domaintune.bases.base import Base, HeadSpec
 from domaintune.data.pictures import open_picture
 from domaintune.data.rows import Row
-from domaintune.errors import DataError, RecipeError
+from domaintune.errors import DataError
 from domaintune.settings import ObjectDetectionSettings
 from domaintune.tasks.base import Batch, Finding, Item, Keys, Mode, Prediction, Primary, RawPrediction, Record, Task
 from domaintune.tasks.detection_examples import DetectionExample, box_labels, read_examples, to_pixels, to_shares
 from domaintune.tasks.detection_loss import detection_loss, detection_units, family_of, query_count
 from domaintune.tasks.detection_metric import average_precisions, match_boxes, mean_average_precision
 from domaintune.tasks.mirroring import mirror_findings, mirrors
+from domaintune.tasks.picture_sizes import detector_size
 
-STRIDE = 32
 FEW_BOXES = 10
 MANY_CLIPPED = 0.2
 """Share of all boxes: of corners that were taken for sizes most reach outside, of true sizes few do."""
@@ -72,7 +72,7 @@ class ObjectDetection(Task):
                 remedy="A detector learns from boxes: check the annotations.",
             )
         labels = settings.labels or tuple(sorted(counts))
-        height, width = _picture_size(base, settings.image_size)
+        height, width = detector_size(base, settings.image_size)
         return cls(
             labels=labels,
             box_counts=tuple(counts[label] for label in labels),
@@ -315,21 +315,6 @@ class ObjectDetection(Task):
 
 def _divergence(ours: Tensor, theirs: Tensor) -> Tensor:
     return functional.kl_div(ours, theirs, reduction="sum", log_target=True)
-
-
-def _picture_size(base: Base, image_size: int | None) -> tuple[int, int]:
-    if image_size is not None:
-        if image_size % STRIDE:
-            raise RecipeError(
-                f"is {image_size}.",
-                where="task.image_size",
-                remedy=f"It must be a multiple of {STRIDE}, such as 320 or 640.",
-            )
-        return image_size, image_size
-    size = dict(base.processor.size)
-    if size.get("height") and size.get("width"):
-        return int(size["height"]), int(size["width"])
-    return int(size["shortest_edge"]), int(size["shortest_edge"])
 
 
 def _target(item: Item) -> dict[str, Tensor]:
