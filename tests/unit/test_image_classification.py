@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+import transformers
 from PIL import Image
 
 from domaintune.bases.base import Base
@@ -148,6 +149,42 @@ def test_pictures_are_not_mirrored_where_labels_name_sides(
         elif given and not flip:
             assert [finding.severity for finding in found] == ["warning"]
             assert "--set task.flip=false" in found[0].remedy
+
+
+def vit(name: str, *, channels: int, side: int, means: int) -> Base:
+    made = tiny.config("vit")
+    made.num_channels, made.image_size = channels, 32
+    processor = tiny.tiny_processor("vit", "image-classification")
+    processor.size = {"height": side, "width": side}
+    processor.image_mean = processor.image_std = [0.5] * means
+    model = transformers.AutoModelForImageClassification.from_config(made).eval()
+    return Base(name=name, model=model, processor=processor)
+
+
+def test_a_base_of_one_channel_sees_grey_pictures(folder: Path) -> None:
+    base = vit("grey", channels=1, side=32, means=1)
+    made = task(folder, base, crop=0.5)
+    example = next(iter(made.read(read_rows(str(folder)))))
+    (item,) = made.prepare(base, example)
+    assert item.inputs["pixels"].shape == (1, 32, 32)
+    for _ in range(3):
+        assert made.augment(item, torch.Generator()).inputs["pixels"].shape == (1, 32, 32)
+    batch = made.collate(base, [item, item], "predict")
+    assert base.model(**batch.inputs).logits.shape == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("channels", "side", "means", "says"),
+    [
+        (1, 32, 3, "one number for each channel"),
+        (3, 64, 3, "64 x 64 pixels and 3 channels, which the model does not compute"),
+    ],
+)
+def test_a_processor_that_does_not_fit_the_model_is_refused(
+    folder: Path, channels: int, side: int, means: int, says: str
+) -> None:
+    with pytest.raises(BaseError, match=says):
+        task(folder, vit("other", channels=channels, side=side, means=means))
 
 
 def test_a_processor_that_does_more_is_refused(folder: Path) -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from domaintune.bases.base import Base, HeadSpec
+from domaintune.counting import counted
 from domaintune.data.pictures import examine_pictures, open_picture
 from domaintune.data.rows import Row
 from domaintune.errors import BaseError, DataError
@@ -51,6 +52,7 @@ from domaintune.tasks.classification import (
     with_shown,
 )
 from domaintune.tasks.mirroring import mirror_findings, mirrors
+from domaintune.tasks.picture_sizes import channels_of, first_line, forward_fault
 
 IMAGE, LABEL = "image", "label"
 CROP_ASPECTS = (3 / 4, 4 / 3)
@@ -244,14 +246,15 @@ def _label_name(row: Row) -> str:
 
 
 def _resized(base: Base, picture: Image.Image) -> np.ndarray:
-    """uint8 [3, height, width]: what the base's processor does before it leaves the 8 bits."""
+    """uint8 [channels, height, width]: what the base's processor does before it leaves the 8 bits; grey for a base of one channel."""
+    picture = picture.convert("L") if channels_of(base.config) == 1 else picture
     made = base.processor(images=picture, do_rescale=False, do_normalize=False, return_tensors="np")
     pixels: np.ndarray = np.asarray(made["pixel_values"])[0]
     return pixels
 
 
 def _normalised(base: Base, pictures: Sequence[np.ndarray]) -> np.ndarray:
-    """float32 [batch, 3, height, width]: the rest of what the processor does."""
+    """float32 [batch, channels, height, width]: the rest of what the processor does."""
     made = base.processor(
         images=list(pictures),
         do_resize=False,
@@ -263,25 +266,42 @@ def _normalised(base: Base, pictures: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _check_processor(base: Base) -> None:
-    """That the processor's work in two halves equals its work in one.
+    """That the processor's work in two halves equals its work in one, and that the base computes what comes of it.
 
     Raises:
-        BaseError: it does not, or it gives no RGB picture.
+        BaseError: it does not, or it gives no pictures that the base takes.
     """
+    name, channels = type(base.processor).__name__, channels_of(base.config)
     noise = np.random.default_rng(0).integers(0, 256, (97, 131, 3), dtype=np.uint8)
-    picture = Image.fromarray(noise)
-    whole = np.asarray(base.processor(images=picture, return_tensors="np")["pixel_values"])
-    pixels = _resized(base, picture)
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or not np.allclose(_normalised(base, [pixels]), whole, atol=1e-5):
+    picture = Image.fromarray(noise).convert("L" if channels == 1 else "RGB")
+    try:
+        whole = np.asarray(base.processor(images=picture, return_tensors="np")["pixel_values"])
+        pixels = _resized(base, picture)
+        halves = _normalised(base, [pixels])
+    except ValueError as error:
         raise BaseError(
-            f"{type(base.processor).__name__} does more than resize, crop, rescale and normalise.",
+            f"{name} makes nothing of a picture with {counted(channels, '[channel|channels]')} ({first_line(error)}).",
+            where=base.name,
+            remedy="Give image_mean and image_std in its preprocessor_config.json one number for each channel.",
+        ) from None
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or not np.allclose(halves, whole, atol=1e-5):
+        raise BaseError(
+            f"{name} does more than resize, crop, rescale and normalise.",
             where=base.name,
             remedy="Use a base whose image processor does these alone (ViT, DINOv2, Swin, ConvNeXt, ResNet, MobileNet, ...).",
+        )
+    made, height, width = pixels.shape
+    if fault := forward_fault(base, channels=made, height=height, width=width):
+        raise BaseError(
+            f"{name} makes pictures of {width} x {height} pixels and {counted(made, '[channel|channels]')}, which the model does not "
+            f"compute ({fault}).",
+            where=base.name,
+            remedy="Correct the size in its preprocessor_config.json.",
         )
 
 
 def _random_crop(pixels: np.ndarray, smallest: float, generator: torch.Generator) -> np.ndarray:
-    """A part of uint8 pixels [3, height, width] with at least `smallest` of the area, resized to the whole; the whole where no
+    """A part of uint8 pixels [channels, height, width] with at least `smallest` of the area, resized to the whole; the whole where no
     part of the drawn shape fits in ten attempts.
 
     Source: Szegedy et al. 2014 (arXiv 1409.4842), section 6; torchvision's `RandomResizedCrop`.
@@ -297,7 +317,9 @@ def _random_crop(pixels: np.ndarray, smallest: float, generator: torch.Generator
             continue
         left, top = int(across * (width - columns + 1)), int(down * (height - rows + 1))
         box = (left, top, left + columns, top + rows)
-        picture = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+        picture = Image.fromarray(
+            np.ascontiguousarray(pixels.transpose(1, 2, 0).squeeze(2 if len(pixels) == 1 else ()))
+        )  # of one channel: no axis
         resized = picture.resize((width, height), Image.Resampling.BILINEAR, box=box)
-        return np.ascontiguousarray(np.asarray(resized).transpose(2, 0, 1))
+        return np.ascontiguousarray(np.asarray(resized).reshape(height, width, -1).transpose(2, 0, 1))
     return pixels
