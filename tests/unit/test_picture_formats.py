@@ -6,7 +6,9 @@ import io
 import itertools
 import json
 import tarfile
+import time
 import zipfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,9 @@ from PIL import Image
 from domaintune.checks.pictures import picture_findings
 from domaintune.data.formats import read_part, stream_part
 from domaintune.data.labels import labels_of, only, renamed
-from domaintune.data.pictures import like_pictures, look_at
+from domaintune.data.pictures import PictureLook, chained_pictures, like_pictures, look_at
 from domaintune.data.rows import Reading, Wanted
+from domaintune.data.splits import together
 from domaintune.errors import DataError
 
 BOXES, CLASSES = Wanted("object-detection"), Wanted("image-classification")
@@ -295,8 +298,32 @@ def test_blobs_of_one_hash_are_not_taken_for_one_picture(tmp_path: Path) -> None
     hashes = [look.hashed for look in looks]
     alike = sum((a ^ b).bit_count() <= 2 for a, b in itertools.combinations(hashes, 2))
     assert alike >= 5
-    assert len(like_pictures(looks)) < alike
+    assert sum(len(others) for _, others in like_pictures(looks)) < alike
     # The very blob in other brightness and contrast, smaller and saved with loss, still is.
     with Image.open(tmp_path / "0.png") as picture:
         picture.resize((40, 40)).point(lambda value: int(value * 0.7 + 20)).save(tmp_path / "again.jpg", quality=60)
-    assert like_pictures([looks[0], look_at(str(tmp_path / "again.jpg"))]) == [(0, 1)]
+    ((place, others),) = like_pictures([looks[0], look_at(str(tmp_path / "again.jpg"))])
+    assert (place, others.tolist()) == (0, [1])
+
+
+def test_crowds_of_like_pictures_cost_little(tmp_path: Path) -> None:
+    """A camera that does not move: every picture is like every other."""
+    generator = np.random.default_rng(0)
+    scenes = generator.integers(0, 255, (3, 256))
+
+    def look(scene: int) -> PictureLook:
+        grey = np.clip(scenes[scene] + generator.normal(0, 3, 256), 0, 255).astype(np.uint8).tobytes()
+        return PictureLook((1 << 20) + scene, grey, "PNG", 640, 480)
+
+    looks = [look(number % 2) for number in range(1500)] + [look(2), PictureLook(0, bytes(256), "PNG", 640, 480)]
+    before = time.process_time()
+    pairs = chained_pictures(looks)
+    assert time.process_time() - before < 5, "of every pair by itself it takes 20 seconds"
+    assert len(pairs) == 2 * 749
+    root = together([str(number) for number in range(len(looks))], [None] * len(looks), pairs)
+    assert Counter(root) == {0: 750, 1: 750, 1500: 1, 1501: 1}
+    few = looks[:40]
+    listed = [(place, other) for place, others in like_pictures(few) for other in others.tolist()]
+    assert listed == [(a, b) for a, b in itertools.combinations(range(40), 2) if a % 2 == b % 2]
+    for first in (1, 2, 30):
+        assert {b for a, b in chained_pictures(few) if a < first <= b} == {b for a, b in listed if a < first <= b}

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from domaintune.counting import counted
-from domaintune.data.pictures import like_pictures, look_at
+from domaintune.data.pictures import PictureLook, like_pictures, look_at
 from domaintune.tasks.base import Finding
 
 SUFFIXES = {
@@ -22,11 +24,7 @@ def picture_findings(parts: Mapping[str, Sequence[tuple[str, str, str]]]) -> Ite
     repeats and leaks), `wrong-suffix`, `odd-size`."""
     rows = [(name, *file) for name, files in parts.items() for file in files]
     looks = [look_at(path, where=where) for _, path, where, _ in rows]
-    across: dict[tuple[str, str], dict[int, int]] = {}
-    for left, right in like_pictures(looks):
-        if rows[left][3] != rows[right][3]:
-            across.setdefault((rows[left][0], rows[right][0]), {}).setdefault(right, left)
-    for (one, other), places in across.items():
+    for (one, other), places in _first_alike([name for name, *_ in rows], [key for *_, key in rows], looks).items():
         inside = one == other
         shown = [Path(rows[place][1]).name for place in min(places.items())]
         yield Finding(
@@ -56,6 +54,22 @@ def picture_findings(parts: Mapping[str, Sequence[tuple[str, str, str]]]) -> Ite
                 tuple(rows[place][2] for place in odd), "Look at them.",
                 "Resized to the model's square, little of them is left.", len(odd),
             )  # fmt: skip
+
+
+def _first_alike(
+    parts: Sequence[str], keys: Sequence[str], looks: Sequence[PictureLook]
+) -> dict[tuple[str, str], dict[int, int]]:
+    """(part, part) -> position in the second -> the first position in the first that looks like it and has another key."""
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    key_of, first = np.array([numbers[key] for key in keys]), {name: np.full(len(keys), -1) for name in parts}
+    for place, alike in like_pictures(looks):
+        held, others = first[parts[place]], alike[key_of[alike] != key_of[place]]
+        held[others[held[others] < 0]] = place
+    found: dict[tuple[str, str], dict[int, int]] = {}
+    pairs = ((held[right], right, name) for name, held in first.items() for right in np.flatnonzero(held >= 0).tolist())
+    for left, right, name in sorted(pairs):
+        found.setdefault((name, parts[right]), {})[right] = int(left)
+    return found
 
 
 def _is_odd(width: int, height: int) -> bool:

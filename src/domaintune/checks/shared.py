@@ -16,7 +16,7 @@ from typing import Any, Literal
 from domaintune.counting import counted
 from domaintune.data.labels import folded
 from domaintune.data.near_duplicates import near_duplicates
-from domaintune.data.pictures import like_pictures, look_at
+from domaintune.data.pictures import chained_pictures, look_at
 from domaintune.data.splits import together
 from domaintune.tasks.base import Finding, Keys, Task
 
@@ -67,10 +67,10 @@ def parted(task: Task, part: Sequence[Any], others: Sequence[Any]) -> int:
 
 
 def _links(task: Task, examples: Sequence[Any], keys: Sequence[Keys], *, first: int = 0) -> Sequence[tuple[int, int]]:
-    """Pairs of near duplicates, ascending; `first`: as in `near_duplicates`."""
+    """Pairs of near duplicates, of pictures those of `chained_pictures`; `first`: as in `near_duplicates`."""
     pictures = [path for path in map(task.picture, examples) if path is not None]
     if pictures:
-        return like_pictures([look_at(path, where=e.where) for path, e in zip(pictures, examples, strict=True)])
+        return chained_pictures([look_at(path, where=e.where) for path, e in zip(pictures, examples, strict=True)])
     if any(task.texts(example) for example in examples[:1]):
         return near_duplicates([key.compared for key in keys], threshold=NEAR, first=first)
     return []

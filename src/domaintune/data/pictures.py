@@ -6,7 +6,7 @@ import functools
 import hashlib
 import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,24 +81,34 @@ def _look(path: str, where: str, stamp: int) -> PictureLook:
     return PictureLook(int(np.packbits(bits).view(">u8")[0]), grey, kind, width, height)
 
 
-def like_pictures(looks: Sequence[PictureLook]) -> list[tuple[int, int]]:
-    """Pairs of positions whose hashes differ in at most 6 of 64 bits and whose grey values correlate by at least `LIKENESS`: many
-    pictures of one dark blob share a hash. Flat pictures (all bits 0) are like none."""
-    values = np.array([look.hashed for look in looks], dtype=np.uint64)
-    pairs = []
-    for place in range(len(values) - 1):
-        if values[place]:
-            distance = np.bitwise_count(values[place + 1 :] ^ values[place])
-            near = (place + 1 + np.flatnonzero(distance <= HASH_BITS)).tolist()
-            pairs += [(place, other) for other in near if _correlation(looks[place], looks[other]) >= LIKENESS]
+def like_pictures(looks: Sequence[PictureLook]) -> Iterator[tuple[int, np.ndarray]]:
+    """Each position, with those after it whose hashes differ in at most 6 of 64 bits and whose grey values correlate by at least
+    `LIKENESS` (many pictures of one dark blob share a hash), where there are any. Flat pictures (all bits 0) are like none."""
+    hashed = np.array([look.hashed for look in looks], dtype=np.uint64)
+    grey = np.array([np.frombuffer(look.grey, dtype=np.uint8) for look in looks], dtype=np.float64)
+    if len(grey):
+        grey -= grey.mean(1, keepdims=True)
+    sizes = np.linalg.norm(grey, axis=1) if len(grey) else grey
+    for place in np.flatnonzero(hashed).tolist():
+        near = place + 1 + np.flatnonzero(np.bitwise_count(hashed[place + 1 :] ^ hashed[place]) <= HASH_BITS)
+        # A slice of a crowd that is all alike needs no copy.
+        held = grey[place + 1 :] if len(near) == len(grey) - place - 1 else grey[near]
+        with np.errstate(invalid="ignore"):  # of flat pictures no number, which is below the bound
+            alike = near[held @ grey[place] / (sizes[near] * sizes[place]) >= LIKENESS]
+        if len(alike):
+            yield place, alike
+
+
+def chained_pictures(looks: Sequence[PictureLook]) -> list[tuple[int, int]]:
+    """Pairs of `like_pictures`, fewer than there are pictures, that join what all its pairs join: each joins two chains. A picture that is
+    like one before any position is in a pair with one before that position."""
+    chain, pairs = np.arange(len(looks)), list[tuple[int, int]]()
+    for place, alike in like_pictures(looks):
+        for other in alike[np.unique(chain[alike], return_index=True)[1]].tolist():
+            if chain[other] != chain[place]:
+                pairs.append((place, other))
+                chain[chain == chain[other]] = chain[place]
     return pairs
-
-
-def _correlation(one: PictureLook, other: PictureLook) -> float:
-    both = np.frombuffer(one.grey + other.grey, dtype=np.uint8).reshape(2, -1).astype(np.float64)
-    both -= both.mean(1, keepdims=True)
-    sizes = np.linalg.norm(both, axis=1)
-    return float(both[0] @ both[1] / sizes.prod()) if sizes.all() else 0.0
 
 
 def find_picture(name: str, folders: Iterable[Path], *, where: str, other_names: Iterable[str] = ()) -> Path:

@@ -8,8 +8,33 @@ from collections.abc import Iterator, Sequence
 from domaintune.tasks.base import Finding
 
 SIDES = frozenset(
-    "left right links rechts linke linker linkes rechte rechter rechtes gauche droite droit izquierda izquierdo derecha derecho "
-    "sinistra sinistro destra destro esquerda esquerdo direita direito".split()
+    {
+        "left",
+        "right",
+        "links",
+        "rechts",
+        "linke",
+        "linker",
+        "linkes",
+        "rechte",
+        "rechter",
+        "rechtes",
+        "gauche",
+        "droite",
+        "droit",
+    }
+    | {
+        "izquierda",
+        "izquierdo",
+        "derecha",
+        "derecho",
+        "sinistra",
+        "sinistro",
+        "destra",
+        "destro",
+        "esquerda",
+        "direita",
+    }
 )
 SIDE_CHARACTERS = "左右"
 WORD = re.compile(r"[^\W\d_][^\W\d_A-Z]*")
@@ -39,7 +64,9 @@ def mirror_findings(flip: bool, labels: Sequence[str]) -> Iterator[Finding]:
     shown = ", ".join(found[:5])
     if found and flip:
         what = f"labels name sides ({shown}), and pictures are mirrored in training."
-        yield Finding("mirrored-labels", "warning", what, (), "Leave them as they are: --set task.flip=false.", why, len(found))
+        yield Finding(
+            "mirrored-labels", "warning", what, (), "Leave them as they are: --set task.flip=false.", why, len(found)
+        )
     elif found:
         what = f"labels name sides ({shown}): pictures are not mirrored in training."
         yield Finding(
