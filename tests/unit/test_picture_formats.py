@@ -285,6 +285,16 @@ def test_like_pictures_lying_names_and_odd_sizes_are_found(tmp_path: Path) -> No
     assert across.message == "2 pictures of test look like one of train, such as again.jpg like 0.png."
 
 
+def test_twelve_bits_in_a_file_of_sixteen_are_told(tmp_path: Path) -> None:
+    ramp = np.tile(np.linspace(0, 4095, 60), (40, 1))
+    Image.fromarray(ramp.astype(np.uint16)).save(tmp_path / "dark.png")
+    Image.fromarray((ramp * 16).astype(np.uint16)).save(tmp_path / "whole.png")
+    files = [(str(tmp_path / f"{name}.png"), f"t:{name}", name) for name in ("dark", "whole")]
+    (found,) = (finding for finding in picture_findings({"train": files}) if finding.name == "dark-pictures")
+    assert (found.severity, found.rows) == ("warning", ("t:dark",))
+    assert "12 bits" in found.remedy
+
+
 def test_blobs_of_one_hash_are_not_taken_for_one_picture(tmp_path: Path) -> None:
     """A dark blob before noise: the hash follows the blob, which all such pictures have."""
     looks = []
@@ -313,9 +323,9 @@ def test_crowds_of_like_pictures_cost_little(tmp_path: Path) -> None:
 
     def look(scene: int) -> PictureLook:
         grey = np.clip(scenes[scene] + generator.normal(0, 3, 256), 0, 255).astype(np.uint8).tobytes()
-        return PictureLook((1 << 20) + scene, grey, "PNG", 640, 480)
+        return PictureLook((1 << 20) + scene, grey, "PNG", 640, 480, 255)
 
-    looks = [look(number % 2) for number in range(1500)] + [look(2), PictureLook(0, bytes(256), "PNG", 640, 480)]
+    looks = [look(number % 2) for number in range(1500)] + [look(2), PictureLook(0, bytes(256), "PNG", 640, 480, 0)]
     before = time.process_time()
     pairs = chained_pictures(looks)
     assert time.process_time() - before < 5, "of every pair by itself it takes 20 seconds"

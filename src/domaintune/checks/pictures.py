@@ -1,4 +1,4 @@
-"""What is wrong with pictures: near duplicates, names that lie about the format, odd sizes."""
+"""What is wrong with pictures: near duplicates, names that lie about the format, odd sizes, pictures that are nearly black."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ SUFFIXES = {
     "AVIF": (".avif",), "JPEG2000": (".jp2",),
 }  # fmt: skip
 STRETCHED, TINY = 5, 16
+DARK = 16
+"""The brightest grey value that 12 bits in a file of 16 can have."""
 
 
 def picture_findings(parts: Mapping[str, Sequence[tuple[str, str, str]]]) -> Iterator[Finding]:
     """Of (path, "file:line", key that equal files share) by part: `like-pictures` within and across parts (equal files are told as
-    repeats and leaks), `wrong-suffix`, `odd-size`."""
+    repeats and leaks), `wrong-suffix`, `odd-size`, `dark-pictures`."""
     rows = [(name, *file) for name, files in parts.items() for file in files]
     looks = [look_at(path, where=where) for _, path, where, _ in rows]
     for (one, other), places in _first_alike([name for name, *_ in rows], [key for *_, key in rows], looks).items():
@@ -53,6 +55,14 @@ def picture_findings(parts: Mapping[str, Sequence[tuple[str, str, str]]]) -> Ite
                 "odd-size", "warning", counted(len(odd), f"[picture|pictures] of {name} [is|are] tiny or very long."),
                 tuple(rows[place][2] for place in odd), "Look at them.",
                 "Resized to the model's square, little of them is left.", len(odd),
+            )  # fmt: skip
+        dark = [p for p in mine if looks[p].brightest <= DARK]
+        if dark:
+            yield Finding(
+                "dark-pictures", "warning", counted(len(dark), f"[picture|pictures] of {name} [is|are] black, or nearly so."),
+                tuple(rows[place][2] for place in dark),
+                "Look at them; 10 or 12 bits in files of 16 (microscopes, X-rays) are to be stretched to all 16, or saved with 8.",
+                "The model sees no more in them than a few grey values.", len(dark),
             )  # fmt: skip
 
 

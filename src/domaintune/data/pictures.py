@@ -44,13 +44,14 @@ class PictureFacts:
 @dataclass(frozen=True, slots=True)
 class PictureLook:
     """What near-duplicate search and checks need of a file: `hashed`, 64 bits that like pictures share almost all of; `grey`, 16 x 16
-    bytes of it; the format that its bytes are in ("PNG"); and its size as shown."""
+    bytes of it; the format that its bytes are in ("PNG"); its size as shown; and its brightest grey value, 0 to 255."""
 
     hashed: int
     grey: bytes
     format: str
     width: int
     height: int
+    brightest: int
 
 
 def look_at(path: str, *, where: str = "") -> PictureLook:
@@ -78,7 +79,8 @@ def _look(path: str, where: str, stamp: int) -> PictureLook:
     small = np.asarray(shown.resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
     bits = (small[:, 1:] > small[:, :-1]).ravel()
     grey = shown.resize((16, 16), Image.Resampling.BOX).tobytes()
-    return PictureLook(int(np.packbits(bits).view(">u8")[0]), grey, kind, width, height)
+    brightest = int(np.asarray(shown).max())
+    return PictureLook(int(np.packbits(bits).view(">u8")[0]), grey, kind, width, height, brightest)
 
 
 def like_pictures(looks: Sequence[PictureLook]) -> Iterator[tuple[int, np.ndarray]]:
