@@ -302,7 +302,7 @@ def _named(labels: Sequence[str], most: int = 40) -> str:
 def show(console: Console, path: Path, *, notes: bool = True) -> None:
     """The result table of a run; `notes`: what was done with its data and found in it, too."""
     from domaintune.finished.strength import moved
-    from domaintune.report.wording import decisions, further
+    from domaintune.report.wording import decisions, further, silence_told
     from domaintune.run import PAGE, SEEDS_SUMMARY, RunFolder, findings_of, read_json
     from domaintune.terminal import beside, growth_lines, scores_table, seeds_table, trust_lines
 
@@ -319,7 +319,13 @@ def show(console: Console, path: Path, *, notes: bool = True) -> None:
     console.print(scores_table(scores))
     more = further(scores)
     of = decisions(folder.read("run.json")["task"], folder.read("tasks.json")["domain"])
-    lines = [*growth_lines(scores), beside(scores), *trust_lines(scores, of=of), scores["verdict"]["sentence"]]
+    lines = [
+        *growth_lines(scores),
+        beside(scores),
+        *trust_lines(scores, of=of),
+        *silence_told(scores),
+        scores["verdict"]["sentence"],
+    ]
     if more is not None:
         lines.append(f"{more} `domaintune balance {shlex.quote(str(path))}` sets the dial.")
     for line in [*lines, *moved(path)]:

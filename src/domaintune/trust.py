@@ -15,21 +15,37 @@ from domaintune.fit import Fitted, form_of, sampled
 from domaintune.parts import Parts
 from domaintune.recipe import Recipe
 from domaintune.tasks.base import Dataset, Prediction, Task
+from domaintune.tasks.object_detection import ObjectDetection
+
+MANY_SILENT = 0.2
+"""Share of the test pictures with objects."""
 
 
 def trust(
     recipe: Recipe, fitted: Fitted, parts: Parts, side: SideScores, *, report: Callable[[str, None], None]
 ) -> dict[str, Any]:
     """`calibration` of the chosen strength on test, `classes` and `robustness` beside the base's of the chosen strength or, where that is
-    the base itself, of 1; each None where it does not apply. `side` is the confirmation on test."""
+    the base itself, of 1; `silence`; each None where it does not apply. `side` is the confirmation on test."""
     judged = fitted.chosen or 1.0
     wanted = recipe.evaluation.robustness
     on = parts.task.cross_validates if wanted is None else wanted  # both are dear where predicting is
     return {
         "calibration": calibration(parts, side, fitted.chosen),
         "classes": classes(parts.task, side, judged),
+        "silence": silence(parts, side, fitted.chosen),
         "robustness": _robustness(recipe, fitted, parts, side, judged, report) if on else None,
     }
+
+
+def silence(parts: Parts, side: SideScores, chosen: float) -> dict[str, Any] | None:
+    """On how many test pictures with objects no box reaches the threshold, where these are many; `side` is the confirmation on test."""
+    task = parts.task
+    if not isinstance(task, ObjectDetection):
+        return None
+    made = [answer for answer, example in zip(side.predictions[chosen], parts.test, strict=True) if example.boxes]
+    silent = sum(not task.render(answer)["objects"] for answer in made)
+    many = made and silent >= MANY_SILENT * len(made)
+    return {"pictures": len(made), "silent": silent, "threshold": task.threshold} if many else None
 
 
 def calibration(parts: Parts, side: SideScores, chosen: float) -> dict[str, Any] | None:

@@ -30,6 +30,7 @@ from domaintune.parts import assemble
 from domaintune.predict import Run
 from domaintune.preview import check, plan
 from domaintune.recipe import DataSettings
+from domaintune.report.wording import silence_told
 from domaintune.terminal import trust_lines
 
 
@@ -313,6 +314,10 @@ def test_pictures_without_boxes_are_a_general_set(tmp_path: Path) -> None:
     assert [change["value"] for change in scores["general"]["change"].values()] == [1.0, 1.0]
     assert [point["retention"] for point in scores["frontier"]] == [1.0] * 5
     assert "nan" not in scores["verdict"]["sentence"]
+    assert scores["silence"] == {"pictures": 8, "silent": 8, "threshold": 1.0}
+    told = "No box reaches a confidence of 1 on 8 of 8 test pictures with objects"
+    assert silence_told(scores)[0].startswith(told)
+    assert told in (made.path / "report.html").read_text(encoding="utf-8")
 
 
 def test_without_dev_and_with_few_rows_folds_stand_in(folder: Path) -> None:

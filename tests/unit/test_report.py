@@ -569,6 +569,12 @@ def test_mistakes_of_every_shape() -> None:
     crowd = {"label": "cat", "box": [90, 0, 40, 40], "crowd": True}
     (case,) = answers.mistakes([{**place, "objects": made, "target": {"objects": [box, crowd]}}], 9)
     assert case.confidence == 0.6, "the second answer for one box is wrong, one in a crowd region is not counted"
+    dog = {"label": "dog", "box": [0, 0, 5, 5]}
+    silent = {**place, "objects": [], "target": {"objects": [box, dog, crowd]}}
+    first, last = answers.mistakes([silent, {**place, "objects": made, "target": {"objects": [box]}}], 9)
+    assert first.confidence == 0.6
+    assert (last.confidence, last.lines["missed"]) == (0.0, "1 x cat, 1 x dog")
+    assert answers.mistakes([{**silent, "target": {"objects": [crowd]}}], 9) == []
     assert answers.mistakes([{**place, "output": "x", "target": {"output": "y"}}], 9) == []
 
 

@@ -77,7 +77,11 @@ class Case:
             missed = wrong_entities({**target, "target": self.row})
             return {"wrong": told({shape: wrong_entities(self.row)}, shape), "missed": told({shape: missed}, shape)}
         if target and shape == "objects":
-            return {"wrong": told({shape: wrong_objects(self.row)}, shape), "given": told(target, shape)}
+            return {
+                "wrong": told({shape: wrong_objects(self.row)}, shape),
+                "missed": told({shape: missed_objects(self.row)}, shape),
+                "given": told(target, shape),
+            }
         given = {"given": told(target, shape)} if target else {}
         return {**given, "answered": told(self.row, shape), "base": told(self.row.get("base"), shape)}
 
@@ -99,7 +103,7 @@ def _only(answer: Row, names: Sequence[str]) -> dict[str, Any]:
 
 
 def mistakes(rows: Sequence[Row], most: int) -> list[Case]:
-    """The rows whose wrong answers the model was surest of. Texts have no such thing."""
+    """The rows whose wrong answers the model was surest of; then those where it missed objects alone. Texts have no such thing."""
     shape = shape_of(rows)
     if shape is None or shape in TEXTS:
         return []
@@ -117,8 +121,10 @@ def _sure_and_wrong(row: Row, shape: str) -> float | None:
         ours, theirs = (dict(zip(r["labels"], r["probabilities"], strict=True)) for r in (row, target))
         sure = [ours[name] for name in ours.keys() - theirs] + [1 - theirs[name] for name in theirs.keys() - ours]
         return max(sure, default=None)
-    wrong = wrong_entities(row) if shape == "entities" else wrong_objects(row)
-    return max((float(entry["score"]) for entry in wrong), default=None)
+    if shape == "objects":
+        missed = 0.0 if missed_objects(row) else None
+        return max((float(entry["score"]) for entry in wrong_objects(row)), default=missed)
+    return max((float(entry["score"]) for entry in wrong_entities(row)), default=None)
 
 
 def wrong_entities(row: Row) -> list[Row]:
@@ -129,6 +135,16 @@ def wrong_entities(row: Row) -> list[Row]:
 
 def wrong_objects(row: Row) -> list[Row]:
     """Objects of the answer that meet no free object of the target with the same label, the surest first to choose."""
+    return _met(row)[0]
+
+
+def missed_objects(row: Row) -> list[Row]:
+    """Objects of the target that no object of the answer meets."""
+    return _met(row)[1]
+
+
+def _met(row: Row) -> tuple[list[Row], list[Row]]:
+    """Objects of the answer that meet none of the target, and those of the target that are met by none."""
     free = [o for o in row["target"]["objects"] if not o.get("crowd")]
     crowds = [o for o in row["target"]["objects"] if o.get("crowd")]
     wrong = []
@@ -138,7 +154,7 @@ def wrong_objects(row: Row) -> list[Row]:
             free.remove(max(same, key=lambda o: overlap(o["box"], made["box"])))
         elif not any(overlap(o["box"], made["box"]) > 0 for o in crowds):
             wrong.append(made)
-    return wrong
+    return wrong, free
 
 
 def overlap(one: Sequence[float], other: Sequence[float]) -> float:

@@ -14,7 +14,7 @@ from domaintune.report.answers import Case
 from domaintune.report.records import Records
 from domaintune.report.thumbnails import Thumbnail, thumbnail
 from domaintune.report.usage import PICTURE_TASKS, snippets
-from domaintune.report.wording import FORMATS, base_told, frontier_kind, further, strength_name
+from domaintune.report.wording import FORMATS, base_told, frontier_kind, further, silence_told, strength_name
 from domaintune.run import flatten
 
 MOST_CASES = 8
@@ -65,6 +65,7 @@ def facts(records: Records) -> dict[str, Any]:
         "class_word": "type" if answers.shape_of(records.test) == "entities" else "label",
         "calibration": scores.get("calibration"),
         "robustness": scores.get("robustness"),
+        "silence": silence_told(scores),
         "mistakes": mistakes[:MOST_CASES],
         "suspects": suspects,
         "samples": answers.samples(records.test, MOST_CASES),

@@ -237,3 +237,14 @@ FORMATS = {
         spoken,
     )
 }
+
+
+def silence_told(scores: Mapping[str, Any]) -> list[str]:
+    """That the model shows no box on many pictures with objects; nothing where it does, or where the run is no detector's."""
+    if not (found := scores.get("silence")):
+        return []
+    return [
+        f"No box reaches a confidence of {found['threshold']:g} on {found['silent']:,} of {found['pictures']:,} test pictures with objects: "
+        "the model shows nothing there, though scores count all its boxes. More labels or more epochs make it surer; a lower "
+        "task.threshold shows more."
+    ]
