@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import io
 import json
@@ -13,11 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import html5lib
+import numpy as np
 import pytest
 from huggingface_hub import ModelCard
+from PIL import Image
 from rich.console import Console
 
 from domaintune import tracking
+from domaintune.data.pictures import open_picture
 from domaintune.errors import RunError
 from domaintune.evaluation import intervals
 from domaintune.finished.listing import list_runs
@@ -25,6 +29,7 @@ from domaintune.report import answers, figures, wording
 from domaintune.report.card import escaped, render_card
 from domaintune.report.page import facts, render_page
 from domaintune.report.records import Records
+from domaintune.report.thumbnails import thumbnail
 from domaintune.report.usage import snippets
 from domaintune.report.wording import entities_told, visible
 from domaintune.report.write import write_report
@@ -904,3 +909,19 @@ def test_bounds_of_few_rows_are_told(tmp_path: Path) -> None:
         in page
     )
     assert "Fewer than 5 general rows" not in page
+
+
+def test_thumbnails_show_what_the_model_sees(tmp_path: Path) -> None:
+    """16-bit grey, colours under transparent pixels, and TIFF that says how it is turned."""
+    Image.fromarray(np.tile(np.linspace(0, 65535, 80).astype(np.uint16), (40, 1))).save(tmp_path / "grey.png")
+    Image.fromarray(np.zeros((40, 80, 4), dtype=np.uint8)).save(tmp_path / "clear.png")
+    halves = np.zeros((40, 80, 3), dtype=np.uint8)
+    halves[:, :40] = 255
+    Image.fromarray(halves).save(tmp_path / "turned.tif", tiffinfo={0x0112: 6})
+    for name in ("grey.png", "clear.png", "turned.tif"):
+        made, seen = thumbnail(str(tmp_path / name)), open_picture(str(tmp_path / name))
+        assert made is not None
+        with Image.open(io.BytesIO(base64.b64decode(made.source.partition(",")[2]))) as shown:
+            assert (made.width, made.height) == seen.size == shown.size
+            assert np.abs(np.asarray(shown, dtype=int) - np.asarray(seen, dtype=int)).mean() < 3
+    assert thumbnail(str(tmp_path / "gone.png")) is None

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from PIL import Image, ImageOps
+from domaintune.data.pictures import open_picture
+from domaintune.errors import DataError
 
 SIDE = 200
 """Pixels of the longer side."""
@@ -29,18 +28,13 @@ class Thumbnail:
 def thumbnail(
     path: str, *, given: Sequence[Sequence[float]] = (), wrong: Sequence[Sequence[float]] = ()
 ) -> Thumbnail | None:
-    """None where the file is gone, is no picture, or is larger than Pillow thinks safe."""
+    """As the model sees it; None where the file is gone or cannot be read."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(Path(path)) as opened:
-                turned = opened.getexif().get(0x0112) in (5, 6, 7, 8)
-                width, height = opened.size[::-1] if turned else opened.size
-                opened.draft("RGB", (SIDE, SIDE))
-                shown = ImageOps.exif_transpose(opened).convert("RGB")
-                shown.thumbnail((SIDE, SIDE))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning):
+        shown = open_picture(path)
+    except DataError:
         return None
+    width, height = shown.size
+    shown.thumbnail((SIDE, SIDE))
     stream = io.BytesIO()
     shown.save(stream, format="JPEG", quality=80)
     return Thumbnail(
