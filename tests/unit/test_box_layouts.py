@@ -476,6 +476,41 @@ class TestTables:
             assert (finding.severity, "two corners" in finding.remedy) == (severity, True)
 
 
+class TestWhatFormatsSay:
+    def test_difficult_boxes_of_voc_are_not_counted(self, tmp_path: Path) -> None:
+        picture(tmp_path / "a.png")
+        objects = "".join(
+            f"<object><name>cat</name><difficult>{hard}</difficult><bndbox><xmin>5</xmin><ymin>3</ymin><xmax>{x}</xmax>"
+            "<ymax>12</ymax></bndbox></object>\n"
+            for hard, x in ((1, 20), (0, 5), (0, 30))
+        )
+        write(tmp_path / "a.xml", f"<annotation><filename>a.png</filename>\n{objects}</annotation>")
+        reading = read(tmp_path / "a.xml")
+        assert reading.rows[0].values["crowd"] == [True, False]
+        told = f"1 boxes marked as difficult neither trained on nor counted (first: {tmp_path / 'a.xml'}:2)."
+        assert told in reading.notes
+
+    def test_coco_of_pictures_alone_and_of_one_file_under_two_ids(self, tmp_path: Path) -> None:
+        picture(tmp_path / "a.png")
+        content: dict[str, Any] = {
+            "images": [{"id": 1, "file_name": "a.png"}],
+            "categories": [{"id": 1, "name": "cat"}],
+        }
+        file = write(tmp_path / "test.json", json.dumps(content))
+        (row,) = stream_part(str(file), replace(BOXES, inputs=True))
+        assert isinstance(row, Row)
+        assert (row.values["image"], "boxes" in row.values) == (str(tmp_path / "a.png"), False)
+        fault(file, "needs the lists")
+        content["images"].append({"id": 2, "file_name": "a.png"})
+        content["annotations"] = [
+            {"image_id": number, "category_id": 1, "bbox": [number, 2, 12, 8]} for number in (1, 2)
+        ]
+        reading = read(write(tmp_path / "train.json", json.dumps(content)))
+        assert found(reading) == {"a.png": [("cat", [1, 2, 12, 8]), ("cat", [2, 2, 12, 8])]}
+        (left,) = reading.left_out
+        assert (left.reason, left.line) == ("of the same file as an earlier image, which has their boxes", 2)
+
+
 class TestRows:
     def test_rows_from_python_are_read_back(self, tmp_path: Path) -> None:
         image = str(picture(tmp_path / "a.png"))

@@ -58,7 +58,7 @@ def _json(path: Path, wanted: Wanted) -> Iterator[Entry]:
         beginning = stream.read(64).lstrip("\ufeff \t\r\n")
     if beginning.startswith("["):
         return box_rows(read_json(Source(path), wanted), wanted, path.parent)
-    return finished(read_coco(path), wanted)
+    return finished(read_coco(path, wanted), wanted)
 
 
 def _folder(path: Path, wanted: Wanted, part: str) -> Iterator[Entry]:

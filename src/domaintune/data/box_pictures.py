@@ -39,8 +39,10 @@ class BoxPicture:
     labels: list[str] = field(default_factory=list)
     lines: list[int] = field(default_factory=list)
     """Where each box stands in `file`."""
+    crowd: list[bool] = field(default_factory=list)
+    """Which are not trained on and not counted."""
 
-    def add_(self, box: list[float], label: str | None, line: int) -> None:
+    def add_(self, box: list[float], label: str | None, line: int, *, crowd: bool = False) -> None:
         """
         Raises:
             DataError: the box has no label.
@@ -51,11 +53,12 @@ class BoxPicture:
         self.boxes.append(box)
         self.labels.append(name)
         self.lines.append(line)
+        self.crowd.append(crowd)
 
     def row(self) -> Row:
         width, height = self.size or readable_size(str(self.path)) or (None, None)
         values = {"image": str(self.path), "width": width, "height": height, "boxes": self.boxes, "labels": self.labels}
-        return Row({**values, "crowd": [False] * len(self.boxes), "lines": self.lines}, self.file, self.line)
+        return Row({**values, "crowd": self.crowd, "lines": self.lines}, self.file, self.line)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +197,7 @@ def _drop_flat_boxes_(picture: BoxPicture, count_: Any) -> None:
     picture.boxes = [picture.boxes[place] for place in good]
     picture.labels = [picture.labels[place] for place in good]
     picture.lines = [picture.lines[place] for place in good]
+    picture.crowd = [picture.crowd[place] for place in good]
 
 
 def box_number(value: Any, where: str, what: str) -> float:

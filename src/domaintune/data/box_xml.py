@@ -53,7 +53,10 @@ def _listed(place: Path, name: str, where: str) -> Path:
 
 
 def _voc(path: Path, folder: Path) -> Iterator[Found]:
-    """Pascal VOC counts pixels from 1: a box from xmin to xmax is xmin - 1 to xmax in edges."""
+    """Pascal VOC counts pixels from 1: a box from xmin to xmax is xmin - 1 to xmax in edges. Its `difficult` objects are not counted.
+
+    Source: Everingham et al. 2010, The Pascal Visual Object Classes Challenge, section 4.2.
+    """
     elements = list(xml_elements(Source(path), {"filename", "size", "object"}, root="annotation"))
     given = next((element for element in elements if element.name == "filename"), None)
     name = (given.text if given else "") or f"{path.stem}.jpg"
@@ -70,7 +73,10 @@ def _voc(path: Path, folder: Path) -> Iterator[Found]:
             x0, y0, x1, y1 = (box_number(edges.text_of(edge), where, edge) for edge in ("xmin", "ymin", "xmax", "ymax"))
             # Zero sides are kept as such: xmin = xmax is what broken exports write, not a box of one pixel.
             sides = [x1 - x0 + 1 if x1 > x0 else 0.0, y1 - y0 + 1 if y1 > y0 else 0.0]
-            picture.add_([x0 - 1, y0 - 1, *sides], element.text_of("name"), element.line)
+            hard = element.text_of("difficult") == "1"
+            if hard:
+                yield Passed("boxes marked as difficult neither trained on nor counted", where)
+            picture.add_([x0 - 1, y0 - 1, *sides], element.text_of("name"), element.line, crowd=hard)
     yield picture
 
 

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from domaintune.data.pictures import PICTURE_SUFFIXES, readable_size, find_picture
-from domaintune.data.rows import Declared, Row, Wanted
+from domaintune.data.pictures import PICTURE_SUFFIXES, find_picture, readable_size
+from domaintune.data.rows import Declared, LeftOut, Row, Wanted
 from domaintune.data.sources import Source, entries_of
 from domaintune.data.tables import parse_json
 from domaintune.errors import DataError
 
 COCO_KEYS = ("images", "annotations", "categories")
+SAME_FILE = "of the same file as an earlier image, which has their boxes"
 
 
 def read_class_folders(path: Path, wanted: Wanted) -> list[Row]:
@@ -83,13 +84,14 @@ class _CocoImage:
     crowd: list[bool] = field(default_factory=list)
 
 
-def read_coco(path: Path) -> list[Row | Declared]:
+def read_coco(path: Path, wanted: Wanted) -> list[Row | Declared | LeftOut]:
     """The categories, and rows {"image", "width", "height", "boxes": [[x, y, width, height], ...] in pixels, "labels", "crowd"} in the order of the
     JSON's images; a row's line is the picture's number there. Boxes are as they stand in the file, faults included.
 
     Pictures are looked for in the folder named as the JSON, beside it, and in `images/`; those of annotations/instances_NAME.json
     beside its folder too, in `NAME/` and `images/`, as COCO is laid out. Width and height that the JSON lacks are those of the
-    picture.
+    picture. Images of one file are one picture, the later ones left out. A file without the list of annotations gives pictures alone, where boxes
+    need not be there.
 
     Raises:
         DataError: not COCO, no pictures, a picture that is not there, an annotation of an unknown picture or category or whose box
@@ -97,14 +99,22 @@ def read_coco(path: Path) -> list[Row | Declared]:
     """
     with Source(path).text() as stream:
         content = parse_json(stream.read(), where=str(path))
-    if not isinstance(content, dict) or any(not isinstance(content.get(key), list) for key in COCO_KEYS[:2]):
+    bare = isinstance(content, dict) and "annotations" not in content and (wanted.inputs or not wanted.targets)
+    if not isinstance(content, dict) or any(
+        not isinstance(content.get(k), list) for k in COCO_KEYS[: 1 if bare else 2]
+    ):
         raise DataError(
             "not a COCO file: it needs the lists 'images', 'annotations' and 'categories'.",
             where=str(path),
             remedy="Rows of other tasks go into a .jsonl file, one object a line.",
         )
-    names = _categories(content.get("categories"), str(path))
     images = _images(path, content["images"])
+    pictures = list({image.row.values["image"]: image for image in images.values()}.values())
+    lines = {image.row.line for image in pictures}
+    again = [LeftOut(SAME_FILE, str(path), n) for n in range(1, len(images) + 1) if n not in lines]
+    if bare:
+        return [*again, *(image.row for image in pictures)]
+    names = _categories(content.get("categories"), str(path))
     for number, annotation in enumerate(content["annotations"], start=1):
         _add_(images, names, annotation, number, str(path))
     rows = [
@@ -113,9 +123,9 @@ def read_coco(path: Path) -> list[Row | Declared]:
             image.row.file,
             image.row.line,
         )
-        for image in images.values()
+        for image in pictures
     ]
-    return [Declared(names), *rows]
+    return [*again, Declared(names), *rows]
 
 
 def _identifier(entry: object, key: str, what: str, where: str) -> int | str:
@@ -145,7 +155,9 @@ def _categories(entries: object, where: str) -> dict[int | str, str]:
 def _images(path: Path, entries: Sequence[Any]) -> dict[int | str, _CocoImage]:
     if not entries:
         raise DataError("the file lists no images.", where=str(path), remedy="Give at least one.")
+    """By their ids; those of one file are one."""
     images: dict[int | str, _CocoImage] = {}
+    files: dict[str, _CocoImage] = {}
     places = [path.with_suffix(""), path.parent, path.parent / "images"]
     if path.parent.name == "annotations":
         root, part = path.parent.parent, path.stem.removeprefix("instances_")
@@ -162,7 +174,8 @@ def _images(path: Path, entries: Sequence[Any]) -> dict[int | str, _CocoImage]:
         width, height = entry.get("width"), entry.get("height")
         if not (_is_size(width) and _is_size(height)):
             width, height = readable_size(str(file)) or (None, None)
-        images[key] = _CocoImage(Row({"image": str(file), "width": width, "height": height}, str(path), number))
+        row = Row({"image": str(file), "width": width, "height": height}, str(path), number)
+        images[key] = files.setdefault(str(file), _CocoImage(row))
     return images
 
 
