@@ -27,8 +27,10 @@ STORED = re.compile(r"\w+-[0-9a-f]{16}\.jsonl")
 NO_CLASS = -1
 """The class number of rows without a label, as in the test parts of many sets."""
 PATHS = (str, os.PathLike)
-Keep = Callable[[bytes], str]
-"""Makes a file of a picture, and names it."""
+Keep = Callable[[bytes, str], str]
+"""Makes a file of a picture's bytes, with this suffix, and names it."""
+UNKNOWN = ".img"
+"""The suffix of bytes in whatever format."""
 
 
 def stored_rows(values: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
@@ -84,8 +86,8 @@ def given_inputs(inputs: Any) -> Iterator[Sequence[str | dict[str, Any]]]:
     with tempfile.TemporaryDirectory() as folder:
         numbered = enumerate(items, start=1)
 
-        def keep(data: bytes) -> str:
-            return str(_picture(data, Path(folder)).resolve())
+        def keep(data: bytes, suffix: str) -> str:
+            return str(_picture(data, Path(folder), suffix).resolve())
 
         rows = [i if isinstance(i, str) else _plain_row(i, f"input:{n}", keep) for n, i in numbered]
         _require_whole([json.dumps(row, ensure_ascii=False, default=str) for row in rows])
@@ -102,8 +104,8 @@ def _require_whole(texts: Iterable[str]) -> None:
 
 
 def _store(given: Any, name: str, folder: Path) -> str:
-    def keep(data: bytes) -> str:
-        return _picture(data, folder).relative_to(folder).as_posix()  # both may be moved
+    def keep(data: bytes, suffix: str) -> str:
+        return _picture(data, folder, suffix).relative_to(folder).as_posix()  # both may be moved
 
     lines = [_line(row, name, number, keep) for number, row in enumerate(_rows(given, name), start=1)]
     if not lines:
@@ -194,9 +196,9 @@ def _plain(value: Any, keep: Keep) -> Any:
         stream = io.BytesIO()
         upright = ImageOps.exif_transpose(value)  # as it is read from its file
         (upright if upright.mode in PNG_MODES else upright.convert("RGB")).save(stream, format="PNG")
-        return keep(stream.getvalue())
+        return keep(stream.getvalue(), ".png")
     if isinstance(value, Mapping) and isinstance(value.get("bytes"), bytes):
-        return keep(value["bytes"])
+        return keep(value["bytes"], UNKNOWN)
     if isinstance(value, bytes):
         return base64.b64encode(value).decode("ascii")
     if hasattr(value, "tolist"):  # numpy's numbers and arrays
@@ -223,8 +225,8 @@ def jsonable(value: Any) -> Any:
     return {key: jsonable(entry) for key, entry in value.items()} if isinstance(value, dict) else value
 
 
-def _picture(data: bytes, folder: Path) -> Path:
-    path = folder / "pictures" / f"{hashlib.sha256(data).hexdigest()[:32]}.png"
+def _picture(data: bytes, folder: Path, suffix: str) -> Path:
+    path = folder / "pictures" / f"{hashlib.sha256(data).hexdigest()[:32]}{suffix}"
     write_once(path, data)
     return path
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import io
 from decimal import Decimal
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from domaintune.checks.pictures import picture_findings
 from domaintune.checks.shared import inseparable
 from domaintune.data import formats
 from domaintune.data.columns import wanted_of
@@ -291,6 +293,17 @@ def test_pictures_of_stored_rows_move_with_them(tmp_path: Path) -> None:
         (found,) = formats.read_part(str(moved), wanted_of(made)).rows
         with Image.open(found.values["image"]) as stored:
             assert stored.size == (8, 4)
+
+
+def test_bytes_of_pictures_are_called_nothing_that_they_are_not(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    Image.effect_noise((40, 40), 90).save(stream, "JPEG")
+    given = [{"image": {"bytes": stream.getvalue(), "path": "a.jpg"}, "label": "x"}]
+    made = Recipe.make({"task": "image-classification", "base": "x", "output": str(tmp_path / "run"), "train": given})
+    (row,) = formats.read_part(str(made.train), wanted_of(made)).rows
+    path = row.values["image"]
+    assert Path(path).read_bytes() == stream.getvalue()
+    assert list(picture_findings({"train": [(path, "t:1", "a")]})) == []
 
 
 def test_nested_lists_of_a_data_frame_are_lists(tmp_path: Path) -> None:

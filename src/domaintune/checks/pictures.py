@@ -9,6 +9,7 @@ import numpy as np
 
 from domaintune.counting import counted
 from domaintune.data.pictures import PictureLook, like_pictures, look_at
+from domaintune.memory import UNKNOWN
 from domaintune.tasks.base import Finding
 
 SUFFIXES = {
@@ -41,7 +42,9 @@ def picture_findings(parts: Mapping[str, Sequence[tuple[str, str, str]]]) -> Ite
         )  # fmt: skip
     for name in parts:
         mine = [place for place, row in enumerate(rows) if row[0] == name]
-        lying = [p for p in mine if Path(rows[p][1]).suffix.lower() not in (*SUFFIXES.get(looks[p].format, ()), ".img")]
+        lying = [
+            p for p in mine if Path(rows[p][1]).suffix.lower() not in (*SUFFIXES.get(looks[p].format, ()), UNKNOWN)
+        ]
         if lying:
             yield Finding(
                 "wrong-suffix", "note",

@@ -12,7 +12,7 @@ from typing import Any
 from domaintune.data.archives import cache_folder
 from domaintune.data.rows import Entry, LeftOut, Row, Wanted
 from domaintune.errors import DataError
-from domaintune.memory import write_once
+from domaintune.memory import UNKNOWN, write_once
 
 LABEL = "label"
 
@@ -81,6 +81,6 @@ def picture_path(value: Any, row: Row, folder: Path) -> str:
 
 
 def _stored(data: bytes) -> Path:
-    path = cache_folder() / "pictures" / f"{hashlib.sha256(data).hexdigest()[:32]}.img"
+    path = cache_folder() / "pictures" / f"{hashlib.sha256(data).hexdigest()[:32]}{UNKNOWN}"
     write_once(path, data)
     return path
