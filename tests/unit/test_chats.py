@@ -549,7 +549,7 @@ def test_without_a_template_lines_are_written_and_told() -> None:
     ids = base.processor("user: the quick brown fox\nassistant:", add_special_tokens=False)["input_ids"]
     answer = base.processor(" jumps over the lazy dog", add_special_tokens=False)["input_ids"]
     (example,) = task.read(chats([QUESTION, ANSWER]))
-    written = {"text": " jumps  over", "ids": (), "unfinished": False}
+    written = {"text": " jumps  over", "ids": (), "unfinished": False, "cut": False}
     assert task.join(example, [written])["text"] == "jumps  over"
     assert item.inputs["prompt_ids"] == [*task.front_ids, *ids]
     assert item.targets["completion_ids"] == [*answer, task.end_id]
