@@ -16,7 +16,7 @@ from torch import nn
 
 from domaintune.bases.base import Base
 from domaintune.bases.load import load_base, torch_device
-from domaintune.data.rows import Row
+from domaintune.data.rows import Row, name_of
 from domaintune.errors import BaseError, DomainTuneError, MethodError, RunError
 from domaintune.evaluation.score import predict_by_domain
 from domaintune.memory import given_inputs
@@ -280,9 +280,10 @@ class Run:
 
 
 def _domain(row: Row, column: str) -> str | None:
-    """What a row to be predicted says of its domain, if anything."""
+    """What a row to be predicted says of its domain, if anything; spelled as where the run was trained."""
     value = row.values.get(column)
-    return None if value is None else str(value).strip() or None
+    name = name_of(value)
+    return (str(value) if name is None and value is not None else name) or None
 
 
 def load(path: str | Path, *, device: str | None = None) -> Run:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +16,10 @@ from tuned import generator
 
 from domaintune import Recipe, load, tune
 from domaintune.data.batches import plan
+from domaintune.data.rows import Row
 from domaintune.errors import MethodError, RunError
 from domaintune.finished.evaluate import evaluate
+from domaintune.finished.predictions import predict_file
 from domaintune.finished.strength import set_strength, told
 from domaintune.methods import method_from
 from domaintune.methods.lora import LoRAAttached
@@ -214,3 +217,52 @@ def test_a_run_keeps_its_domains(tmp_path: Path) -> None:
         Recipe.make({**values, "method": {"name": "lora", "domain_weights": False}, "output": str(tmp_path / "pooled")})
     )
     assert pooled.domains == {}
+
+
+@pytest.fixture(scope="module")
+def numbered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose rows name their domain by a whole number in decimals, which tools make of a column with gaps, and by a truth value."""
+    folder = tmp_path_factory.mktemp("numbered")
+    save_base(folder)
+
+    def rows(name: str, count: int, start: int) -> str:
+        with open(table(folder / f"{name}.csv", count, start), encoding="utf-8") as stream:
+            held = [{**row, "source": {"films": 1.0, "hotels": True}[row["source"]]} for row in csv.DictReader(stream)]
+        (folder / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in held), encoding="utf-8")
+        return str(folder / f"{name}.jsonl")
+
+    values = {
+        "task": "text-classification",
+        "base": str(folder / "base"),
+        "train": rows("train", 96, 0),
+        "dev": rows("dev", 32, 200),
+        "test": rows("test", 32, 300),
+        "general": rows("general", 32, 400),
+        "method": "lora",
+        "output": str(folder / "run"),
+        "data": {"domain_column": "source"},
+        "balance": {"keep": 0.01},
+        "training": {"epochs": 6, "learning_rate": 0.01},
+        "evaluation": {"draws": 100, "robustness": False},
+        "threads": 1,
+    }
+    tune(Recipe.make(values))
+    return folder
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_predicted_rows_name_their_domain_as_trained_ones(numbered: Path) -> None:
+    run, rows = load(numbered / "run"), lines(numbered / "test.jsonl")
+    assert set(run.domains) == {"1", "true"}
+    assert min(run.domains.values()) < 0.999
+    stored = [row["probability"] for row in lines(numbered / "run/predictions/test.jsonl")]
+    assert [made["probability"] for made in run.predict(rows)] == pytest.approx(stored, abs=1e-6)
+    notes = predict_file(run, str(numbered / "test.jsonl"), output=numbered / "answers.csv")
+    assert notes == []
+    spelled = [{**row, "source": "true" if row["source"] is True else 1} for row in rows]
+    assert run.predict(spelled) == run.predict(rows)
+    odd = [Row({"text": "a clean room", "source": value}, "new.jsonl", 1) for value in (None, " ", 1.5, [1], "1 ", True)]
+    assert run.unknown_domains(odd) == 4
