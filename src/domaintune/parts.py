@@ -242,23 +242,33 @@ def _examples(task: Task, rows: Sequence[Row], settings: DataSettings) -> list[A
             where="data.group_column, data.domain_column",
             remedy="Leave these keys out.",
         )
-    return _with_columns(made, rows, columns) if columns else made
+    if not columns:
+        return made
+    held = ({field_name: row.name(column) for field_name, column in columns.items()} for row in rows)
+    return [replace(example, **names) for example, names in zip(made, held, strict=True)]
 
 
-def examples_with_groups(task: Task, rows: Sequence[Row], settings: DataSettings, *, labelled: bool) -> list[Any]:
-    """Examples of a general set or of other rows; they may lack the group column, and then each row is its own group, and the
-    domain column, and then none has a domain."""
+def examples_with_groups(
+    task: Task, rows: Sequence[Row], settings: DataSettings, notes: list[str], *, labelled: bool
+) -> list[Any]:
+    """Examples of a general set or of other rows: each that lacks the group column is its own group, each that lacks the domain column
+    has no domain; `notes` count these where others have it."""
     made = list(task.read(rows, labelled=labelled))
-    named = {"group": settings.group_column, "domain": settings.domain_column}
-    columns = {k: name for k, name in named.items() if name is not None and all(name in row.values for row in rows)}
-    return _with_columns(made, rows, columns) if columns and len(made) == len(rows) else made
-
-
-def _with_columns(examples: Sequence[Any], rows: Sequence[Row], columns: dict[str, str]) -> list[Any]:
-    return [
-        replace(example, **{field_name: row.name(column) for field_name, column in columns.items()})
-        for example, row in zip(examples, rows, strict=True)
-    ]
+    if len(made) != len(rows):
+        return made
+    for field_name, column, without in (
+        ("group", settings.group_column, "is a group of its own"),
+        ("domain", settings.domain_column, "has no domain"),
+    ):
+        lacking = [row.where for row in rows if column not in row.values]
+        if column is None or len(lacking) == len(rows):
+            continue
+        held = (row.name(column) if column in row.values else None for row in rows)
+        made = [replace(example, **{field_name: name}) for example, name in zip(made, held, strict=True)]
+        if lacking:
+            many = counted(len(lacking), "[row has|rows have] no column")
+            notes.append(f"{many} '{column}' (first: {lacking[0]}); such a row {without}.")
+    return made
 
 
 def _general_parts(
@@ -290,7 +300,7 @@ def _general_parts(
     parts = {
         name: _without(
             general_task,
-            examples_with_groups(general_task, rows[name], recipe.data, labelled=not agreement),
+            examples_with_groups(general_task, rows[name], recipe.data, notes, labelled=not agreement),
             known,
             name,
             "rows that this or an earlier run trains or chooses on",

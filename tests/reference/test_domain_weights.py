@@ -266,3 +266,14 @@ def test_predicted_rows_name_their_domain_as_trained_ones(numbered: Path) -> Non
     assert run.predict(spelled) == run.predict(rows)
     odd = [Row({"text": "a clean room", "source": value}, "new.jsonl", 1) for value in (None, " ", 1.5, [1], "1 ", True)]
     assert run.unknown_domains(odd) == 4
+
+
+def test_a_row_without_a_domain_leaves_the_others_theirs(numbered: Path) -> None:
+    run, rows = load(numbered / "run"), lines(numbered / "test.jsonl")
+    whole = evaluate(run, str(numbered / "test.jsonl")).plain()
+    del rows[2]["source"]
+    (numbered / "mixed.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    mixed = evaluate(run, str(numbered / "mixed.jsonl"))
+    assert {name: part["rows"] for name, part in mixed.plain()["domains"].items()} == {"1": 15, "true": 16}
+    assert mixed.plain()["domains"]["true"] == whole["domains"]["true"]
+    assert f"1 row has no column 'source' (first: {numbered}/mixed.jsonl:3); such a row has no domain." in mixed.notes

@@ -31,6 +31,7 @@ from domaintune.predict import Run
 from domaintune.preview import check, plan
 from domaintune.recipe import DataSettings
 from domaintune.report.wording import silence_told
+from domaintune.tasks.text_classification import TextClassification
 from domaintune.terminal import trust_lines
 
 
@@ -794,3 +795,23 @@ def test_rows_of_one_pattern_that_were_parted_are_told(folder: Path) -> None:
         folder, table=lambda path, *args, **more: str(folder / "train.csv"), general=None, data={"keep_leaks": True}
     )
     assert not any("almost equal" in note for note in assemble(given, base).notes)
+
+
+def test_a_general_row_without_a_group_leaves_the_others_theirs(folder: Path) -> None:
+    def grouped(path: Path, count: int, *, start: int = 0) -> str:
+        lines = Path(table(path, count, start=start)).read_text().splitlines()[1:]
+        rows = [dict(zip(("text", "label"), line.rsplit(",", 1), strict=True)) for line in lines]
+        held = [{**row, "author": f"a{(start + n) // 4}"} for n, row in enumerate(rows)]
+        if "general" in path.name:
+            del held[7]["author"]
+        path.with_suffix(".jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in held))
+        return str(path.with_suffix(".jsonl"))
+
+    given = recipe(folder, table=grouped, data={"group_column": "author"})
+    base = load_base(given.base, auto_class=TextClassification.auto_class, device=torch.device("cpu"))
+    parts = assemble(given, base)
+    assert parts.general is not None
+    held = {e.line: e.group for e in (*parts.general.learn, *parts.general.choose, *parts.general.headline)}
+    assert held.pop(8) is None
+    assert set(held.values()) == {f"a{number}" for number in range(75, 85)}
+    assert f"1 row has no column 'author' (first: {folder}/general.jsonl:8); such a row is a group of its own." in parts.notes

@@ -79,7 +79,7 @@ def evaluate(
     rows, notes = _labelled_rows(run, task, data, encoding, general=general)
     if general and run.recipe.data.general_labels is not None:
         task = task.scoring(run.recipe.data.general_labels)
-    examples = examples_with_groups(task, rows, run.recipe.data, labelled=True)
+    examples = examples_with_groups(task, rows, run.recipe.data, notes, labelled=True)
     side = Side(task, dataset(task, run.base, examples), head)
     strengths = sorted({0.0, chosen})
     scored = side_scores(
