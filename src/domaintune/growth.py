@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from domaintune.data.formats import files_of
 from domaintune.errors import DataError, RecipeError
 from domaintune.evaluation.intervals import bootstrap_weights, gain_estimate, score_estimates
 from domaintune.inheritance import with_carried_rows
 from domaintune.memory import carried
 from domaintune.own_head import with_units
 from domaintune.predict import load
-from domaintune.recipe import Recipe
+from domaintune.recipe import ALIGNED, Recipe
 from domaintune.run import RunFolder, is_run
 from domaintune.tasks import TASKS
 from domaintune.tasks.base import Record, Task
@@ -45,13 +46,13 @@ def grown(recipe: Recipe, checksums: Callable[[Recipe], Mapping[str, str]]) -> R
     before = with_carried_rows(earlier.read("recipe.json"), earlier.path)
     if before["task"]["name"] != recipe.task.name:
         raise RecipeError(f"is a run of {before['task']['name']}, not of {recipe.task.name}.", where=recipe.base)
-    known, given = earlier.read("provenance.json")["data"], checksums(recipe)
-    if before.get("add") is None:
-        changed = [name for name in OWN if known.get(name) != given.get(name)]
-    else:  # whose train and added rows together are this one's train part
-        now = checksums(Recipe.make(before, where=recipe.base))
-        changed = [name for name in (*OWN, "add") if known.get(name) != now.get(name)]
-        changed += [name for name in ("dev", "test") if known.get(name) != given.get(name) and name not in changed]
+    known, parts, given = earlier.read("provenance.json")["data"], OWN, recipe
+    if before.get("add") is not None:  # whose train and added rows together are this one's train part
+        together, count = files_of(recipe.train), len(files_of(before["train"]))
+        parts = (*OWN, "add")
+        given = recipe.model_copy(update={"train": tuple(together[:count]), "add": tuple(together[count:])})
+    now = checksums(given)
+    changed = [name for name in parts if known.get(name) != now.get(name)]
     if changed:
         raise DataError(
             f"the rows of {', '.join(changed)} are not those that this run was made from.",
@@ -87,28 +88,60 @@ def places_of(examples: Iterable[Any]) -> list[Place]:
     return made
 
 
-def as_before(run: str, parts: Iterable[Sequence[Any]]) -> dict[str, list[Any]]:
-    """The examples of these parts in the parts of the earlier run, by their places; those that it left out stay out.
+def as_before(recipe: Recipe, parts: Iterable[Sequence[Any]]) -> dict[str, list[Any]]:
+    """The examples of these parts of a recipe in the parts of the run that it grows from, by their places; those that it left out stay out.
 
     Raises:
         DataError: a row of the earlier run is gone.
     """
-    earlier = RunFolder.existing(run)
-    output, places = earlier.read("recipe.json")["output"], earlier.read(PLACES)
+    assert recipe.grown_from is not None
+    earlier = RunFolder.existing(recipe.grown_from)
+    before, places = earlier.read("recipe.json"), earlier.read(PLACES)
+    moved = _moved(recipe, with_carried_rows(before, earlier.path))
     found = {place: example for part in parts for place, example in zip(places_of(part), part, strict=True)}
     made: dict[str, list[Any]] = {}
     for part, files in places.items():
-        here = {carried(file, output=output, run=earlier.path): lines for file, lines in files.items()}
+        here = {
+            _here(carried(file, output=before["output"], run=earlier.path), moved): lines
+            for file, lines in files.items()
+        }
         wanted = [(file, line, number) for file, lines in here.items() for line, number in lines]
         missing = [place for place in wanted if place not in found]
         if missing:
             raise DataError(
                 "a row of the earlier run is not there any more.",
                 where=f"{missing[0][0]}:{missing[0][1]}",
-                remedy="Run in the folder where the earlier run was made, with its files as they were.",
+                remedy="Give the earlier run's files as they were given then, by their names of now.",
             )
         made[part] = [found[place] for place in wanted]
     return made
+
+
+def _moved(recipe: Recipe, before: Mapping[str, Any]) -> dict[str, str]:
+    """What the earlier recipe (`before`) named in its own parts -> what this one names in the same place; files may have other paths
+    now."""
+    made: dict[str, str] = {}
+    for part in OWN:
+        old = _sides(before.get(part)) + (_sides(before.get("add")) if part == "train" else [])
+        new = _sides(getattr(recipe, part))
+        made |= dict(zip(old, new, strict=True)) if len(old) == len(new) else {}
+    return made
+
+
+def _sides(given: str | Sequence[str] | None) -> list[str]:
+    try:
+        return [side for path in files_of(given or ()) for side in path.split(ALIGNED)]
+    except DataError:  # a glob that fits nothing where this runs
+        return []
+
+
+def _here(file: str, moved: Mapping[str, str]) -> str:
+    """The file, or the one that it is in a folder or an archive that moved."""
+    around = [old for old in moved if Path(file).is_relative_to(old)]
+    if not around:
+        return file
+    inmost = max(around, key=lambda old: len(Path(old).parts))
+    return str(Path(moved[inmost]) / Path(file).relative_to(inmost))
 
 
 def growth_scores(

@@ -113,7 +113,7 @@ def assemble(recipe: Recipe, base: Base, *, seen: Iterable[str] = ()) -> Parts:
         train, dev, test = domain_parts(recipe, task, examples, notes)
     else:
         added = examples.pop("add")
-        old = as_before(recipe.grown_from, examples.values())
+        old = as_before(recipe, examples.values())
         standing = len(old["test"])
         train, dev, test = grown_parts(recipe, task, old, added, notes)
     if dev is None and recipe.training.patience is not None:

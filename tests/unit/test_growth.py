@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -381,3 +382,33 @@ def test_a_cap_of_train_holds_for_old_and_new_rows_together(folder: Path) -> Non
     assert result.exit_code == 0, result.output
     assert read(folder / "v2/scores.json")["rows"]["train"] == 20
     assert "train was capped at 20 rows (data.max_train_rows)" in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["a file", "an archive"])
+def test_files_may_have_other_paths(folder: Path, monkeypatch: pytest.MonkeyPatch, whole: bool) -> None:
+    monkeypatch.chdir(folder)
+    (folder / "then").mkdir()
+    table(folder / "then/train.csv", 120)
+    with zipfile.ZipFile(folder / "then/all.zip", "w") as archive:
+        archive.write(folder / "then/train.csv", "train.csv")
+    given = "all.zip" if whole else "train.csv"
+    first_run(folder, train=f"./then/{given}", training={"epochs": 1})
+    new, newer = (table(folder / f"{start}.csv", 30, start=start) for start in (500, 700))
+    (folder / "then").rename(folder / "now")
+    train = folder / "now" / given
+    result = grow(folder, "v1", new, "v2", "--train", str(train))
+    assert result.exit_code == 0, (result.output, result.exception)
+    before, after = places(folder, "v1"), places(folder, "v2")
+    for part, held in before.items():
+        assert [place[1:] for place in after[part][: len(held)]] == [place[1:] for place in held]
+        assert {place[0] for place in after[part][: len(held)]} == {str(train / "train.csv" if whole else train)}
+    (folder / "500.csv").rename(folder / "now.csv")
+    old = folder / "now.csv"
+    result = grow(folder, "v2", newer, "v3", "--train", str(train), "--train", str(old))
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert {part: [place[1:] for place in held] for part, held in after.items()} == {
+        part: [place[1:] for place in held[: len(after[part])]] for part, held in places(folder, "v3").items()
+    }
+    old.write_text(old.read_text() + "a clean room,positive\n")
+    result = grow(folder, "v2", newer, "v4", "--train", str(train), "--train", str(old))
+    assert "the rows of add are not those" in str(result.exception)
