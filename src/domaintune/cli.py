@@ -150,7 +150,7 @@ def predict_command(
         from domaintune.finished.predictions import checked_output, line_total, predict_file
         from domaintune.predict import load
         from domaintune.terminal import RowProgress
-    checked_output(output)
+    checked_output(output, data)
     errors = Screen(stderr=True)
     loaded = load(run, device=device).answering(answering_from(settings))
     shown = output is not None and errors.is_terminal

@@ -714,3 +714,25 @@ def test_blank_and_null_texts_for_entities_are_left_out(tagger: Run, tmp_path: P
     data.write_text(json.dumps({"text": text}) + "\n" + json.dumps({"sentence": text}) + "\n")
     with pytest.raises(DataError, match=r"in.jsonl:2: no column 'tokens' \(columns: sentence\)"):
         predict_file(tagger, str(data), output=tmp_path / "out.jsonl")
+
+
+def test_an_output_never_replaces_its_input(run: Run, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "rows").mkdir()
+    data = tmp_path / "rows/new.csv"
+    table(data, 4, start=900)
+    (tmp_path / "link.csv").symlink_to(data)
+    before = data.read_bytes()
+    own = [(data, data), (data, tmp_path / "rows/../rows/new.csv"), (data, tmp_path / "link.csv")]
+    own += [
+        (tmp_path / "link.csv", data),
+        (tmp_path / "rows", tmp_path / "rows/a.csv"),
+        (tmp_path / "rows/*.csv", data),
+    ]
+    for given, output in own:
+        with pytest.raises(DataError, match=r"what is to be predicted\. Give another name"):
+            predict_file(run, str(given), output=output)
+        result = CliRunner().invoke(app, ["predict", str(run.path), str(given), "--output", str(output)])
+        assert isinstance(result.exception, DataError)
+    assert data.read_bytes() == before
+    predict_file(run, str(data), output=tmp_path / "rows/answers.csv")
+    assert len((tmp_path / "rows/answers.csv").read_text(encoding="utf-8").splitlines()) == 5

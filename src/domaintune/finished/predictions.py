@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import itertools
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -17,13 +18,14 @@ from PIL import Image
 
 from domaintune.counting import counted
 from domaintune.data.columns import INPUTS, wanted_of
-from domaintune.data.formats import WITH_PICTURES, stream_part
+from domaintune.data.formats import WITH_PICTURES, files_of, stream_part
 from domaintune.data.pictures import PICTURE_SUFFIXES, open_picture
 from domaintune.data.rows import Entry, LeftOut, Note, Row, Wanted
 from domaintune.data.sources import known_encoding
 from domaintune.errors import DataError
 from domaintune.finished.tables import Table, write_lines
 from domaintune.predict import Run, Strength
+from domaintune.recipe import ALIGNED
 from domaintune.run import writing
 from domaintune.tasks.bare_texts import bare_values, is_blank, with_input
 
@@ -113,10 +115,11 @@ def predict_file(
     Returns notes on what was left out.
 
     Raises:
-        DataError: a bad row (file and line), no row at all, no picture that can be read, another suffix, a file that something writes to.
+        DataError: a bad row (file and line), no row at all, no picture that can be read, another suffix, a file that something writes to,
+            an output that would replace its own input.
         RunError: a strength outside [0, 1].
     """
-    checked_output(output)
+    checked_output(output, given)
     free = "max_new_tokens" in run.recipe.task.answering
     passed = Passed(
         remedy="--set task.max_new_tokens=... sets another." if free else "it is the run's task.max_target_length."
@@ -145,21 +148,24 @@ def predict_file(
     return passed.lines()
 
 
-def checked_output(output: Path | None) -> None:
+def checked_output(output: Path | None, given: str) -> None:
     """
     Raises:
-        DataError: a suffix that is no format of predictions, or a folder.
+        DataError: a suffix that is no format of predictions, a folder, or what would replace the rows that are `given`.
     """
     if output is None:
         return
+    where = f"--output {output}"
     if output.suffix.lower() not in (*TABLES, *LINES):
         raise DataError(
-            f"unknown format '{output.suffix}'.",
-            where=f"--output {output}",
-            remedy=f"Allowed are {', '.join((*LINES, *TABLES))}.",
+            f"unknown format '{output.suffix}'.", where=where, remedy=f"Allowed are {', '.join((*LINES, *TABLES))}."
         )
     if output.expanduser().is_dir():
-        raise DataError("is a folder.", where=f"--output {output}", remedy="Give the name of a file.")
+        raise DataError("is a folder.", where=where, remedy="Give the name of a file.")
+    inputs = [] if given == STANDARD_INPUT else [side for path in files_of(given) for side in path.split(ALIGNED)]
+    target = Path(os.path.realpath(output.expanduser()))
+    if any(target.is_relative_to(os.path.realpath(path)) for path in inputs):
+        raise DataError("is, or lies in, what is to be predicted.", where=where, remedy="Give another name.")
 
 
 def line_total(given: str) -> int | None:
