@@ -16,6 +16,7 @@ from torch import nn
 
 from domaintune.bases.base import Base
 from domaintune.bases.load import load_base, torch_device
+from domaintune.counting import counted
 from domaintune.data.rows import Row, name_of
 from domaintune.errors import BaseError, DomainTuneError, MethodError, RunError
 from domaintune.evaluation.score import predict_by_domain
@@ -277,6 +278,12 @@ class Run:
         if not self.domains or column is None:
             return 0
         return sum(_domain(row, column) not in self.domains for row in rows)
+
+
+def unknown_told(count: int) -> list[str]:
+    """A note on so many rows of no domain that the run knows; none of none."""
+    told = "[row names|rows name] no domain that the run has learned a weight for: [its|theirs] is 1."
+    return [counted(count, told)] if count else []
 
 
 def _domain(row: Row, column: str) -> str | None:

@@ -261,7 +261,8 @@ def evaluation_table(evaluation: Mapping[str, Any]) -> Table:
     strength = f"{evaluation['strength']:g}"
     title = f"{evaluation['rows']:,} rows of {escape(evaluation['name'])}, with 95 % intervals"
     table = Table(title=title, box=box.SIMPLE_HEAD)
-    others = {name: at for name, at in evaluation["domain_strengths"].items() if at != evaluation["strength"]}
+    own = {name: at for name, at in evaluation["domain_strengths"].items() if name in evaluation["domains"]}
+    others = {name: at for name, at in own.items() if at != evaluation["strength"]}
     if others:
         table.caption = escape(f"by domain: strength {spoken({'': evaluation['strength'], **others})}")
     for column in ("", "base (0)", "by domain" if others else f"strength {strength}"):

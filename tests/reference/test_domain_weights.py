@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from cells import Cell, base_and_task, batch_of, outputs, shake_
+from rich.console import Console
 from small_runs import save_base
 from tuned import generator
 
@@ -24,6 +26,7 @@ from domaintune.finished.strength import set_strength, told
 from domaintune.methods import method_from
 from domaintune.methods.lora import LoRAAttached
 from domaintune.settings import LoRASettings
+from domaintune.terminal import evaluation_table
 
 CELLS = [
     Cell("text-classification", "bert", "lora"),
@@ -264,7 +267,9 @@ def test_predicted_rows_name_their_domain_as_trained_ones(numbered: Path) -> Non
     assert notes == []
     spelled = [{**row, "source": "true" if row["source"] is True else 1} for row in rows]
     assert run.predict(spelled) == run.predict(rows)
-    odd = [Row({"text": "a clean room", "source": value}, "new.jsonl", 1) for value in (None, " ", 1.5, [1], "1 ", True)]
+    odd = [
+        Row({"text": "a clean room", "source": value}, "new.jsonl", 1) for value in (None, " ", 1.5, [1], "1 ", True)
+    ]
     assert run.unknown_domains(odd) == 4
 
 
@@ -277,3 +282,19 @@ def test_a_row_without_a_domain_leaves_the_others_theirs(numbered: Path) -> None
     assert {name: part["rows"] for name, part in mixed.plain()["domains"].items()} == {"1": 15, "true": 16}
     assert mixed.plain()["domains"]["true"] == whole["domains"]["true"]
     assert f"1 row has no column 'source' (first: {numbered}/mixed.jsonl:3); such a row has no domain." in mixed.notes
+
+
+def test_rows_of_unknown_domains_are_told_where_they_are_scored(numbered: Path) -> None:
+    run, rows = load(numbered / "run"), lines(numbered / "test.jsonl")
+    assert not any("no domain" in note for note in evaluate(run, str(numbered / "test.jsonl")).notes)
+    for row in rows:
+        row["source"] = "films"
+    (numbered / "unknown.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    told = "32 rows name no domain that the run has learned a weight for: theirs is 1."
+    made = evaluate(run, str(numbered / "unknown.jsonl"), strength=1.0)
+    assert told in made.notes
+    assert predict_file(run, str(numbered / "unknown.jsonl"), output=numbered / "answers.csv") == [told]
+    for data, by_domain in (("unknown", False), ("test", True)):
+        console = Console(file=io.StringIO(), width=120)
+        console.print(evaluation_table(evaluate(run, str(numbered / f"{data}.jsonl"), strength=1.0).plain()))
+        assert ("by domain" in console.file.getvalue()) == by_domain  # type: ignore[attr-defined]

@@ -814,4 +814,7 @@ def test_a_general_row_without_a_group_leaves_the_others_theirs(folder: Path) ->
     held = {e.line: e.group for e in (*parts.general.learn, *parts.general.choose, *parts.general.headline)}
     assert held.pop(8) is None
     assert set(held.values()) == {f"a{number}" for number in range(75, 85)}
-    assert f"1 row has no column 'author' (first: {folder}/general.jsonl:8); such a row is a group of its own." in parts.notes
+    assert (
+        f"1 row has no column 'author' (first: {folder}/general.jsonl:8); such a row is a group of its own."
+        in parts.notes
+    )

@@ -16,7 +16,7 @@ from domaintune.data.labels import only, renamed
 from domaintune.data.rows import Row
 from domaintune.errors import DataError, RunError
 from domaintune.parts import examples_with_groups, input_checksum, label_separator
-from domaintune.predict import Run, Strength
+from domaintune.predict import Run, Strength, unknown_told
 from domaintune.run import RunFolder
 from domaintune.tasks.base import Task, dataset
 
@@ -90,6 +90,8 @@ def evaluate(
         for found in limit_findings(task, data, side.data)
         if found.severity == "warning"
     ]
+    if run.domains:
+        notes += unknown_told(sum(example.domain not in run.domains for example in examples))
     known = set(RunFolder.existing(run.path).read("seen.json"))
     seen = sum(input_checksum(task.keys(example).input) in known for example in examples)
     if seen:

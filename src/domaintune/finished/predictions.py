@@ -24,7 +24,7 @@ from domaintune.data.rows import Entry, LeftOut, Note, Row, Wanted
 from domaintune.data.sources import known_encoding
 from domaintune.errors import DataError
 from domaintune.finished.tables import Table, write_lines
-from domaintune.predict import Run, Strength
+from domaintune.predict import Run, Strength, unknown_told
 from domaintune.recipe import ALIGNED
 from domaintune.run import writing
 from domaintune.tasks.bare_texts import bare_values, is_blank, with_input
@@ -88,14 +88,7 @@ class Passed:
                     "[its answer is|their answers are] empty.",
                 )
             )
-        if self.unknown:
-            told.append(
-                counted(
-                    self.unknown,
-                    "[row names|rows name] no domain that the run has learned a weight for: [its|theirs] is 1.",
-                )
-            )
-        return [*self.notes, *told]
+        return [*self.notes, *told, *unknown_told(self.unknown)]
 
 
 def predict_file(
