@@ -317,7 +317,7 @@ def show(console: Console, path: Path, *, notes: bool = True) -> None:
         for note in [*scores["notes"], *(found["message"] for found in findings_of(scores))]:
             console.print(f"note: {note}", highlight=False, markup=False)
     console.print(scores_table(scores))
-    more = further(scores)
+    more = further(scores, run=str(path))
     of = decisions(folder.read("run.json")["task"], folder.read("tasks.json")["domain"])
     lines = [
         *growth_lines(scores),

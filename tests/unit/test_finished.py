@@ -362,13 +362,15 @@ class TestWhatMoreStrengthWouldBring:
         }
 
     def test_the_next_strength_that_gains_much_more_is_told(self) -> None:
-        said = further(self.scores([0.257, 0.522, 0.856, 0.909, 0.925], 0.25))
+        said = further(self.scores([0.257, 0.522, 0.856, 0.909, 0.925], 0.25), run="my run")
         assert said is not None
         assert "at strength 0.5 f1 is 0.856 instead of 0.522 and retention 96.9 % instead of 100.2 %" in said
 
     def test_of_a_loss_less_is_more(self) -> None:
-        assert "strength 0.75 f1 is 2.400" in str(further(self.scores([3.0, 2.8, 2.76, 2.4, 2.3], 0.25, higher=False)))
-        assert further(self.scores([3.0, 2.8, 2.9, 3.4, 4.3], 0.25, higher=False)) is None
+        assert "strength 0.75 f1 is 2.400" in str(
+            further(self.scores([3.0, 2.8, 2.76, 2.4, 2.3], 0.25, higher=False), run="my run")
+        )
+        assert further(self.scores([3.0, 2.8, 2.9, 3.4, 4.3], 0.25, higher=False), run="my run") is None
 
     @pytest.mark.parametrize(
         ("domain", "chosen"),
@@ -379,20 +381,20 @@ class TestWhatMoreStrengthWouldBring:
         ],
     )
     def test_elsewhere_nothing_is_said(self, domain: list[float], chosen: float) -> None:
-        assert further(self.scores(domain, chosen)) is None
+        assert further(self.scores(domain, chosen), run="my run") is None
 
     def test_a_trade_tells_where_to_stand_instead(self) -> None:
         made = {**self.scores([0.5, 0.6, 0.8, 0.7, 0.7], 0.0), "verdict": {"kind": "trade"}}
-        said = str(further(made))
+        said = str(further(made, run="my run"))
         assert "at strength 0.5 f1 is 0.800 instead of 0.500 and retention 96.9 %" in said
-        assert "`domaintune balance RUN --strength 0.5 --set-strength`" in said
+        assert "`domaintune balance 'my run' --strength 0.5 --set-strength`" in said
 
     def test_without_general_data_a_clearly_better_strength_is_told(self) -> None:
-        assert further(self.scores([0.5, 0.6, 0.7, 0.8, 0.9], 1.0, kept=[None] * 5)) is None
-        assert further(self.scores([0.5, 0.6, 0.7, 0.92, 0.9], 1.0, kept=[None] * 5)) is None
-        said = str(further(self.scores([0.7, 0.69, 0.69, 0.62, 0.61], 1.0, kept=[None] * 5)))
+        assert further(self.scores([0.5, 0.6, 0.7, 0.8, 0.9], 1.0, kept=[None] * 5), run="my run") is None
+        assert further(self.scores([0.5, 0.6, 0.7, 0.92, 0.9], 1.0, kept=[None] * 5), run="my run") is None
+        said = str(further(self.scores([0.7, 0.69, 0.69, 0.62, 0.61], 1.0, kept=[None] * 5), run="my run"))
         assert "f1 is 0.700 at strength 0 and 0.610 at 1" in said
-        said = str(further(self.scores([3.0, 2.5, 2.2, 2.6, 2.9], 1.0, higher=False, kept=[None] * 5)))
+        said = str(further(self.scores([3.0, 2.5, 2.2, 2.6, 2.9], 1.0, higher=False, kept=[None] * 5), run="my run"))
         assert "2.200 at strength 0.5" in said
 
     def test_terminal_page_and_card_say_it(self, first: Run, tmp_path: Path) -> None:
@@ -405,11 +407,11 @@ class TestWhatMoreStrengthWouldBring:
             for key in ("scores", "change"):
                 made[side][key]["0.25"] = made[side][key]["1"]
         (copied / "scores.json").write_text(json.dumps(made))
-        said = further(made)
+        said = further(made, run=str(copied))
         assert said is not None
         write_report(copied)
         assert said in (copied / "report.html").read_text()
-        assert said in (copied / "README.md").read_text().replace("&#96;", "`")
+        assert further(made, run="run") in (copied / "README.md").read_text().replace("&#96;", "`")
         shown = subprocess.run(
             [sys.executable, "-m", "domaintune", "show", str(copied)], capture_output=True, text=True, check=True
         ).stdout

@@ -52,7 +52,7 @@ def facts(records: Records) -> dict[str, Any]:
         "records": records,
         "scores": scores,
         "verdict_class": VERDICTS.get(records.verdict["kind"], "open"),
-        "further": further(scores),
+        "further": further(scores, run=str(records.path)),
         "frontier_kind": frontier_kind(scores),
         "base_told": base_told(scores),
         "answered": "0 (the base)" if records.chosen == 0 else f"{records.chosen:g}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 import re
+import shlex
 from collections.abc import Callable, Mapping
 from typing import Any, TypeGuard
 
@@ -181,9 +182,10 @@ def base_told(scores: Mapping[str, Any]) -> str:
     return f"Base (0) is the base with {start} and the body as it came: gains are over that."
 
 
-def further(scores: Mapping[str, Any]) -> str | None:
+def further(scores: Mapping[str, Any], *, run: str) -> str | None:
     """What another strength would gain and cost on the rows that strengths are compared on: the next higher one that gains much more; the
-    best one, where the verdict is a trade; a better one than 1, which is taken where nothing tells what is lost. None elsewhere."""
+    best one, where the verdict is a trade; a better one than 1, which is taken where nothing tells what is lost. None elsewhere.
+    `run`: how commands name the run."""
     sign = 1 if scores.get("higher_is_better", True) else -1
     points = {point["strength"]: point for point in scores["frontier"]}
     base, chosen = points[0.0]["domain"], points[scores["chosen_strength"]]
@@ -194,7 +196,7 @@ def further(scores: Mapping[str, Any]) -> str | None:
             return None
         return (
             f"Without general data strength 1 is taken, though on the rows that strengths are compared on {scores['primary']} is "
-            f"{best['domain']:.3f} at strength {best['strength']:g} and {chosen['domain']:.3f} at 1: {_command(best['strength'])}"
+            f"{best['domain']:.3f} at strength {best['strength']:g} and {chosen['domain']:.3f} at 1: {_command(run, best['strength'])}"
         )
     above = [
         p for s, p in points.items() if s > chosen["strength"] and sign * (p["domain"] - base) >= MUCH_MORE * gained
@@ -209,12 +211,12 @@ def further(scores: Mapping[str, Any]) -> str | None:
     return (
         f"More is to be had for more loss: at strength {found['strength']:g} {scores['primary']} is {found['domain']:.3f} "
         f"instead of {chosen['domain']:.3f} and {name} {kept(found['retention'], kind)} instead of "
-        f"{kept(chosen['retention'], kind)} on the rows that the strength was chosen on: {_command(found['strength'])}"
+        f"{kept(chosen['retention'], kind)} on the rows that the strength was chosen on: {_command(run, found['strength'])}"
     )
 
 
-def _command(strength: float) -> str:
-    return f"`domaintune balance RUN --strength {strength:g} --set-strength` takes it."
+def _command(run: str, strength: float) -> str:
+    return f"`domaintune balance {shlex.quote(run)} --strength {strength:g} --set-strength` takes it."
 
 
 FORMATS = {
