@@ -46,7 +46,8 @@ def grown(recipe: Recipe, checksums: Callable[[Recipe], Mapping[str, str]]) -> R
     before = with_carried_rows(earlier.read("recipe.json"), earlier.path)
     if before["task"]["name"] != recipe.task.name:
         raise RecipeError(f"is a run of {before['task']['name']}, not of {recipe.task.name}.", where=recipe.base)
-    known, parts, given = earlier.read("provenance.json")["data"], OWN, recipe
+    known, given = earlier.read("provenance.json")["data"], recipe
+    parts: tuple[str, ...] = OWN
     if before.get("add") is not None:  # whose train and added rows together are this one's train part
         together, count = files_of(recipe.train), len(files_of(before["train"]))
         parts = (*OWN, "add")
