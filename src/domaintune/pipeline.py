@@ -333,7 +333,7 @@ def write_records(folder: Path, confirmation: Confirmation, parts: Parts) -> Non
 
 
 def write_predictions(folder: Path, confirmation: Confirmation, parts: Parts, chosen: float) -> None:
-    """test.jsonl and general.jsonl: file, line, input, the output at the chosen strength, the target in the same form under
+    """test.jsonl and general.jsonl: file, line, input, the domain that the row names, the output at the chosen strength, the target in the same form under
     "target" (absent where the general rows carry none), and the base's output under "base"."""
     for name, task, examples, side in sides(confirmation, parts):
         labelled = name == "test" or kept_kind(side.kind) not in UNLABELLED
@@ -343,6 +343,7 @@ def write_predictions(folder: Path, confirmation: Confirmation, parts: Parts, ch
                 "file": e.file,
                 "line": e.line,
                 "input": task.render_input(e),
+                **({} if e.domain is None else {"domain": e.domain}),
                 **task.render(mine),
                 **({"target": task.render_target(e, mine)} if labelled else {}),
                 "base": task.render(task.calibrated(theirs, 0.0)),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,9 @@ from domaintune.finished.predictions import predict_file
 from domaintune.finished.strength import set_strength, told
 from domaintune.methods import method_from
 from domaintune.methods.lora import LoRAAttached
+from domaintune.report.card import render_card
+from domaintune.report.records import Records
+from domaintune.report.usage import snippets
 from domaintune.settings import LoRASettings
 from domaintune.terminal import evaluation_table
 
@@ -298,3 +303,17 @@ def test_rows_of_unknown_domains_are_told_where_they_are_scored(numbered: Path) 
         console = Console(file=io.StringIO(), width=120)
         console.print(evaluation_table(evaluate(run, str(numbered / f"{data}.jsonl"), strength=1.0).plain()))
         assert ("by domain" in console.file.getvalue()) == by_domain  # type: ignore[attr-defined]
+
+
+def test_page_and_card_lead_to_the_model_that_was_scored(numbered: Path) -> None:
+    records = Records.read(numbered / "run")
+    assert records.test[0]["domain"] in ("1", "true")
+    code = next(snippet.code for snippet in snippets(records) if snippet.language == "python")
+    given = {"text": records.test[0]["input"], "source": records.test[0]["domain"]}
+    assert json.dumps(given) in code
+    made = load(numbered / "run").predict([given])[0]
+    assert made["probability"] == pytest.approx(records.test[0]["probability"], abs=1e-6)
+    card = html.unescape(render_card(records))
+    assert '{"text": "Write your own text here.", "source": "1"}' in card
+    assert 'Rows name their domain in the column "source", whose weight multiplies the strength;' in card
+    assert re.search(r"^\| true \| 16 \| \d\.\d{3} \| ", card, re.MULTILINE)
