@@ -17,7 +17,7 @@ from domaintune.counting import counted
 from domaintune.data.labels import folded
 from domaintune.data.near_duplicates import near_duplicates
 from domaintune.data.pictures import chained_pictures, look_at
-from domaintune.data.splits import together
+from domaintune.data.splits import together, without_signs
 from domaintune.tasks.base import Finding, Keys, Task
 
 DOMAIN = ("train", "dev", "test")
@@ -43,13 +43,14 @@ class Part:
 
 
 def inseparable(task: Task, examples: Sequence[Any]) -> list[int]:
-    """A number for each example, equal for those that have to stay in one part: duplicates, near duplicates, and one group.
+    """A number for each example, equal for those that have to stay in one part: duplicates (also those that differ in a sign such as the
+    one of -5 or 5 %), near duplicates, and one group.
 
     Near duplicates link into chains. A chain of more than a fifth of the different inputs (a fold, or the usual test part) is made from
     one pattern, and to keep it together would leave little to part: of it only equal inputs stay together. `parted` counts what that does.
     """
     keys = [task.keys(example) for example in examples]
-    inputs, groups = [key.input for key in keys], [key.group for key in keys]
+    inputs, groups = [without_signs(key.input) for key in keys], [key.group for key in keys]
     if not (links := _links(task, examples, keys)):
         return together(inputs, groups)
     chain_of = together(inputs, [None] * len(inputs), links)

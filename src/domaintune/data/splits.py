@@ -31,6 +31,11 @@ def normal_form(text: str) -> str:
     return "".join(piece if place % 2 else piece.translate(_KEPT) for place, piece in enumerate(pieces)) or text
 
 
+def without_signs(normal: str) -> str:
+    """A normal form without the signs that change a meaning, but for those between digits."""
+    return _SIGNS.sub("", normal) or normal
+
+
 @functools.lru_cache(maxsize=1 << 16)
 def characters(text: str) -> int:
     """How many characters of a text stay in normal form, punctuation of any meaning aside."""
@@ -46,6 +51,7 @@ class _Kept(dict[int, int | None]):
 
 
 _KEPT = _Kept()
+_SIGNS = re.compile(r"(?<=\d)%(?!\d)|(?<=[^\W\d_])#|(?<!\d)-(?=\d)")
 _MEANT = re.compile(r"((?<=\d)[^\w\s](?=\d)|(?<=\d)%|(?<=\d\s)%|(?<=[^\W\d_])#(?!\w)|(?<![\w-])-(?=\d))")
 
 
