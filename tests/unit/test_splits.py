@@ -173,6 +173,19 @@ def test_one_text_that_is_there_often_unlinks_no_others() -> None:
     assert all(made[n] == made[n + 1] for n in range(0, 120, 2))
 
 
+def test_texts_that_differ_in_a_sign_are_two_and_stay_in_one_part() -> None:
+    pairs = [
+        ("about 5 % of all", "about 5 of all"),
+        ("it was -7 there", "it was 7 there"),
+        ("sort it in C#", "sort it in C"),
+    ]
+    assert all(normal_form(one) != normal_form(other) for one, other in pairs)
+    task, examples = texts([text for pair in pairs for text in pair], [(0,)] * 6, names=1, multi=False)
+    made = inseparable(task, examples)
+    assert [made[n] == made[n + 1] for n in (0, 2, 4)] == [True] * 3
+    assert len(set(made)) == 3
+
+
 @pytest.mark.parametrize(("documents", "copies"), [(8, 4), (10, 25), (6, 9)])
 def test_documents_with_some_paraphrases_each_are_not_parted(documents: int, copies: int) -> None:
     generator = np.random.default_rng(0)
