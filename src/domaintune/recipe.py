@@ -181,8 +181,9 @@ class Recipe(Settings):
     trust_remote_code: bool = False
     """Run Python code that a base brings along. Only for authors whom you trust."""
     track: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()
-    """Where training is also logged, live: TensorBoard (in the run), MLflow (`mlflow.db` in the working folder, or MLFLOW_TRACKING_URI),
-    Weights & Biases (offline in the run, unless WANDB_MODE says otherwise). May change on a run that is resumed."""
+    """Where training is also logged, live: TensorBoard (in the run), MLflow (`mlflow.db` in the working folder, with the report, which shows
+    rows of the data, in `mlruns/`; or MLFLOW_TRACKING_URI), Weights & Biases (offline in the run, unless WANDB_MODE says otherwise). May
+    change on a run that is resumed."""
     training: TrainingSettings = TrainingSettings()
     balance: BalanceSettings = BalanceSettings()
     data: DataSettings = DataSettings()
