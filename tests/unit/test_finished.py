@@ -232,7 +232,7 @@ def test_intervals_of_an_evaluation_are_whole_in_80_columns() -> None:
     names = ("cross_entropy", "perplexity", "exact_match")
     made = {
         "strength": 0.75, "rows": 12_000, "name": "a/rather/long/name.jsonl", "domain_strengths": {"": 0.75}, "primary": "cross_entropy",
-        "kind": "gain", "scores": {s: dict.fromkeys(names, estimate) for s in ("0", "0.75")}, "change": {"0.75": estimate},
+        "kind": "gain", "scores": {s: dict.fromkeys(names, estimate) for s in ("0", "0.75")}, "change": {"0.75": estimate}, "domains": {},
     }  # fmt: skip
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(evaluation_table(made))
