@@ -47,8 +47,8 @@ def limit_findings(task: Task, name: str, data: Dataset) -> Iterator[Finding]:
             len(long),
         )  # fmt: skip
     most = task.most_new_tokens
-    targets = {place: sum(counts) for place, mine in enumerate(items) if (counts := task.target_tokens(mine))}
-    over = [place for place, tokens in targets.items() if most is not None and tokens - 1 > most]  # the end aside
+    targets = {place: counts for place, mine in enumerate(items) if (counts := task.target_tokens(mine))}
+    over = [place for place, counts in targets.items() if most is not None and sum(counts) - 1 > most]  # the end aside
     if over:
         yield Finding(
             "long-outputs", "warning",
@@ -57,7 +57,7 @@ def limit_findings(task: Task, name: str, data: Dataset) -> Iterator[Finding]:
             "--set task.max_new_tokens=... allows more, for a finished run too (predict, evaluate).",
             "Such outputs end in the middle, and exact_match counts them as wrong.", len(over),
         )  # fmt: skip
-    lost = {place: counts[1] for place, mine in enumerate(items) if (counts := task.target_tokens(mine)) and counts[1]}
+    lost = {place: cut for place, (_, cut) in targets.items() if cut}
     if lost:
         yield Finding(
             "cut-targets", "warning",
