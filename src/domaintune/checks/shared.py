@@ -62,7 +62,8 @@ def inseparable(task: Task, examples: Sequence[Any]) -> list[int]:
 def parted(task: Task, part: Sequence[Any], others: Sequence[Any]) -> int:
     """How many examples of `part` are almost equal to one of `others`, and equal to none."""
     examples = [*others, *part]
-    keys, known = [task.keys(example) for example in examples], {task.keys(example).input for example in others}
+    keys = [task.keys(example) for example in examples]
+    known = {key.input for key in keys[: len(others)]}
     met = {later for one, later in _links(task, examples, keys, first=len(others)) if one < len(others) <= later}
     return sum(keys[place].input not in known for place in met)
 
