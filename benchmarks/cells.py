@@ -111,9 +111,18 @@ OURS: dict[str, dict[str, Any]] = {
     "lora-dora": {"name": "lora", "dora": True},
 }
 MAIN = ("lora", "p-tuning", "freeze", "full")
-HIGH = {f"{name}-high": 2 * DEFAULT_LEARNING_RATES[OURS[name]["name"]] for name in (*MAIN, "p-tuning-biases")}
-"""Our methods with twice their learning rate: a second try, as peers have one."""
-OURS |= {name: OURS[name.removesuffix("-high")] for name in HIGH}
+
+
+def first_rate(method: str) -> str:
+    """The name of one of OURS with the default learning rate."""
+    return method.removesuffix("-higher").removesuffix("-high")
+
+
+FACTORS = {**{f"{name}-high": 2 for name in (*MAIN, "p-tuning-biases")}, "p-tuning-biases-higher": 4}
+HIGH = {name: factor * DEFAULT_LEARNING_RATES[OURS[first_rate(name)]["name"]] for name, factor in FACTORS.items()}
+"""Our methods with twice their learning rate: a second try, as peers have one; `-higher`, as peers have it too, a third one where the
+second was the better."""
+OURS |= {name: OURS[first_rate(name)] for name in HIGH}
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from cells import CELLS, MAIN, OURS, PEERS, RUNS, SHARED, peer_names, plain_recipe, training_of
+from cells import CELLS, MAIN, OURS, PEERS, RUNS, SHARED, first_rate, peer_names, plain_recipe, training_of
 from rows import START, code_hash, digest, peers_hash, row, settings_of, wants_third_rate
 
 from domaintune.bases.base import Base
@@ -154,6 +154,14 @@ def ours(cell: str, method: str, seed: int) -> dict[str, Any]:
         }
 
     return row(RESULTS, f"{cell}.{method}.{seed}", key, measure)
+
+
+def ours_higher(cell: str, method: str, seed: int) -> None:
+    """The third rate, where the higher of two was the better one."""
+    first = first_rate(method)
+    default, high = ours(cell, first, seed), ours(cell, f"{first}-high", seed)
+    if high["dev"] > default["dev"]:
+        ours(cell, method, seed)
 
 
 class Copied(Base):
@@ -310,7 +318,7 @@ def one(kind: str, cell: str, name: str, seed: int) -> None:
     if kind == "simple":
         simple(cell, seed)
     elif kind == "ours":
-        ours(cell, name, seed)
+        (ours_higher if name.endswith("-higher") else ours)(cell, name, seed)
     else:
         peer_kind = next(kind for kind in sorted(PEERS, key=len, reverse=True) if name.startswith(f"{kind}-"))
         start = name.removeprefix(f"{peer_kind}-")
