@@ -277,7 +277,8 @@ def test_tmx_of_several_chineses(tmp_path: Path) -> None:
 
     def target(source: str, target: str) -> list[str]:
         reading = Reading()
-        reading.add_(read_tmx(Source(tmp_path / "a.tmx"), MT, source, target))
+        wanted = Wanted("translation", {"source_language": source, "target_language": target})
+        reading.add_(read_tmx(Source(tmp_path / "a.tmx"), wanted))
         return [row.values["target"] for row in reading.rows] + reading.notes
 
     further = f"1 further variants of a language were not read from {tmp_path}/a.tmx."

@@ -133,10 +133,8 @@ def _po_encoding(source: Source) -> str | None:
         return None  # "CHARSET", as in templates
 
 
-def read_tmx(
-    source: Source, wanted: Wanted, source_language: str | None = None, target_language: str | None = None
-) -> Iterator[Entry]:
-    """Units of a translation memory; languages are those given or of `wanted.columns`, else the header's and the other one.
+def read_tmx(source: Source, wanted: Wanted) -> Iterator[Entry]:
+    """Units of a translation memory; languages are those that `wanted.columns` names, else the header's and the other one.
 
     Codes are matched whatever their case, and en stands for en-US too. The text of <hi> is kept; native code in <ph>, <bpt>,
     <ept>, <it> and <ut> is dropped and counted. The file is read twice, as a stream.
@@ -144,8 +142,7 @@ def read_tmx(
     Raises:
         DataError: broken XML, entities; more than two languages and none named, or a named one that is not there.
     """
-    left, right = _named_languages(wanted)
-    named = (source_language or left, target_language or right)
+    named = _named_languages(wanted)
     left, right = _tmx_languages(source, wanted, named)
     codes = further = 0
     for unit in xml_elements(source, {"tu"}, root="tmx", encoding=wanted.encoding):

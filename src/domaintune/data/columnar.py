@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from domaintune.data.rows import Entry, Row, Wanted, part_names
+from domaintune.data.rows import Entry, Row, part_names
 from domaintune.data.tables import parse_json
 from domaintune.errors import DataError
 from domaintune.memory import with_class_names
@@ -39,7 +39,7 @@ def _data_files(folder: Path) -> list[Path]:
     return [folder / Path(entry["filename"]).name for entry in _content(folder / STATE).get("_data_files", [])]
 
 
-def read_parquet(path: Path, wanted: Wanted) -> Iterator[Entry]:
+def read_parquet(path: Path) -> Iterator[Entry]:
     """Rows of a Parquet file; a row's line is its number from 1. Class numbers that carry names (`datasets`) become the names.
 
     Raises:
@@ -47,7 +47,6 @@ def read_parquet(path: Path, wanted: Wanted) -> Iterator[Entry]:
     """
     import pyarrow.parquet
 
-    names: Mapping[str, Any] = {}
     count = 0
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
@@ -92,7 +91,7 @@ def _batches(mapped: Any) -> Iterator[Any]:
         yield from (file.get_batch(number) for number in range(file.num_record_batches))
 
 
-def read_saved_dataset(folder: Path, wanted: Wanted, part: str) -> Iterator[Entry]:
+def read_saved_dataset(folder: Path, part: str) -> Iterator[Entry]:
     """Rows of a folder that `datasets.save_to_disk` wrote; of a DatasetDict the split that goes by the part's name.
 
     Raises:

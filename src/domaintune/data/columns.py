@@ -86,7 +86,7 @@ def wanted_of(recipe: Recipe) -> Wanted:
     return Wanted(recipe.task.name, named, recipe.data.encoding, several=several)
 
 
-def require_columns(row: Row, wanted: Wanted, *, targets: bool) -> None:
+def require_columns(row: Row, wanted: Wanted) -> None:
     """
     Raises:
         DataError: the row lacks a column that the task needs; columns that it may be are proposed as options.
@@ -94,7 +94,7 @@ def require_columns(row: Row, wanted: Wanted, *, targets: bool) -> None:
     inputs = [wanted.column(name) for name in INPUTS[wanted.task]]
     lacking = [] if any(name in row.values for name in inputs) else [INPUTS[wanted.task][0]]
     target = TARGETS.get(wanted.task)
-    if targets and target is not None and wanted.column(target) not in row.values:
+    if wanted.targets and target is not None and wanted.column(target) not in row.values:
         lacking.append(target)
     if not lacking:
         return

@@ -71,7 +71,7 @@ def read_part(given: str | Sequence[str], wanted: Wanted, *, part: str = "train"
         why = "; ".join(reading.summary())
         raise DataError(f"no row is left. {why}".strip(), where=str(given), remedy="Give rows that can be used.")
     if wanted.task and wanted.task != "object-detection":
-        require_columns(reading.rows[0], wanted, targets=targets)
+        require_columns(reading.rows[0], wanted)
     return reading
 
 
@@ -116,11 +116,11 @@ def _entries(path: str, wanted: Wanted, part: str) -> Iterator[Entry]:
         source, target = path.split(ALIGNED, 1)
         for side in (source, target):
             if not Path(side).is_file():
-                raise _missing(Path(side), side)
+                raise _missing(side)
         return read_aligned(Source(Path(source)), Source(Path(target)), wanted)
     place = Path(path)
     if not place.exists():
-        raise _missing(place, path)
+        raise _missing(path)
     if wanted.task in WITH_PICTURES and place.is_file() and is_archive(place):
         place = unpacked(place)
     if place.is_dir():
@@ -132,7 +132,7 @@ def _entries(path: str, wanted: Wanted, part: str) -> Iterator[Entry]:
 
 def _folder(place: Path, wanted: Wanted, part: str) -> Iterator[Entry]:
     if is_saved_dataset(place):
-        return shaped(read_saved_dataset(place, wanted, part), wanted, place)
+        return shaped(read_saved_dataset(place, part), wanted, place)
     if wanted.task == "object-detection":
         return read_boxes(place, wanted, part)
     tables = [entry for entry in entries_of(place) if entry.suffix.lower() in (".csv", ".tsv", ".jsonl")]
@@ -167,7 +167,7 @@ def _file(source: Source, wanted: Wanted, part: str) -> Iterator[Entry]:
     if special is not None and _is_special(source, wanted):
         return special(source, wanted)
     if suffix == ".parquet":
-        return shaped(read_parquet(source.path, wanted), wanted, source.path.parent)
+        return shaped(read_parquet(source.path), wanted, source.path.parent)
     if suffix == ".arrow":
         return shaped(read_arrow(source.path), wanted, source.path.parent)
     if wanted.task == "object-detection" or (wanted.task == "" and suffix == ".json" and _is_object(source)):
@@ -257,7 +257,8 @@ def _through(entries: Iterable[Entry], shape: Callable[[Iterable[Row]], Iterator
     yield from others
 
 
-def _missing(place: Path, path: str) -> DataError:
+def _missing(path: str) -> DataError:
+    place = Path(path)
     folder = place.parent
     while not folder.is_dir() and folder != folder.parent:
         place, folder = folder, folder.parent

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
 
 import regex as re
 
@@ -18,15 +17,9 @@ WORD = re.compile(rf"[{UNSPACED}][{MARKS}]*|(?:{LETTER})+(?:\.(?:{LETTER})+)*|(?
 are put on letters belong to them (accents, the vowels of Devanagari or Thai, joiners)."""
 
 
-def word_spans(text: str, edges: Iterable[int] = ()) -> list[tuple[int, int]]:
-    """(start, end) in characters of words and single punctuation marks, letters of scripts without spaces one by one; a word that one
-    of the `edges` lies inside is cut there."""
-    cuts = sorted(set(edges))
-    spans = []
-    for match in WORD.finditer(text):
-        places = [match.start(), *(edge for edge in cuts if match.start() < edge < match.end()), match.end()]
-        spans += list(pairwise(places))
-    return spans
+def word_spans(text: str) -> list[tuple[int, int]]:
+    """(start, end) in characters of words and single punctuation marks, letters of scripts without spaces one by one."""
+    return [match.span() for match in WORD.finditer(text)]
 
 
 def joined(tokens: Sequence[str]) -> str:
