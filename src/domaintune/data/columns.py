@@ -56,26 +56,13 @@ SENTENCES = (
 )
 RENAME = "The run reads the columns that it was trained with: rename yours."
 ONE_NAME = "one name holds for all files, and others have it."
-CANONICAL = (
-    "text",
-    "label",
-    "tokens",
-    "tags",
-    "spans",
-    "source",
-    "target",
-    "prompt",
-    "completion",
-    "messages",
-    "image",
-)
 
 
 def wanted_of(recipe: Recipe) -> Wanted:
     """What a recipe asks of its readers."""
     settings = recipe.task
-    fields = type(settings).model_fields
-    columns = {name: getattr(settings, f"{name}_column") for name in CANONICAL if f"{name}_column" in fields}
+    fields = [field for field in type(settings).model_fields if field.endswith("_column")]
+    columns = {field.removesuffix("_column"): getattr(settings, field) for field in fields}
     named = {name: column for name, column in columns.items() if column is not None}
     if isinstance(settings, TranslationSettings):
         languages = {"source_language": settings.source_language, "target_language": settings.target_language}
