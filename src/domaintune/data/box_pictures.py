@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from domaintune.data.pictures import readable_size
-from domaintune.data.rows import Declared, Entry, LeftOut, Note, Row, Wanted
+from domaintune.data.rows import Entry, LeftOut, Note, Row, Tally, Wanted
 from domaintune.errors import DataError
 
 PICTURE_FOLDERS = ("", "images", "JPEGImages")
@@ -80,35 +79,19 @@ def finished(found: Iterable[Found], wanted: Wanted) -> Iterator[Entry]:
     Raises:
         DataError: after the rows, boxes that are all shares of the picture.
     """
-    counts: Counter[str] = Counter()
-    first: dict[str, str] = {}
-    units = _Units()
-
-    def count_(what: str, where: str) -> None:
-        counts[what] += 1
-        first.setdefault(what, where)
-
-    for entry in _decided(found, wanted, count_):
-        if isinstance(entry, Row):
-            row = _without_flat_boxes(entry, count_)
+    counts, units = Tally(), _Units()
+    for entry in _decided(found, wanted, counts):
+        if isinstance(entry, Row | BoxPicture):
+            row = _without_flat_boxes(entry, counts) if isinstance(entry, Row) else _row_of(entry, counts)
             units.see_(row)
             yield row
-        elif isinstance(entry, LeftOut | Note | Declared):
-            yield entry
         elif isinstance(entry, Passed):
-            count_(*entry)
+            counts.add_(*entry)
         else:
-            _drop_flat_boxes_(entry, count_)
-            if entry.size is not None and min(entry.size) <= 0:
-                count_(NO_SIZE, f"{entry.file}:{entry.line}")
-                entry.size = None
-            row = entry.row()
-            units.see_(row)
-            yield row
+            yield entry
     if not wanted.inputs:
         units.require_pixels()
-    for what, count in counts.items():
-        yield Note(f"{count} {what} (first: {first[what]}).")
+    yield from (Note(f"{told}.") for told in counts.told())
 
 
 @dataclass(slots=True)
@@ -141,13 +124,13 @@ def _is_share(box: Any) -> bool:
     )
 
 
-def _decided(found: Iterable[Found], wanted: Wanted, count_: Any) -> Iterator[BoxPicture | Passed | Entry]:
+def _decided(found: Iterable[Found], wanted: Wanted, counts: Tally) -> Iterator[BoxPicture | Passed | Entry]:
     """What every unmarked picture is."""
     held: list[Unmarked] | None = None if wanted.targets or wanted.inputs else []
 
     def beside(entry: Unmarked) -> BoxPicture | LeftOut:
         if isinstance(entry.beside, BoxPicture):
-            count_(NO_LABELS, f"{entry.beside.file}:{entry.beside.line}")
+            counts.add_(NO_LABELS, f"{entry.beside.file}:{entry.beside.line}")
         return entry.beside
 
     for entry in found:
@@ -163,14 +146,27 @@ def _decided(found: Iterable[Found], wanted: Wanted, count_: Any) -> Iterator[Bo
     yield from (entry.row() for entry in held or ())
 
 
-def _without_flat_boxes(row: Row, count_: Any) -> Row:
+def _row_of(picture: BoxPicture, counts: Tally) -> Row:
+    """The picture's row without boxes that have no area, and without a size of 0."""
+    good = []
+    for place, (box, line) in enumerate(zip(picture.boxes, picture.lines, strict=True)):
+        if box[2] > 0 and box[3] > 0:
+            good.append(place)
+        else:
+            counts.add_(NO_AREA, f"{picture.file}:{line}")
+    if picture.size is not None and min(picture.size) <= 0:
+        counts.add_(NO_SIZE, f"{picture.file}:{picture.line}")
+        picture = replace(picture, size=None)
+    return with_boxes_at(picture.row(), good, of=len(picture.boxes))
+
+
+def _without_flat_boxes(row: Row, counts: Tally) -> Row:
     """The same of a row that has its boxes as lists; what is no box at all stays for the task to refuse."""
     boxes = row.values.get("boxes")
     if not isinstance(boxes, list):
         return row
     kept = [place for place, box in enumerate(boxes) if not _is_flat(box)]
-    for _ in range(len(boxes) - len(kept)):
-        count_(NO_AREA, row.where)
+    counts.add_(NO_AREA, row.where, len(boxes) - len(kept))
     return row if len(kept) == len(boxes) else with_boxes_at(row, kept, of=len(boxes))
 
 
@@ -188,16 +184,6 @@ def _is_flat(box: Any) -> bool:
     if not isinstance(box, list | tuple) or len(box) != 4:
         return False
     return any(isinstance(side, int | float) and not isinstance(side, bool) and side == 0 for side in box[2:])
-
-
-def _drop_flat_boxes_(picture: BoxPicture, count_: Any) -> None:
-    good = [place for place, box in enumerate(picture.boxes) if box[2] > 0 and box[3] > 0]
-    for place in sorted(set(range(len(picture.boxes))) - set(good)):
-        count_(NO_AREA, f"{picture.file}:{picture.lines[place]}")
-    picture.boxes = [picture.boxes[place] for place in good]
-    picture.labels = [picture.labels[place] for place in good]
-    picture.lines = [picture.lines[place] for place in good]
-    picture.crowd = [picture.crowd[place] for place in good]
 
 
 def box_number(value: Any, where: str, what: str) -> float:

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Iterator
 from typing import Any
 
-from domaintune.data.rows import Entry, LeftOut, Note, Row, Wanted
+from domaintune.data.rows import Entry, LeftOut, Note, Row, Tally, Wanted
 from domaintune.data.sources import Source
 from domaintune.data.span_shapes import NOT_ANNOTATED
 from domaintune.errors import DataError
@@ -22,8 +22,7 @@ def read_docbin(source: Source, wanted: Wanted) -> Iterator[Entry]:
     Raises:
         DataError: spaCy is not installed, the file is none of its, or it holds no document.
     """
-    number = missing = 0
-    first = ""
+    number, missing = 0, Tally()
     for number, document in enumerate(_documents(source), start=1):
         if not document.has_annotation("ENT_IOB"):
             reason = "entities in span groups alone" if any(document.spans.values()) else NOT_ANNOTATED
@@ -33,9 +32,8 @@ def read_docbin(source: Source, wanted: Wanted) -> Iterator[Entry]:
         if not words:
             yield LeftOut("no words", str(source), number)
             continue
-        if any(token.ent_iob == 0 for token in words):
-            missing += sum(token.ent_iob == 0 for token in words)
-            first = first or f"{source}:{number}"
+        unmarked = sum(token.ent_iob == 0 for token in words)
+        missing.add_("words without annotation count as O", f"{source}:{number}", unmarked)
         values = {
             wanted.column("tokens"): [token.text for token in words],
             wanted.column("tags"): _tags(words),
@@ -43,8 +41,7 @@ def read_docbin(source: Source, wanted: Wanted) -> Iterator[Entry]:
         yield Row(values, str(source), number)
     if not number:
         raise DataError("the file holds no document.", where=str(source), remedy="Give at least one.")
-    if missing:
-        yield Note(f"{source}: {missing} words without annotation count as O (first: {first}).")
+    yield from (Note(f"{source}: {told}.") for told in missing.told())
 
 
 def _tags(words: list[Any]) -> list[str]:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import pairwise
 
-from domaintune.data.rows import Entry, LeftOut, Note, Row, Wanted
+from domaintune.data.rows import Entry, LeftOut, Note, Row, Tally, Wanted
 from domaintune.data.span_shapes import Annotated, Span, annotated, from_utf16, shape_of, text_of
 from domaintune.data.words import WORD, word_spans
 from domaintune.errors import DataError
@@ -36,18 +34,18 @@ def span_rows(rows: Iterable[Row], wanted: Wanted) -> Iterator[Entry]:
     Raises:
         DataError: a row of no known shape; a span outside its text, empty, of white space alone, of unknown keys.
     """
-    peculiar: dict[str, _Counts] = {}
+    peculiar: dict[str, Tally] = {}
     for row in rows:
         found = annotated(row, wanted)
         if isinstance(found, LeftOut):
             yield found
             continue
-        counts = peculiar.setdefault(row.file, _Counts())
+        counts = peculiar.setdefault(row.file, Tally())
         values = _values(row, found, wanted, counts)
         yield Row(values, row.file, row.line) if values else LeftOut("no words", row.file, row.line)
     for file, counts in peculiar.items():
-        if counts.number:
-            yield Note(f"{file}: {counts.summary()}.")
+        if told := counts.told():
+            yield Note(f"{file}: {'; '.join(told)}.")
 
 
 def input_rows(rows: Iterable[Row], wanted: Wanted) -> Iterator[Entry]:
@@ -66,7 +64,7 @@ def input_rows(rows: Iterable[Row], wanted: Wanted) -> Iterator[Entry]:
             yield LeftOut("no words", row.file, row.line)
 
 
-def _values(row: Row, found: Annotated, wanted: Wanted, counts: _Counts) -> dict[str, object]:
+def _values(row: Row, found: Annotated, wanted: Wanted, counts: Tally) -> dict[str, object]:
     """The row's columns; none where the text holds no words."""
     for kind, number in found.passed_over.items():
         counts.add_(kind, row.where, number)
@@ -74,7 +72,7 @@ def _values(row: Row, found: Annotated, wanted: Wanted, counts: _Counts) -> dict
     counts.add_("spans trimmed of white space", row.where, sum(a != b for a, b in zip(spans, found.spans, strict=True)))
     kept, dropped = without_overlaps(spans)
     for kind in dropped:
-        counts.add_(kind, row.where, 1)
+        counts.add_(kind, row.where)
     words = cut_words(found.text, kept) if found.words is None else cut_at_edges(found.words, kept)
     if not words:
         return {}
@@ -82,7 +80,8 @@ def _values(row: Row, found: Annotated, wanted: Wanted, counts: _Counts) -> dict
         counts.add_("words cut at a span's end", row.where, len(words) - len(found.words))
     elif len(words) > len(whole := word_spans(found.text)):
         moved = from_utf16(found.text, kept) or []
-        counts.add_in_words_(row.where, _in_words(whole, kept), are_utf16=bool(moved) and not _in_words(whole, moved))
+        are_utf16 = bool(moved) and not _in_words(whole, moved)
+        _count_in_words_(counts, row.where, _in_words(whole, kept), are_utf16=are_utf16)
     columns = {
         wanted.column("tokens"): [found.text[start:end] for start, end in words],
         wanted.column("tags"): span_tags(words, kept, where=row.where),
@@ -97,28 +96,13 @@ def _values(row: Row, found: Annotated, wanted: Wanted, counts: _Counts) -> dict
     return {**found.rest, **columns}
 
 
-@dataclass(slots=True)
-class _Counts:
-    """How often each kind of thing was met, and where first."""
-
-    number: Counter[str] = field(default_factory=Counter)
-    first: dict[str, str] = field(default_factory=dict)
-
-    def add_(self, kind: str, where: str, number: int) -> None:
-        if number:
-            self.number[kind] += number
-            self.first.setdefault(kind, where)
-
-    def add_in_words_(self, where: str, misplaced: list[int], *, are_utf16: bool) -> None:
-        """`misplaced`: of spans that cut a word how many characters they end before it does. `are_utf16`: counted in UTF-16 units none
-        cuts one."""
-        self.add_("spans that begin or end inside a word", where, len(misplaced))
-        self.add_("of them one character short of the word's end: are their ends inclusive?", where, misplaced.count(1))
-        told = "of them whole words in UTF-16 units, in which an emoji is two: give the spans their text to have them counted so"
-        self.add_(told, where, len(misplaced) if are_utf16 else 0)
-
-    def summary(self) -> str:
-        return "; ".join(f"{number} {kind} (first: {self.first[kind]})" for kind, number in self.number.items())
+def _count_in_words_(counts: Tally, where: str, misplaced: list[int], *, are_utf16: bool) -> None:
+    """`misplaced`: of spans that cut a word how many characters they end before it does. `are_utf16`: counted in UTF-16 units none cuts
+    one."""
+    counts.add_("spans that begin or end inside a word", where, len(misplaced))
+    counts.add_("of them one character short of the word's end: are their ends inclusive?", where, misplaced.count(1))
+    told = "of them whole words in UTF-16 units, in which an emoji is two: give the spans their text to have them counted so"
+    counts.add_(told, where, len(misplaced) if are_utf16 else 0)
 
 
 def _in_words(words: Sequence[tuple[int, int]], spans: Sequence[Span]) -> list[int]:

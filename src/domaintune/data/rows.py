@@ -130,6 +130,22 @@ class Wanted:
 
 
 @dataclass(slots=True)
+class Tally:
+    """How often each kind of thing was met, and where first."""
+
+    number: Counter[str] = field(default_factory=Counter)
+    first: dict[str, str] = field(default_factory=dict)
+
+    def add_(self, kind: str, where: str, number: int = 1) -> None:
+        if number:
+            self.number[kind] += number
+            self.first.setdefault(kind, where)
+
+    def told(self) -> list[str]:
+        return [f"{number} {kind} (first: {self.first[kind]})" for kind, number in self.number.items()]
+
+
+@dataclass(slots=True)
 class Reading:
     """Everything that was read of one part."""
 
@@ -152,6 +168,7 @@ class Reading:
 
     def summary(self) -> list[str]:
         """The notes, and one line a reason of what was left out."""
-        counts = Counter(entry.reason for entry in self.left_out)
-        first = {entry.reason: entry.where for entry in reversed(self.left_out)}
-        return [*self.notes, *(f"{n} entries left out: {why} (first: {first[why]})." for why, n in counts.items())]
+        counts = Tally()
+        for entry in self.left_out:
+            counts.add_(f"entries left out: {entry.reason}", entry.where)
+        return [*self.notes, *(f"{told}." for told in counts.told())]
