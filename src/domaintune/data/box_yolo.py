@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +11,15 @@ from typing import Any
 import yaml
 
 from domaintune.data.box_pictures import BoxPicture, Found, Passed, Unmarked, box_number
-from domaintune.data.pictures import PICTURE_SUFFIXES, readable_size
+from domaintune.data.pictures import PICTURE_SUFFIXES, first_picture, readable_size
 from domaintune.data.rows import Declared, LeftOut, Note, Row, part_names
 from domaintune.data.sources import Source, files_below, lines_of
 from domaintune.errors import DataError
 
 CONFIGURATIONS = ("data.yaml", "data.yml", "obj.data")
 NAME_LISTS = ("classes.txt", "obj.names")
+Named = tuple[Path, str, int]
+"""A picture, and the folder or list that names it, with its number there."""
 TOLERANCE = 0.01
 """How far values may lie outside of 0 to 1: what tools write of boxes at the edge. Source: Ultralytics, `verify_image_label`."""
 
@@ -57,9 +60,7 @@ def read_yolo(path: Path, part: str) -> Iterator[Found]:
             where=f"{path}:{_line_of_count(path)}",
             remedy="The numbers in the label files count the names from 0: correct whichever is wrong.",
         )
-    declared: dict[int | str, str] = {}
-    declared.update(names.items())
-    yield Declared(declared)
+    yield Declared(dict(names.items()))
     given = next((content[name] for name in part_names(part) if content.get(name)), None)
     if given is None:
         raise DataError(f"names no {part} part.", where=str(path), remedy=f"Write {part_names(part)[0]}: FOLDER.")
@@ -106,7 +107,7 @@ def read_yolo_folder(folder: Path, part: str) -> Iterator[Found]:
     yield from _left_labels(place)
 
 
-def _by_near_names(pictures: Iterable[tuple[Path, str]], folders: Iterable[Path], told: Path) -> Iterator[Found]:
+def _by_near_names(pictures: Iterable[Named], folders: Iterable[Path], told: Path) -> Iterator[Found]:
     near = [folder / name for folder in folders for name in (*CONFIGURATIONS, *NAME_LISTS)]
     file = next((file for file in near if file.is_file()), None)
     if file is None:
@@ -175,7 +176,7 @@ def _place(entry: str, root: Path, path: Path) -> Path:
     return found
 
 
-def _pictures_in(folder: Path) -> Iterator[tuple[Path, str]]:
+def _pictures_in(folder: Path) -> Iterator[Named]:
     """The pictures of the folder and of those below it, and where each is named."""
     found = [file for file in files_below(folder) if file.suffix.lower() in PICTURE_SUFFIXES]
     if not found:
@@ -183,23 +184,17 @@ def _pictures_in(folder: Path) -> Iterator[tuple[Path, str]]:
             "holds no pictures.", where=str(folder), remedy=f"Put them there ({', '.join(sorted(PICTURE_SUFFIXES))})."
         )
     for number, file in enumerate(found, start=1):
-        yield file, f"{folder}:{number}"
+        yield file, str(folder), number
 
 
-def _pictures_of(listing: Path, roots: Iterable[Path]) -> Iterator[tuple[Path, str]]:
+def _pictures_of(listing: Path, roots: Iterable[Path]) -> Iterator[Named]:
     """The pictures that a list names, relative to one of the roots or to a folder that the list was moved from."""
     roots = list(dict.fromkeys((*roots, listing.parent)))
+    looked_in = ", ".join(f"'{root}'" for root in roots)
     for number, line in _lines(listing):
-        where, parts = f"{listing}:{number}", Path(line.replace("\\", "/")).parts
-        tried = [root.joinpath(*parts[first:]) for first in range(len(parts)) for root in roots]
-        try:
-            found = next((place for place in tried if place.is_file()), None)
-        except (OSError, ValueError):  # a name that no file can have
-            found = None
-        if found is None:
-            places = ", ".join(f"'{root}'" for root in roots)
-            raise DataError(f"the picture '{line:.100}' is not there.", where=where, remedy=f"Looked in {places}.")
-        yield found, where
+        parts = Path(line.replace("\\", "/")).parts
+        tried = (root.joinpath(*parts[first:]) for first in range(len(parts)) for root in roots)
+        yield first_picture(line, tried, where=f"{listing}:{number}", looked_in=looked_in), str(listing), number
 
 
 # --- labels
@@ -240,11 +235,11 @@ def _left_labels(folder: Path) -> Iterator[Passed]:
             )
 
 
-def _labelled(pictures: Iterable[tuple[Path, str]], classes: _Classes) -> Iterator[Found]:
-    for file, where in pictures:
+def _labelled(pictures: Iterable[Named], classes: _Classes) -> Iterator[Found]:
+    for file, place, line in pictures:
         text = _label_file(file)
         if text is None:
-            yield _unlabelled(file, where)
+            yield Unmarked(functools.partial(Row, {"image": str(file)}, place, line), BoxPicture(file, place, line))
             continue
         size = readable_size(str(file))
         picture = BoxPicture(file, str(text), 1, size)
@@ -253,11 +248,11 @@ def _labelled(pictures: Iterable[tuple[Path, str]], classes: _Classes) -> Iterat
             continue
         outside = 0
         for number, content in _lines(text):
-            cells, place = content.split(), f"{text}:{number}"
-            label = classes.name(cells[0], place)
-            x, y, wide, high, polygon = _shares(cells, place, keypoints=classes.keypoints)
+            cells, where = content.split(), f"{text}:{number}"
+            label = classes.name(cells[0], where)
+            x, y, wide, high, polygon = _shares(cells, where, keypoints=classes.keypoints)
             if polygon:
-                yield Passed("polygons became their bounding boxes", place)
+                yield Passed("polygons became their bounding boxes", where)
             if not outside and any(not -TOLERANCE <= share <= 1 + TOLERANCE for share in (x, y, wide, high)):
                 outside = number
             x, y = x - wide / 2, y - high / 2
@@ -265,11 +260,6 @@ def _labelled(pictures: Iterable[tuple[Path, str]], classes: _Classes) -> Iterat
             picture.add_(box, label, number)
         # Without that box the picture would teach that nothing is there.
         yield LeftOut("a box with values outside of 0 to 1", str(text), outside) if outside else picture
-
-
-def _unlabelled(file: Path, where: str) -> Unmarked:
-    place, _, line = where.rpartition(":")
-    return Unmarked(lambda: Row({"image": str(file)}, place, int(line)), BoxPicture(file, place, int(line)))
 
 
 def _shares(cells: list[str], where: str, *, keypoints: bool) -> tuple[float, float, float, float, bool]:

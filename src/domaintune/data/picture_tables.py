@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from domaintune.data.archives import cache_folder
+from domaintune.data.pictures import first_picture
 from domaintune.data.rows import Entry, LeftOut, Row, Wanted
 from domaintune.errors import DataError
 from domaintune.memory import UNKNOWN, write_once
@@ -67,17 +68,8 @@ def picture_path(value: Any, row: Row, folder: Path) -> str:
         raise DataError(
             "the row names no picture.", where=row.where, remedy="Give a column of paths: --image-column NAME."
         )
-    try:
-        found = next((place for place in (folder / value, Path(value)) if place.is_file()), None)
-    except (OSError, ValueError):  # a name that no file can have
-        found = None
-    if found is None:
-        raise DataError(
-            f"the picture '{value:.100}' is not there.",
-            where=row.where,
-            remedy=f"Looked in '{folder}' and the working folder.",
-        )
-    return str(found)
+    places = (folder / value, Path(value))
+    return str(first_picture(value, places, where=row.where, looked_in=f"'{folder}' and the working folder"))
 
 
 def _stored(data: bytes) -> Path:

@@ -120,14 +120,23 @@ def find_picture(name: str, folders: Iterable[Path], *, where: str, other_names:
         DataError: in none of them; they are named.
     """
     folders = list(folders)
-    for place in (folder / known for known in dict.fromkeys((name, *other_names)) for folder in folders):
-        try:
-            if place.is_file():
-                return place
-        except (OSError, ValueError):  # a name that no file can have
-            break
-    places = ", ".join(f"'{folder}'" for folder in folders)
-    raise DataError(f"the picture '{name:.100}' is not there.", where=where, remedy=f"Looked in {places}.")
+    places = (folder / known for known in dict.fromkeys((name, *other_names)) for folder in folders)
+    return first_picture(name, places, where=where, looked_in=", ".join(f"'{folder}'" for folder in folders))
+
+
+def first_picture(name: str, places: Iterable[Path], *, where: str, looked_in: str) -> Path:
+    """The first of the places that is a file.
+
+    Raises:
+        DataError: none is; `looked_in` says where they lie.
+    """
+    try:
+        found = next((place for place in places if place.is_file()), None)
+    except (OSError, ValueError):  # a name that no file can have
+        found = None
+    if found is None:
+        raise DataError(f"the picture '{name:.100}' is not there.", where=where, remedy=f"Looked in {looked_in}.")
+    return found
 
 
 def open_picture(path: str, *, where: str = "") -> Image.Image:
