@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -74,16 +73,6 @@ def _pictures(folder: Path) -> list[tuple[int, Path]]:
     return list(enumerate(files, start=1))
 
 
-@dataclass(slots=True)
-class _CocoImage:
-    """One picture while its annotations are gathered."""
-
-    row: Row
-    boxes: list[list[float]] = field(default_factory=list)
-    labels: list[str] = field(default_factory=list)
-    crowd: list[bool] = field(default_factory=list)
-
-
 def read_coco(path: Path, wanted: Wanted) -> list[Row | Declared | LeftOut]:
     """The categories, and rows {"image", "width", "height", "boxes": [[x, y, width, height], ...] in pixels, "labels", "crowd"} in the order of the
     JSON's images; a row's line is the picture's number there. Boxes are as they stand in the file, faults included.
@@ -108,23 +97,15 @@ def read_coco(path: Path, wanted: Wanted) -> list[Row | Declared | LeftOut]:
             where=str(path),
             remedy="Rows of other tasks go into a .jsonl file, one object a line.",
         )
-    images = _images(path, content["images"])
-    pictures = list({image.row.values["image"]: image for image in images.values()}.values())
-    lines = {image.row.line for image in pictures}
+    images = _images(path, content["images"], bare=bare)
+    rows = list({row.values["image"]: row for row in images.values()}.values())
+    lines = {row.line for row in rows}
     again = [LeftOut(SAME_FILE, str(path), n) for n in range(1, len(images) + 1) if n not in lines]
     if bare:
-        return [*again, *(image.row for image in pictures)]
+        return [*again, *rows]
     names = _categories(content.get("categories"), str(path))
     for number, annotation in enumerate(content["annotations"], start=1):
         _add_(images, names, annotation, number, str(path))
-    rows = [
-        Row(
-            {**image.row.values, "boxes": image.boxes, "labels": image.labels, "crowd": image.crowd},
-            image.row.file,
-            image.row.line,
-        )
-        for image in pictures
-    ]
     return [*again, Declared(names), *rows]
 
 
@@ -152,12 +133,12 @@ def _categories(entries: object, where: str) -> dict[int | str, str]:
     return names
 
 
-def _images(path: Path, entries: Sequence[Any]) -> dict[int | str, _CocoImage]:
+def _images(path: Path, entries: Sequence[Any], *, bare: bool) -> dict[int | str, Row]:
+    """Rows by the images' ids, those of one file one; without any boxes yet, or where they are `bare` without lists of them."""
     if not entries:
         raise DataError("the file lists no images.", where=str(path), remedy="Give at least one.")
-    """By their ids; those of one file are one."""
-    images: dict[int | str, _CocoImage] = {}
-    files: dict[str, _CocoImage] = {}
+    images: dict[int | str, Row] = {}
+    files: dict[str, Row] = {}
     places = [path.with_suffix(""), path.parent, path.parent / "images"]
     if path.parent.name == "annotations":
         root, part = path.parent.parent, path.stem.removeprefix("instances_")
@@ -174,8 +155,9 @@ def _images(path: Path, entries: Sequence[Any]) -> dict[int | str, _CocoImage]:
         width, height = entry.get("width"), entry.get("height")
         if not (_is_size(width) and _is_size(height)):
             width, height = readable_size(str(file)) or (None, None)
-        row = Row({"image": str(file), "width": width, "height": height}, str(path), number)
-        images[key] = files.setdefault(str(file), _CocoImage(row))
+        boxes: dict[str, list[Any]] = {} if bare else {"boxes": [], "labels": [], "crowd": []}
+        row = Row({"image": str(file), "width": width, "height": height, **boxes}, str(path), number)
+        images[key] = files.setdefault(str(file), row)
     return images
 
 
@@ -184,7 +166,7 @@ def _is_size(value: object) -> bool:
 
 
 def _add_(
-    images: dict[int | str, _CocoImage], names: Mapping[int | str, str], entry: object, number: int, path: str
+    images: Mapping[int | str, Row], names: Mapping[int | str, str], entry: object, number: int, path: str
 ) -> None:
     what = f"annotation {number}"
     key = _identifier(entry, "image_id", what, path)
@@ -196,17 +178,16 @@ def _add_(
             where=path,
             remedy="Add the image, or drop it.",
         )
-    image = images[key]
-    where = image.row.where
+    row = images[key]
     if category not in names:
         raise DataError(
             f"{what} has an unknown category (category_id {category!r:.40}; known: {', '.join(map(str, names)):.80}).",
-            where=where,
+            where=row.where,
             remedy="Add the category, or drop the annotation.",
         )
-    image.boxes.append(_box(entry.get("bbox"), what, where))
-    image.labels.append(names[category])
-    image.crowd.append(bool(entry.get("iscrowd", 0)))
+    row.values["boxes"].append(_box(entry.get("bbox"), what, row.where))
+    row.values["labels"].append(names[category])
+    row.values["crowd"].append(bool(entry.get("iscrowd", 0)))
 
 
 def _box(value: object, what: str, where: str) -> list[float]:
