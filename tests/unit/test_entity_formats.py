@@ -18,7 +18,6 @@ from domaintune.data.docbin import read_docbin
 from domaintune.data.entity_spans import (
     cut_at_edges,
     cut_words,
-    has_spans,
     span_rows,
     span_tags,
     trimmed,
@@ -27,7 +26,7 @@ from domaintune.data.entity_spans import (
 from domaintune.data.formats import read_part
 from domaintune.data.rows import Entry, LeftOut, Note, Reading, Row, Wanted
 from domaintune.data.sources import Source
-from domaintune.data.span_shapes import Span
+from domaintune.data.span_shapes import Span, shape_of
 from domaintune.data.tables import read_json_lines
 from domaintune.data.tag_schemes import normalised_tags, recognised_scheme, to_bio
 from domaintune.data.words import joined, word_spans
@@ -502,7 +501,7 @@ class TestPlainSpans:
         ],
     )
     def test_recognition(self, values: dict[str, Any], expected: bool) -> None:
-        assert has_spans(Row(values, "a", 1), NER) is expected
+        assert (shape_of(Row(values, "a", 1), NER) is not None) is expected
 
     def test_random_spans_come_back(self) -> None:
         random_ = random.Random(11)
@@ -541,7 +540,7 @@ class TestDoccano:
         path = tmp_path / "doccano.jsonl"
         path.write_bytes(newline.join(json.dumps(line, ensure_ascii=False) for line in lines).encode("utf-8"))
         rows = list(read_json_lines(Source(path), NER))
-        assert all(has_spans(row, NER) for row in rows)
+        assert all(shape_of(row, NER) is not None for row in rows)
         made = list(span_rows(rows, NER))
         assert [tags for _, tags in sentences(made)] == [
             ["O", "O", "B-PER", "O", "O", "B-LOC"],

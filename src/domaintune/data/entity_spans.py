@@ -7,16 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 
 from domaintune.data.rows import Entry, LeftOut, Note, Row, Tally, Wanted
-from domaintune.data.span_shapes import Annotated, Span, annotated, from_utf16, shape_of, text_of
+from domaintune.data.span_shapes import Annotated, Span, annotated, from_utf16, text_of
+from domaintune.data.tag_schemes import OUTSIDE
 from domaintune.data.words import WORD, word_spans
 from domaintune.errors import DataError
-
-OUTSIDE = "O"
-
-
-def has_spans(row: Row, wanted: Wanted) -> bool:
-    """Whether the row's columns are a text with spans in one of the shapes that `span_rows` reads."""
-    return shape_of(row, wanted) is not None
 
 
 def _has_words(row: Row, wanted: Wanted) -> bool:

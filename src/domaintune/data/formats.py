@@ -20,12 +20,12 @@ from domaintune.data.columnar import is_saved_dataset, read_arrow, read_parquet,
 from domaintune.data.columns import require_columns
 from domaintune.data.conll import is_tag, read_conll
 from domaintune.data.docbin import read_docbin
-from domaintune.data.entity_spans import has_spans, input_rows, span_rows
+from domaintune.data.entity_spans import input_rows, span_rows
 from domaintune.data.folders import read_class_folders
 from domaintune.data.picture_tables import table_pictures
 from domaintune.data.rows import Entry, Reading, Row, Wanted
 from domaintune.data.sources import COMPRESSIONS, Source, entries_of, is_passed_over
-from domaintune.data.span_shapes import accepted, span_columns
+from domaintune.data.span_shapes import accepted, shape_of, span_columns
 from domaintune.data.tables import lists_in_cells, read_csv, read_json, read_json_lines, read_plain_text, read_tsv
 from domaintune.data.tag_schemes import normalised_tags
 from domaintune.errors import DataError
@@ -211,9 +211,8 @@ def shaped(entries: Iterable[Entry], wanted: Wanted, folder: Path) -> Iterator[E
         entries = lists_in_cells(entries, (wanted.column("tokens"), *marked), may_be_blank=spans)
     if wanted.task == "text-classification" and not wanted.inputs:
         entries = accepted(entries, wanted)
-        entries = (
-            lists_in_cells(entries, (wanted.column("label"),), begin=LABELS_IN_CELL) if wanted.several else entries
-        )
+        if wanted.several:
+            entries = lists_in_cells(entries, (wanted.column("label"),), begin=LABELS_IN_CELL)
     entries = iter(entries)
     before: list[Entry] = []
     first = None
@@ -228,7 +227,7 @@ def shaped(entries: Iterable[Entry], wanted: Wanted, folder: Path) -> Iterator[E
     if wanted.task == "token-classification":
         if wanted.inputs:
             return _through(everything, lambda rows: input_rows(rows, wanted))
-        if wanted.column("tags") not in first.values and has_spans(first, wanted):
+        if wanted.column("tags") not in first.values and shape_of(first, wanted) is not None:
             return _through(everything, lambda rows: span_rows(rows, wanted))
         return normalised_tags(everything, wanted)
     if wanted.task == "translation" and isinstance(first.values.get("translation"), dict):

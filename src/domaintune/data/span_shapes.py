@@ -57,7 +57,7 @@ def shape_of(row: Row, wanted: Wanted) -> Shape | None:
     values = row.values
     if isinstance(values.get("data"), dict) and isinstance(values.get("annotations"), list):
         return "label-studio"
-    if text_column(row, wanted) is None:
+    if _text(row, wanted) is None:
         return None
     tokens = values.get("tokens")
     if isinstance(tokens, list) and tokens and all(isinstance(token, dict) for token in tokens):
@@ -91,9 +91,7 @@ def annotated(row: Row, wanted: Wanted) -> Annotated | LeftOut:
         )
     if shape == "prodigy":
         return _prodigy(row, wanted)
-    column = text_column(row, wanted)
-    assert column is not None
-    return _plain(row, column, span_columns(wanted))
+    return _plain(row, wanted)
 
 
 def text_of(row: Row, wanted: Wanted) -> tuple[str, Mapping[str, Any]] | None:
@@ -106,14 +104,15 @@ def text_of(row: Row, wanted: Wanted) -> tuple[str, Mapping[str, Any]] | None:
     data = row.values.get("data")
     if shape_of(row, wanted) == "label-studio" and isinstance(data, dict):
         return data[_label_studio_text(row, data, wanted)], data
-    column = text_column(row, wanted)
-    if column is not None:
-        return row.text(column), {}
+    text = _text(row, wanted)
+    if text is not None:
+        return text, {}
     return ("", {}) if any(row.values.get(name, "") is None for name in _text_names(wanted)) else None
 
 
-def text_column(row: Row, wanted: Wanted) -> str | None:
-    return next((name for name in _text_names(wanted) if isinstance(row.values.get(name), str)), None)
+def _text(row: Row, wanted: Wanted) -> str | None:
+    values = map(row.values.get, _text_names(wanted))
+    return next((value for value in values if isinstance(value, str)), None)
 
 
 def _text_names(wanted: Wanted) -> tuple[str, ...]:
@@ -129,15 +128,16 @@ def is_span_list(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(entry, list | dict) for entry in value)
 
 
-def _plain(row: Row, column: str, names: tuple[str, ...]) -> Annotated:
-    found = [name for name in names if is_span_list(row.values.get(name))]
+def _plain(row: Row, wanted: Wanted) -> Annotated:
+    found = [name for name in span_columns(wanted) if is_span_list(row.values.get(name))]
     filled = [name for name in found if row.values[name]]
     if len(filled) > 1:
         raise DataError(
             f"both '{filled[0]}' and '{filled[1]}' hold spans.", where=row.where, remedy="Keep one of the two."
         )
     used = next(iter(filled or found), None)
-    text = row.text(column)
+    text = _text(row, wanted)
+    assert text is not None
     spans, passed_over = checked_spans(text, [] if used is None else row.values[used], row.where)
     rest = {name: value for name, value in row.values.items() if name != used}
     return Annotated(text, spans, None, rest, passed_over)
@@ -150,9 +150,8 @@ def _prodigy(row: Row, wanted: Wanted) -> Annotated | LeftOut:
     reason = ANSWERS[answer]
     if reason is not None:
         return LeftOut(reason, row.file, row.line)
-    column = text_column(row, wanted)
-    assert column is not None
-    text = row.text(column)
+    text = _text(row, wanted)
+    assert text is not None
     written = row.values.get("spans") or []
     if not is_span_list(written):
         raise DataError("'spans' must be a list of spans.", where=row.where, remedy=REMEDY)
