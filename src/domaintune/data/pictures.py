@@ -71,8 +71,8 @@ def look_at(path: str, *, where: str = "") -> PictureLook:
 def _look(path: str, where: str, stamp: int) -> PictureLook:
     """Checks and cuts each ask; `stamp` is when the file was written."""
     image = _opened(_bytes(path, where), path, where)
-    kind, turned = image.format or "", _orientation(image) in TRANSPOSED
-    width, height = image.size[::-1] if turned else image.size
+    kind = image.format or ""
+    width, height = _shown_size(image)
     image.draft("L", CHECK_SIZE)
     _load_(image, path, where)
     shown = _rgb(image, path, where).convert("L")
@@ -149,7 +149,17 @@ def open_picture(path: str, *, where: str = "") -> Image.Image:
         DataError: no such file, no picture, truncated, without pixels, or too many of them; `where` stands before the file's
             name.
     """
-    return _decode(_bytes(path, where), path, where)
+    image = _opened(_bytes(path, where), path, where)
+    orientation = _orientation(image)
+    _load_(image, path, where)
+    rgb = _rgb(image, path, where)
+    if 2 <= orientation <= 8:
+        bare = rgb.copy()
+        bare.info.clear()
+        exif = bare.getexif()
+        exif[ORIENTATION_TAG] = orientation
+        rgb = ImageOps.exif_transpose(bare)
+    return rgb
 
 
 def examine_picture(path: str, *, where: str = "") -> PictureFacts:
@@ -160,9 +170,7 @@ def examine_picture(path: str, *, where: str = "") -> PictureFacts:
     """
     data = _bytes(path, where)
     image = _opened(data, path, where)
-    width, height = image.size
-    if _orientation(image) in TRANSPOSED:
-        width, height = height, width
+    width, height = _shown_size(image)
     image.draft("RGB", CHECK_SIZE)
     _load_(image, path, where)
     if image.mode in ("I", "F"):  # their range is only known from the pixels
@@ -186,12 +194,8 @@ def examine_pictures(pictures: Iterable[tuple[str, str]]) -> list[PictureFacts]:
         raise bad[0][0]
     if bad:
         told = "; ".join(f"{place}: {error.what.removesuffix('.')}" for error, place in bad[:SHOWN_BAD])
-        more = ", ..." if len(bad) > SHOWN_BAD else ""
-        what, remedy = (
-            f"{len(bad)} pictures cannot be used: {told}{more}.",
-            "Replace the files, or take them out of the set.",
-        )
-        raise DataError(what, where=bad[0][1], remedy=remedy)
+        what = f"{len(bad)} pictures cannot be used: {told}{', ...' if len(bad) > SHOWN_BAD else ''}."
+        raise DataError(what, where=bad[0][1], remedy="Replace the files, or take them out of the set.")
     return found
 
 
@@ -247,6 +251,10 @@ def _load_(image: Image.Image, path: str, where: str) -> None:
         raise _bad(path, where, error) from None
 
 
+def _shown_size(image: Image.Image) -> tuple[int, int]:
+    return image.size[::-1] if _orientation(image) in TRANSPOSED else image.size
+
+
 def _orientation(image: Image.Image) -> int:
     """What is left to be done: Pillow's TIFF reader gives the size as shown and turns the pixels itself."""
     if image.format == "TIFF":
@@ -256,20 +264,6 @@ def _orientation(image: Image.Image) -> int:
     except Exception:  # noqa: BLE001  broken EXIF says nothing about the picture
         return 1
     return value if isinstance(value, int) else 1
-
-
-def _decode(data: bytes, path: str, where: str) -> Image.Image:
-    image = _opened(data, path, where)
-    orientation = _orientation(image)
-    _load_(image, path, where)
-    rgb = _rgb(image, path, where)
-    if 2 <= orientation <= 8:
-        bare = rgb.copy()
-        bare.info.clear()
-        exif = bare.getexif()
-        exif[ORIENTATION_TAG] = orientation
-        rgb = ImageOps.exif_transpose(bare)
-    return rgb
 
 
 def _rgb(image: Image.Image, path: str, where: str) -> Image.Image:
