@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -20,6 +21,25 @@ SUFFIXES = {
 STRETCHED, TINY = 5, 16
 DARK = 16
 """The brightest grey value that 12 bits in a file of 16 can have."""
+
+
+def _is_misnamed(path: str, look: PictureLook) -> bool:
+    return Path(path).suffix.lower() not in (*SUFFIXES.get(look.format, ()), UNKNOWN)
+
+
+def _is_odd(path: str, look: PictureLook) -> bool:
+    shorter, longer = sorted((look.width, look.height))
+    return shorter < TINY or longer > STRETCHED * shorter
+
+
+KINDS: tuple[tuple[str, Literal["warning", "note"], str, Callable[[str, PictureLook], bool], str, str], ...] = (
+    ("wrong-suffix", "note", "not in the format that [its|their] name says", _is_misnamed,
+     "Rename them; they can be read as they are.", "Other programs may refuse them."),
+    ("odd-size", "warning", "tiny or very long", _is_odd, "Look at them.", "Resized to the model's square, little of them is left."),
+    ("dark-pictures", "warning", "black, or nearly so", lambda path, look: look.brightest <= DARK,
+     "Look at them; 10 or 12 bits in files of 16 (microscopes, X-rays) are to be stretched to all 16, or saved with 8.",
+     "The model sees no more in them than a few grey values."),
+)  # fmt: skip
 
 
 def picture_findings(parts: Mapping[str, Sequence[tuple[str, str, str]]]) -> Iterator[Finding]:
@@ -41,32 +61,11 @@ def picture_findings(parts: Mapping[str, Sequence[tuple[str, str, str]]]) -> Ite
             len(places),
         )  # fmt: skip
     for name in parts:
-        mine = [place for place, row in enumerate(rows) if row[0] == name]
-        lying = [
-            p for p in mine if Path(rows[p][1]).suffix.lower() not in (*SUFFIXES.get(looks[p].format, ()), UNKNOWN)
-        ]
-        if lying:
-            yield Finding(
-                "wrong-suffix", "note",
-                counted(len(lying), f"[picture|pictures] of {name} [is|are] not in the format that [its|their] name says."),
-                tuple(rows[place][2] for place in lying), "Rename them; they can be read as they are.",
-                "Other programs may refuse them.", len(lying),
-            )  # fmt: skip
-        odd = [p for p in mine if _is_odd(looks[p].width, looks[p].height)]
-        if odd:
-            yield Finding(
-                "odd-size", "warning", counted(len(odd), f"[picture|pictures] of {name} [is|are] tiny or very long."),
-                tuple(rows[place][2] for place in odd), "Look at them.",
-                "Resized to the model's square, little of them is left.", len(odd),
-            )  # fmt: skip
-        dark = [p for p in mine if looks[p].brightest <= DARK]
-        if dark:
-            yield Finding(
-                "dark-pictures", "warning", counted(len(dark), f"[picture|pictures] of {name} [is|are] black, or nearly so."),
-                tuple(rows[place][2] for place in dark),
-                "Look at them; 10 or 12 bits in files of 16 (microscopes, X-rays) are to be stretched to all 16, or saved with 8.",
-                "The model sees no more in them than a few grey values.", len(dark),
-            )  # fmt: skip
+        for kind, severity, what, holds, remedy, why in KINDS:
+            met = [at for at, row in enumerate(rows) if row[0] == name and holds(row[1], looks[at])]
+            if met:
+                message = counted(len(met), f"[picture|pictures] of {name} [is|are] {what}.")
+                yield Finding(kind, severity, message, tuple(rows[at][2] for at in met), remedy, why, len(met))
 
 
 def _first_alike(
@@ -83,7 +82,3 @@ def _first_alike(
     for left, right, name in sorted(pairs):
         found.setdefault((name, parts[right]), {})[right] = int(left)
     return found
-
-
-def _is_odd(width: int, height: int) -> bool:
-    return min(width, height) < TINY or max(width, height) > STRETCHED * min(width, height)
