@@ -123,9 +123,8 @@ def _po_content(source: Source, wanted: Wanted) -> str:
 
 def _po_encoding(source: Source) -> str | None:
     with source.open() as stream:
-        head = stream.read(SNIFFED_BYTES)
-    declared = PO_CHARSET.search(head)
-    if declared is None or head.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        declared = PO_CHARSET.search(stream.read(SNIFFED_BYTES))
+    if declared is None:
         return None
     try:
         return codecs.lookup(declared[1].decode()).name
