@@ -82,7 +82,13 @@ def stream_part(given: str | Sequence[str], wanted: Wanted, *, part: str = "test
         DataError: as `read_part`, but for missing columns and for a part without rows.
     """
     for path in files_of(given):
-        yield from _guarded(path, wanted, part)
+        try:
+            yield from _entries(path, wanted, part)
+        except (OSError, ValueError) as error:  # such as a name that is too long, or one with a NUL
+            what = error.strerror if isinstance(error, OSError) else str(error)
+            raise DataError(
+                f"cannot be read ({what}).", where=path, remedy="Check the file and its permissions."
+            ) from None
 
 
 def files_of(given: str | Sequence[str]) -> list[str]:
@@ -101,14 +107,6 @@ def files_of(given: str | Sequence[str]) -> list[str]:
         else:
             paths.append(name)
     return paths
-
-
-def _guarded(path: str, wanted: Wanted, part: str) -> Iterator[Entry]:
-    try:
-        yield from _entries(path, wanted, part)
-    except (OSError, ValueError) as error:  # such as a name that is too long, or one with a NUL
-        what = error.strerror if isinstance(error, OSError) else str(error)
-        raise DataError(f"cannot be read ({what}).", where=path, remedy="Check the file and its permissions.") from None
 
 
 def _entries(path: str, wanted: Wanted, part: str) -> Iterator[Entry]:
