@@ -77,9 +77,10 @@ class Case:
             missed = wrong_entities({**target, "target": self.row})
             return {"wrong": told({shape: wrong_entities(self.row)}, shape), "missed": told({shape: missed}, shape)}
         if target and shape == "objects":
+            wrong, missed = wrong_and_missed(self.row)
             return {
-                "wrong": told({shape: wrong_objects(self.row)}, shape),
-                "missed": told({shape: missed_objects(self.row)}, shape),
+                "wrong": told({shape: wrong}, shape),
+                "missed": told({shape: missed}, shape),
                 "given": told(target, shape),
             }
         given = {"given": told(target, shape)} if target else {}
@@ -122,8 +123,8 @@ def _sure_and_wrong(row: Row, shape: str) -> float | None:
         sure = [ours[name] for name in ours.keys() - theirs] + [1 - theirs[name] for name in theirs.keys() - ours]
         return max(sure, default=None)
     if shape == "objects":
-        missed = 0.0 if missed_objects(row) else None
-        return max((float(entry["score"]) for entry in wrong_objects(row)), default=missed)
+        wrong, missed = wrong_and_missed(row)
+        return max((float(entry["score"]) for entry in wrong), default=0.0 if missed else None)
     return max((float(entry["score"]) for entry in wrong_entities(row)), default=None)
 
 
@@ -133,18 +134,9 @@ def wrong_entities(row: Row) -> list[Row]:
     return [e for e in row["entities"] if (e["start"], e["end"], e["type"]) not in given]
 
 
-def wrong_objects(row: Row) -> list[Row]:
-    """Objects of the answer that meet no free object of the target with the same label, the surest first to choose."""
-    return _met(row)[0]
-
-
-def missed_objects(row: Row) -> list[Row]:
-    """Objects of the target that no object of the answer meets."""
-    return _met(row)[1]
-
-
-def _met(row: Row) -> tuple[list[Row], list[Row]]:
-    """Objects of the answer that meet none of the target, and those of the target that are met by none."""
+def wrong_and_missed(row: Row) -> tuple[list[Row], list[Row]]:
+    """Objects of the answer that meet no free object of the target with the same label, the surest first to choose; and those of the
+    target that no object of the answer meets."""
     free = [o for o in row["target"]["objects"] if not o.get("crowd")]
     crowds = [o for o in row["target"]["objects"] if o.get("crowd")]
     wrong = []
@@ -226,11 +218,6 @@ class Confusion:
     labels: list[str]
     matrix: list[list[int]] | None
     pairs: list[tuple[str, str, int]]
-
-    @property
-    def largest(self) -> int:
-        """Rows of the commonest given label."""
-        return max((sum(row) for row in self.matrix or ()), default=0)
 
 
 def confusion(rows: Sequence[Row], labels: Sequence[str], most: int = 15) -> Confusion | None:

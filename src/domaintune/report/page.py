@@ -117,7 +117,8 @@ def picture(case: Case, task: str) -> Thumbnail | None:
     if case.shape != "objects":
         return thumbnail(case.row["input"])
     given = [o["box"] for o in case.row["target"]["objects"]]
-    return thumbnail(case.row["input"], given=given, wrong=[o["box"] for o in answers.wrong_objects(case.row)])
+    wrong, _ = answers.wrong_and_missed(case.row)
+    return thumbnail(case.row["input"], given=given, wrong=[o["box"] for o in wrong])
 
 
 def settings(recipe: Mapping[str, Any]) -> dict[str, Any]:

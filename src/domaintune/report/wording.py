@@ -116,8 +116,8 @@ def frontier_kind(scores: Mapping[str, Any]) -> str:
     return "retention (difference)" if near else "retention (ratio)"
 
 
-def share(value: float | None, decimals: int = 0) -> str:
-    return NONE if not known(value) else f"{100 * value:.{decimals}f}\N{NO-BREAK SPACE}%"
+def share(value: float | None) -> str:
+    return NONE if not known(value) else f"{100 * value:.0f}\N{NO-BREAK SPACE}%"
 
 
 def count(value: int | None) -> str:
