@@ -19,7 +19,7 @@ from rich.text import Text
 
 from domaintune.errors import DomainTuneError
 from domaintune.options import answering_from, recipe_from, strengths_from, with_recipe
-from domaintune.screen import Screen
+from domaintune.screen import Screen, say
 
 app = typer.Typer(
     help="Tune a pretrained model to your domain, see what was gained and what was lost, and choose where to stand.",
@@ -124,10 +124,7 @@ def check_command(
         print_json(facts)
     else:
         console = Screen()
-        for name, count in made.rows.items():
-            console.print(f"{name}: {count:,} rows", highlight=False, markup=False)
-        for line in [*made.notes, *made.shown]:
-            console.print(line, highlight=False, markup=False)
+        say(console, *(f"{name}: {count:,} rows" for name, count in made.rows.items()), *made.notes, *made.shown)
         console.print(findings_table(made.findings))
     if any(finding.severity == "error" for finding in made.findings):
         raise typer.Exit(1)
@@ -158,8 +155,7 @@ def predict_command(
         notes = predict_file(
             loaded, data, output=output, strength=strengths_from(strength), encoding=encoding, told=told
         )
-    for note in notes:
-        errors.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
+    say(errors, *(f"note: {note}" for note in notes), soft_wrap=True)
 
 
 @app.command("evaluate")
@@ -186,8 +182,7 @@ def evaluate_command(
         print_json(made)
         return
     console = Screen()
-    for note in made["notes"]:
-        console.print(f"note: {note}", highlight=False, markup=False)
+    say(console, *(f"note: {note}" for note in made["notes"]))
     console.print(evaluation_table(made))
 
 
@@ -209,8 +204,7 @@ def compare_command(
         print_json(made)
         return
     console = Screen()
-    for note in comparison_notes(made):
-        console.print(f"note: {note}", highlight=False, markup=False)
+    say(console, *(f"note: {note}" for note in comparison_notes(made)))
     console.print(comparison_table(made))
     console.print(pairs_table(made))
 
@@ -244,8 +238,7 @@ def balance_command(
     folder, console = RunFolder.existing(run), Screen()
     told = dial.told(run, strengths_from(strength), keep=set_strength)
     console.print(frontier_table(folder.read("scores.json"), folder.read("strength.json")["chosen"]))
-    for line in told:
-        console.print(line, highlight=False, markup=False)
+    say(console, *told)
 
 
 @app.command("show")
@@ -310,12 +303,12 @@ def show(console: Console, path: Path, *, notes: bool = True) -> None:
     if (path / SEEDS_SUMMARY).is_file():
         summary = read_json(path / SEEDS_SUMMARY)
         console.print(seeds_table(summary))
-        console.print(f"Over seeds: {summary['verdict']['sentence']}", highlight=False, markup=False)
-        console.print(f"What follows is {summary['runs'][summary['used_seed']]['folder']}.", highlight=False)
+        used = summary["runs"][summary["used_seed"]]["folder"]
+        say(console, f"Over seeds: {summary['verdict']['sentence']}", f"What follows is {used}.")
     scores = folder.read("scores.json")
     if notes:
-        for note in [*scores["notes"], *(found["message"] for found in findings_of(scores))]:
-            console.print(f"note: {note}", highlight=False, markup=False)
+        found = [*scores["notes"], *(finding["message"] for finding in findings_of(scores))]
+        say(console, *(f"note: {note}" for note in found))
     console.print(scores_table(scores))
     more = further(scores, run=str(path))
     of = decisions(folder.read("run.json")["task"], folder.read("tasks.json")["domain"])
@@ -328,17 +321,15 @@ def show(console: Console, path: Path, *, notes: bool = True) -> None:
     ]
     if more is not None:
         lines.append(f"{more} `domaintune balance {shlex.quote(str(path))}` sets the dial.")
-    for line in [*lines, *moved(path)]:
-        console.print(line, highlight=False, markup=False)
+    say(console, *lines, *moved(path))
     told = [f"The run is in {path}. Use it: domaintune predict {shlex.quote(str(path))} FILE"]
     if (page := folder.path / PAGE).is_file():
         told.append(f"All of it on one page: {page}")
-    for line in told:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    say(console, *told, soft_wrap=True)
 
 
 def _refuse(what: str) -> None:
-    Screen(stderr=True).print(f"error: {what}", highlight=False, markup=False, soft_wrap=True)
+    say(Screen(stderr=True), f"error: {what}", soft_wrap=True)
     sys.exit(2)
 
 
@@ -357,5 +348,5 @@ def main() -> None:
     except SystemExit as stop:
         if stop.code == INTERRUPTED:  # Typer's answer to Ctrl-C
             resumes = "; the same command resumes" if sys.argv[1:2] in (["tune"], ["demo"]) else ""
-            Screen(stderr=True).print(f"stopped{resumes}.", highlight=False)
+            say(Screen(stderr=True), f"stopped{resumes}.")
         raise

@@ -13,7 +13,7 @@ from domaintune.finished.compare import compare
 from domaintune.pipeline import tune
 from domaintune.recipe import Recipe
 from domaintune.run import RunFolder
-from domaintune.screen import Screen
+from domaintune.screen import Screen, say
 from domaintune.terminal import ProgressBar, comparison_table, pairs_table
 
 METHODS = ("freeze", "p-tuning", "lora")
@@ -71,11 +71,6 @@ def demo(output: Path, console: Console) -> None:
     console.print(pairs_table(compared))
     for name in METHODS:
         verdict = RunFolder.existing(made[name].output).read("scores.json")["verdict"]
-        console.print(f"{name}: {verdict['sentence']}", highlight=False, markup=False)
-    best = made["lora"].output
-    console.print(
-        f'Try one: echo "The walls are paper thin." | domaintune predict {shlex.quote(best)} -',
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
+        say(console, f"{name}: {verdict['sentence']}")
+    command = f"domaintune predict {shlex.quote(made['lora'].output)} -"
+    say(console, f'Try one: echo "The walls are paper thin." | {command}', soft_wrap=True)

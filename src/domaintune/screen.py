@@ -24,3 +24,9 @@ class Screen(Console):
         elif isinstance(renderable, Text) and (shown := spelled_out(renderable.plain)) != renderable.plain:
             renderable = Text(shown, renderable.style)
         return super().render(renderable, options)
+
+
+def say(console: Console, *lines: str, soft_wrap: bool = False) -> None:
+    """Print lines without markup, and without colours for their numbers."""
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=soft_wrap)
