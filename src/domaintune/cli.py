@@ -146,12 +146,12 @@ def predict_command(
     with importing():
         from domaintune.finished.predictions import checked_output, line_total, predict_file
         from domaintune.predict import load
-        from domaintune.terminal import RowProgress
+        from domaintune.terminal import row_progress
     checked_output(output, data)
     errors = Screen(stderr=True)
     loaded = load(run, device=device).answering(answering_from(settings))
     shown = output is not None and errors.is_terminal
-    with RowProgress(errors, total=line_total(data) if shown else None, shown=shown) as told:
+    with row_progress(errors, total=line_total(data) if shown else None, shown=shown) as told:
         notes = predict_file(
             loaded, data, output=output, strength=strengths_from(strength), encoding=encoding, told=told
         )

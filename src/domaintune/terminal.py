@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ from domaintune.report.wording import (
     known,
     less_one,
     score_name,
+    strength_name,
 )
 
 if TYPE_CHECKING:
@@ -78,36 +80,23 @@ class ProgressBar:
             self.bar.update(self.row, total=progress.total_steps, completed=progress.step, told=told)
 
 
-class RowProgress:
-    """Callable that is told rows done and the line of the last one while a file is predicted; silent unless `shown`.
+@contextmanager
+def row_progress(console: Console, *, total: int | None, shown: bool) -> Iterator[Callable[[int, int], None]]:
+    """A bar while a file is predicted, as what is to be told rows done and the line of the last one; silent unless `shown`.
 
     `total` is the number of lines, from which the remaining time is estimated; None: unknown.
     """
-
-    def __init__(self, console: Console, *, total: int | None, shown: bool) -> None:
-        self.bar = Progress(
-            BarColumn(),
-            TextColumn("{task.fields[rows]:,} rows"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("left"),
-            console=console,
-            transient=True,
-            disable=not shown,
-        )
-        self.row = self.bar.add_task("", total=total, rows=0)
-
-    def __enter__(self) -> RowProgress:
-        self.bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.bar.stop()
-
-    def __call__(self, rows: int, line: int) -> None:
-        self.bar.update(self.row, completed=line, rows=rows)
+    columns = (
+        BarColumn(),
+        TextColumn("{task.fields[rows]:,} rows"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+    )
+    bar = Progress(*columns, console=console, transient=True, disable=not shown)
+    row = bar.add_task("", total=total, rows=0)
+    with bar:
+        yield lambda rows, line: bar.update(row, completed=line, rows=rows)
 
 
 def scores_table(scores: Mapping[str, Any]) -> Table:
@@ -117,8 +106,7 @@ def scores_table(scores: Mapping[str, Any]) -> Table:
     table = Table(title=f"{score_name(primary)}, with 95 % intervals", box=box.SIMPLE_HEAD)
     table.add_column("")
     for strength in strengths:
-        label = {0.0: "base (0)", 1.0: "tuned (1)"}.get(strength, f"{strength:g}")
-        table.add_column(f"{label}, chosen" if strength == chosen else label, no_wrap=True)
+        table.add_column(strength_name(strength) + (", chosen" if strength == chosen else ""), no_wrap=True)
     for title, side in (("domain", scores["domain"]), ("general", scores["general"])):
         if side is None:
             continue
