@@ -244,9 +244,6 @@ def balance_command(
 @app.command("show")
 def show_command(run: FinishedRun) -> None:
     """Print a finished run's scores and verdict again."""
-    from domaintune.run import RunFolder
-
-    RunFolder.existing(run)
     show(Screen(), run)
 
 

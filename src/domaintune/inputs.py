@@ -9,7 +9,8 @@ from domaintune.data.columnar import dataset_files, is_saved_dataset
 from domaintune.data.formats import files_of
 from domaintune.data.sources import files_below
 from domaintune.errors import DataError
-from domaintune.recipe import ALIGNED, PARTS, Recipe
+from domaintune.inheritance import PARTS
+from domaintune.recipe import ALIGNED, Recipe
 from domaintune.run import file_sha256
 
 DOMAIN = ("train", "dev", "test", "add")

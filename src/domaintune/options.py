@@ -69,10 +69,12 @@ File = Annotated[Path | None, typer.Argument(help="A recipe in YAML; options go 
 def with_recipe(command: Callable[..., None]) -> Callable[..., None]:
     """The command with an argument RECIPE, every option of the table and `--set`; it receives the mapping `given` in their place."""
     hints = get_type_hints(command, include_extras=True)  # resolved where the command stands
-    own = [
-        p.replace(annotation=hints[p.name]) for p in inspect.signature(command).parameters.values() if p.name != "given"
-    ]
     keyword = inspect.Parameter.KEYWORD_ONLY
+    own = [
+        p.replace(annotation=hints[p.name], kind=keyword)
+        for p in inspect.signature(command).parameters.values()
+        if p.name != "given"
+    ]
     shared = [
         inspect.Parameter("recipe", keyword, default=None, annotation=File),
         *(
@@ -86,17 +88,13 @@ def with_recipe(command: Callable[..., None]) -> Callable[..., None]:
         ),
         inspect.Parameter("settings", keyword, default=None, annotation=Settings),
     ]
-    mine = [p.replace(kind=keyword) for p in own]
 
     def wrapped(**values: Any) -> None:
-        names = {p.name for p in mine}
-        command(
-            given={key: value for key, value in values.items() if key not in names},
-            **{key: value for key, value in values.items() if key in names},
-        )
+        given = {p.name: values.pop(p.name) for p in shared}
+        command(given=given, **values)
 
-    wrapped.__signature__ = inspect.Signature([*shared, *mine])  # type: ignore[attr-defined]
-    wrapped.__annotations__ = {p.name: p.annotation for p in [*shared, *mine]}  # what Typer reads
+    wrapped.__signature__ = inspect.Signature([*shared, *own])  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {p.name: p.annotation for p in [*shared, *own]}  # what Typer reads
     wrapped.__name__, wrapped.__doc__ = command.__name__, command.__doc__
     return wrapped
 
@@ -110,8 +108,7 @@ def recipe_from(given: Mapping[str, Any], **more: Any) -> Recipe:
     """
     from domaintune.recipe import Recipe  # pydantic would slow `--help` down
 
-    top: dict[str, Any] = {}
-    nested: list[tuple[str, Any]] = []
+    values: dict[str, Any] = {}
     for option in OPTIONS:
         value = given.get(option.name)
         if value is None or value is False or value == []:
@@ -122,11 +119,8 @@ def recipe_from(given: Mapping[str, Any], **more: Any) -> Recipe:
             value = [part.strip() for part in str(value).split(",") if part.strip()]
         elif option.name != "track" and isinstance(value, list) and len(value) == 1:
             value = value[0]
-        if "." in option.key:
-            nested.append((option.key, value))
-        else:
-            top[option.key] = value
-    return Recipe.read(given.get("recipe"), given.get("settings") or (), nested=nested, defaults=more, **top)
+        values[option.key] = value
+    return Recipe.read(given.get("recipe"), given.get("settings") or (), nested=values.items(), defaults=more)
 
 
 def _pairs(entries: Sequence[str]) -> dict[str, str]:

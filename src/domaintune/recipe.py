@@ -16,13 +16,12 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from domaintune.errors import RecipeError
-from domaintune.inheritance import filled, with_inherited
+from domaintune.inheritance import PARTS, filled, with_inherited
 from domaintune.memory import PATHS, stored_rows
 from domaintune.settings import AskedPrecision, Label, Labels, LoRASettings, MethodSettings, Settings, TaskSettings
 from domaintune.validation import explain, put_
 
 Paths = str | tuple[str, ...]
-PARTS = ("train", "dev", "test", "add", "general", "general_check")
 FOLDERS = ("base", "output", "grown_from")
 FREE = {"output", "track", "device", "evaluation.batch_budget"}
 """Settings that may be others when an unfinished run is gone on with: its scores do not depend on them beyond rounding."""
@@ -206,7 +205,7 @@ class Recipe(Settings):
         earlier run's."""
         try:
             values = with_inherited(_with_plain_paths(values))
-            return cls.model_validate(stored_rows(values, [name for name in PARTS if name in values]))
+            return cls.model_validate(stored_rows(values, PARTS))
         except ValidationError as error:
             raise RecipeError(explain(error, cls), where=where, remedy="See docs/recipe.md for every key.") from None
 
