@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -23,20 +22,6 @@ BIN_ROWS = 30
 CHANCE_DRAWS = 200
 MOST = 20.0
 """Temperatures lie between 1 / MOST and MOST."""
-
-
-@dataclass(frozen=True, slots=True)
-class Bin:
-    """Decisions of like confidence (the probability of the answer given, after calibration): its smallest, largest and mean, and
-    the share that is right. The same of the bin of equal rank before calibration under `_before`."""
-
-    low: float
-    high: float
-    count: int
-    confidence: float
-    accuracy: float
-    confidence_before: float
-    accuracy_before: float
 
 
 def fit_temperature(probability: np.ndarray, truth: np.ndarray) -> float:
@@ -111,8 +96,7 @@ def calibration_report(probability: np.ndarray, truth: np.ndarray, temperature: 
     errors = {
         name: {"ece": calibration_error(p, truth), "log_loss": mean_log_loss(p, truth)} for name, p in states.items()
     }
-    chance = error_by_chance(after.max(1))
-    bins = [asdict(made) for made in _bins(probability, after, truth)]
+    chance, bins = error_by_chance(after.max(1)), _bins(probability, after, truth)
     return {"temperature": temperature, **errors, "by_chance": chance, "bins": bins}
 
 
@@ -128,18 +112,20 @@ def of_answers(confidence: np.ndarray, right: np.ndarray) -> dict[str, float]:
     }
 
 
-def _bins(before: np.ndarray, after: np.ndarray, truth: np.ndarray) -> list[Bin]:
+def _bins(before: np.ndarray, after: np.ndarray, truth: np.ndarray) -> list[dict[str, float]]:
+    """Decisions of like confidence (the probability of the answer given, after calibration): its smallest, largest and mean, and
+    the share that is right. The same of the bin of equal rank before calibration under `_before`."""
     right = before.argmax(1) == truth
     old, new = before.max(1), after.max(1)
     return [
-        Bin(
-            low=float(new[b].min()),
-            high=float(new[b].max()),
-            count=len(b),
-            confidence=float(new[b].mean()),
-            accuracy=float(right[b].mean()),
-            confidence_before=float(old[a].mean()),
-            accuracy_before=float(right[a].mean()),
-        )
+        {
+            "low": float(new[b].min()),
+            "high": float(new[b].max()),
+            "count": len(b),
+            "confidence": float(new[b].mean()),
+            "accuracy": float(right[b].mean()),
+            "confidence_before": float(old[a].mean()),
+            "accuracy_before": float(right[a].mean()),
+        }
         for a, b in zip(equal_mass(old), equal_mass(new), strict=True)
     ]
