@@ -22,7 +22,7 @@ from domaintune.evaluation.score import named_domains, point_scores, records_of
 from domaintune.evaluation.verdict import UNLABELLED, Confirmed, Verdict, judge
 from domaintune.fit import Fitted, form_of, keep_of
 from domaintune.methods.base import Attached
-from domaintune.parts import GeneralParts, Parts
+from domaintune.parts import Parts
 from domaintune.recipe import Recipe
 from domaintune.tasks.base import Prediction, Record, Task, dataset
 
@@ -87,25 +87,13 @@ def confirm(recipe: Recipe, fitted: Fitted, parts: Parts, *, report: Callable[[s
     """Score test and the general headline part at strengths 0, chosen and 1, with paired intervals, and judge."""
     strengths = sorted({0.0, fitted.chosen, 1.0})
     report("confirmation", None)
-    domain = side_scores(
-        recipe,
-        fitted,
-        Side(parts.task, dataset(parts.task, fitted.base, parts.test)),
-        "test",
-        strengths,
-        drift=parts.general is None,
-    )
-    general = None
-    if parts.general is not None:
-        general = side_scores(
-            recipe,
-            fitted,
-            _general_side(fitted, parts.general),
-            parts.general.headline_name,
-            strengths,
-            drift=parts.general.agreement,
-        )
-    agreement = parts.general is not None and parts.general.agreement
+    side = Side(parts.task, dataset(parts.task, fitted.base, parts.test))
+    domain = side_scores(recipe, fitted, side, "test", strengths, drift=parts.general is None)
+    general, agreement = None, False
+    if (held := parts.general) is not None:
+        agreement = held.agreement
+        side = Side(held.task, dataset(held.task, fitted.base, held.headline), held.head, agreement)
+        general = side_scores(recipe, fitted, side, held.headline_name, strengths, drift=agreement)
 
     def at(strength: float) -> Confirmed:
         gain, primary = domain.change[strength], parts.task.primary
@@ -159,11 +147,6 @@ def kept_kind(kind: str) -> Literal["ratio", "difference", "agreement", "likelih
     if kind == "agreement":
         return "agreement"
     return "likelihood" if "likelihood" in kind else "difference" if "difference" in kind else "ratio"
-
-
-def _general_side(fitted: Fitted, general: GeneralParts) -> Side:
-    data = dataset(general.task, fitted.base, general.headline)
-    return Side(general.task, data, general.head, general.agreement)
 
 
 def side_scores(
