@@ -95,10 +95,11 @@ def compare(paths: Sequence[str | Path], *, data: str | None = None, encoding: s
     draws = max(DRAWS, DRAWS_OF_PAIR * len(places))
     groupings = [_grouping(candidate, order) for candidate, order in zip(made, orders, strict=True)]
     groups = _joined(groupings)
-    pairs = [
-        {"first": names[i], "second": names[j], **_difference(first.task, ordered[j], ordered[i], groups, draws)}
-        for i, j in places
-    ]
+    weights = bootstrap_weights(len(groups), draws=DRAWS, seed=SEED, groups=groups)
+    pairs: list[dict[str, Any]] = []
+    for i, j in places:
+        found, p = difference(first.task, ordered[j], ordered[i], weights, draws=draws, seed=SEED, groups=groups)
+        pairs.append({"first": names[i], "second": names[j], "difference": found.plain(), "p": p})
     for pair, corrected in zip(pairs, holm([pair["p"] for pair in pairs]), strict=True):
         pair["p_corrected"] = corrected
     return {
@@ -310,11 +311,3 @@ def _in_one_unit(
 
 def _by_character(record: Record) -> Record:
     return {**record, "cross_entropy": np.array([record["cross_entropy"][0], record["characters"][0]])}
-
-
-def _difference(
-    task: Task, ours: list[list[Record]], theirs: list[list[Record]], groups: Sequence[str], draws: int
-) -> dict[str, Any]:
-    weights = bootstrap_weights(len(groups), draws=DRAWS, seed=SEED, groups=groups)
-    made, p = difference(task, ours, theirs, weights, draws=draws, seed=SEED, groups=groups)
-    return {"difference": made.plain(), "p": p}
