@@ -172,8 +172,7 @@ class Tracking:
         self.primary = TASKS[recipe.task.name].primary
 
     def __call__(self, stage: str, progress: Progress | None) -> None:
-        values = {} if progress is None else self._values(progress)
-        if progress is not None and values:
+        if progress is not None and (values := self._values(progress)):
             self._numbers({f"{stage}/{name}": value for name, value in values.items()}, step=progress.step)
         self.report(stage, progress)
 

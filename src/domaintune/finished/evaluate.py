@@ -73,9 +73,9 @@ def evaluate(
             where="--strength",
             remedy="Give them a strength above 0 too: --strength S --strength NAME=S.",
         )
-    task, head = (run.task, "domain")
-    if general:
-        task, head = (run.task, "domain") if run.general_task is None else (run.general_task, "general")
+    task, head = run.task, "domain"
+    if general and run.general_task is not None:
+        task, head = run.general_task, "general"
     rows, notes = _labelled_rows(run, task, data, encoding, general=general)
     if general and run.recipe.data.general_labels is not None:
         task = task.scoring(run.recipe.data.general_labels)
