@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, cast
@@ -20,7 +21,7 @@ from domaintune.counting import counted
 from domaintune.data.columns import INPUTS, wanted_of
 from domaintune.data.formats import WITH_PICTURES, files_of, stream_part
 from domaintune.data.pictures import PICTURE_SUFFIXES, open_picture
-from domaintune.data.rows import Entry, LeftOut, Note, Row, Wanted
+from domaintune.data.rows import Entry, LeftOut, Note, Row, Tally, Wanted
 from domaintune.data.sources import known_encoding
 from domaintune.errors import DataError
 from domaintune.finished.tables import Table, write_lines
@@ -35,6 +36,13 @@ STANDARD_INPUT = "-"
 TABLES = {".csv": ",", ".tsv": "\t"}
 LINES = (".jsonl", ".ndjson")
 
+ANSWERED = {
+    "blank": "[row is|rows are] blank (first: {first}): [its answer is|their answers are] empty.",
+    "cut": "[input is|inputs are] longer than the model reads, and cut (first: {first}).",
+    "unfinished": "[output was|outputs were] cut at the limit of new tokens (first: {first}): {remedy}",
+}
+"""What is told of rows that were answered in another way than asked."""
+
 Told = Callable[[int, int], None]
 """Receives (rows predicted, line of the last of them) after each chunk."""
 
@@ -44,42 +52,21 @@ class Passed:
     """What a reader left out or noted, and what was answered in another way than asked, counted."""
 
     notes: dict[str, None] = field(default_factory=dict)
-    left_out: dict[str, tuple[int, str]] = field(default_factory=dict)
-    """Reason -> how many, and where the first stands."""
+    left_out: Tally = field(default_factory=Tally)
     unreadable: list[DataError] = field(default_factory=list)
     """Of each picture that cannot be read."""
-    blank: int = 0
-    first_blank: str = ""
-    shortened: dict[str, tuple[int, str]] = field(default_factory=dict)
-    """Inputs that were "cut" and outputs that are "unfinished": how many, and where the first stands."""
+    answered: Tally = field(default_factory=Tally)
+    """Inputs that are "blank" or were "cut", and outputs that are "unfinished"."""
     remedy: str = ""
     """What to do about outputs that are unfinished."""
     unknown: int = 0
     """Rows that name no domain that the run knows, where it knows any."""
 
-    def shorten_(self, kind: str, where: str) -> None:
-        count, first = self.shortened.get(kind, (0, where))
-        self.shortened[kind] = (count + 1, first)
-
     def lines(self) -> list[str]:
-        told = [f"{count} entries left out: {why} (first: {first})." for why, (count, first) in self.left_out.items()]
-        if self.blank:
-            told.append(
-                counted(
-                    self.blank,
-                    f"[row is|rows are] blank (first: {self.first_blank}): [its answer is|their answers are] empty.",
-                )
-            )
-        if "cut" in self.shortened:
-            count, first = self.shortened["cut"]
-            told.append(counted(count, f"[input is|inputs are] longer than the model reads, and cut (first: {first})."))
-        if "unfinished" in self.shortened:
-            count, first = self.shortened["unfinished"]
-            told.append(
-                counted(
-                    count, f"[output was|outputs were] cut at the limit of new tokens (first: {first}): {self.remedy}"
-                )
-            )
+        told = [f"{line}." for line in self.left_out.told()]
+        for kind, sentence in ANSWERED.items():
+            if number := self.answered.number[kind]:
+                told.append(counted(number, sentence.format(first=self.answered.first[kind], remedy=self.remedy)))
         if self.unreadable:
             told.append(
                 counted(
@@ -132,12 +119,9 @@ def predict_file(
     else:
         with writing(output.expanduser()) as stream:
             separator = TABLES.get(output.suffix.lower())
-            table = None if separator is None else Table(stream, separator, columns)
+            write = partial(write_lines, stream) if separator is None else Table(stream, separator, columns).write
             for chunk in answers:
-                if table is None:
-                    write_lines(stream, chunk)
-                else:
-                    table.write(chunk)
+                write(chunk)
     return passed.lines()
 
 
@@ -174,7 +158,17 @@ def line_total(given: str) -> int | None:
 
 
 def _given_rows(run: Run, given: str, wanted: Wanted, passed: Passed) -> Iterator[Row]:
-    return (with_input(run.task, wanted, row) for row in _rows(_entries(given, wanted), passed))
+    """The rows of a file; `passed` is told what is left out."""
+    path = Path(given)
+    is_picture = wanted.task in WITH_PICTURES and path.suffix.lower() in PICTURE_SUFFIXES and path.is_file()
+    entries: Iterable[Entry] = [Row({"image": given}, given, 1)] if is_picture else stream_part(given, wanted)
+    for entry in entries:
+        if isinstance(entry, Row):
+            yield with_input(run.task, wanted, entry)
+        elif isinstance(entry, LeftOut):
+            passed.left_out.add_(f"entries left out: {entry.reason}", entry.where)
+        elif isinstance(entry, Note):
+            passed.notes[entry.message] = None
 
 
 def _file_chunks(run: Run, given: str, wanted: Wanted, passed: Passed) -> Iterator[list[Row]]:
@@ -185,24 +179,6 @@ def _file_chunks(run: Run, given: str, wanted: Wanted, passed: Passed) -> Iterat
         yield chunk
     if not count:
         raise DataError(f"no row is left. {' '.join(passed.lines())}".strip(), where=given, remedy="Give other rows.")
-
-
-def _entries(given: str, wanted: Wanted) -> Iterator[Entry]:
-    path = Path(given)
-    if wanted.task in WITH_PICTURES and path.suffix.lower() in PICTURE_SUFFIXES and path.is_file():
-        return iter([Row({"image": given}, given, 1)])
-    return stream_part(given, wanted)
-
-
-def _rows(entries: Iterable[Entry], passed: Passed) -> Iterator[Row]:
-    for entry in entries:
-        if isinstance(entry, Row):
-            yield entry
-        elif isinstance(entry, LeftOut):
-            count, first = passed.left_out.get(entry.reason, (0, entry.where))
-            passed.left_out[entry.reason] = (count + 1, first)
-        elif isinstance(entry, Note):
-            passed.notes[entry.message] = None
 
 
 def _input_chunks(run: Run, stream: BufferedReader, encoding: str | None, passed: Passed) -> Iterator[list[Row]]:
@@ -264,8 +240,8 @@ def _answers(
     for rows in chunks:
         blank = [row for row in rows if is_blank(wanted, row)]
         asked, made = _predicted(run, [row for row in rows if not is_blank(wanted, row)], strength, passed)
-        if blank:
-            passed.blank, passed.first_blank = passed.blank + len(blank), passed.first_blank or blank[0].where
+        for row in blank:
+            passed.answered.add_("blank", row.where)
         if len(asked) < len(rows):
             empty = empty or dict.fromkeys(made[0] if made else run.predict([_sample(wanted)])[0])
         passed.unknown += run.unknown_domains(asked)
@@ -286,14 +262,14 @@ def _predicted(
 ) -> tuple[Sequence[Row], list[dict[str, Any]]]:
     """The rows that can be answered, and their answers: all, but for pictures that cannot be read."""
     try:
-        return rows, run.predict_rows(rows, strength=strength, told=passed.shorten_) if rows else []
+        return rows, run.predict_rows(rows, strength=strength, told=passed.answered.add_) if rows else []
     except DataError:
         bad = [_fault(row) for row in rows] if run.recipe.task.name in WITH_PICTURES else []
         if not any(bad):
             raise
     passed.unreadable += filter(None, bad)
     good = [row for row, fault in zip(rows, bad, strict=True) if fault is None]
-    return good, run.predict_rows(good, strength=strength, told=passed.shorten_) if good else []
+    return good, run.predict_rows(good, strength=strength, told=passed.answered.add_) if good else []
 
 
 def _fault(row: Row) -> DataError | None:
