@@ -366,7 +366,9 @@ def changed(estimate: Estimate, kind: str) -> str:
     """A side's change: a gain, what is kept, or how the general score changed."""
     if kind == "gain":
         return signed(estimate)
-    return signed(less_one(estimate)) if is_difference(kind) else percent(estimate)
+    if is_difference(kind):
+        return signed(less_one(estimate))
+    return _two_lines(estimate, ".1f", ".0f", scale=100, unit=" %")
 
 
 def kept_interval(estimate: Estimate, kind: str) -> str:
@@ -376,10 +378,6 @@ def kept_interval(estimate: Estimate, kind: str) -> str:
 
 def _kept_told(value: float, kind: str) -> str:
     return f"score {kept(value, kind)}" if is_difference(kind) else kept(value, kind)
-
-
-def percent(estimate: Estimate) -> str:
-    return _two_lines(estimate, ".1f", ".0f", scale=100, unit=" %")
 
 
 def _two_lines(estimate: Estimate, form: str, ends: str, *, scale: int = 1, unit: str = "") -> str:
