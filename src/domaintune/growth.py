@@ -146,35 +146,29 @@ def _here(file: str, moved: Mapping[str, str]) -> str:
 
 
 def growth_scores(
-    run: str,
-    task: Task,
-    examples: Sequence[Any],
-    records: Sequence[Record],
-    *,
-    standing: int,
-    draws: int,
-    seed: int,
-    device: str,
-    budget: int | None = None,
-) -> dict[str, Any]:
+    recipe: Recipe, task: Task, examples: Sequence[Any], records: Sequence[Record], *, standing: int
+) -> dict[str, Any] | None:
     """The primary score before (the earlier run at its strength) and after (`records` of the new one at its own) on the earlier
-    run's test rows, the first `standing` of `examples`, and on the new ones, with the paired change.
+    run's test rows, the first `standing` of `examples`, and on the new ones, with the paired change; None where nothing grew.
 
     Where there are labels that the earlier run does not know, new rows have no score before.
     """
-    earlier = load(run, device=device)
+    if recipe.grown_from is None:
+        return None
+    earlier = load(recipe.grown_from, device=recipe.device)
     new_labels = len(task.head().labels) > len(earlier.task.head().labels)
-    made: dict[str, Any] = {"from": run, "strength_then": earlier.strength}
-    primary = task.primary.name
+    made: dict[str, Any] = {"from": recipe.grown_from, "strength_then": earlier.strength}
+    primary, evaluation = task.primary.name, recipe.evaluation
     for name, part in (("old", slice(0, standing)), ("new", slice(standing, None))):
         rows, after = examples[part], records[part]
         if not rows:
             continue
-        weights = bootstrap_weights(len(rows), draws=draws, seed=seed, groups=[e.group for e in rows])
+        groups = [e.group for e in rows]
+        weights = bootstrap_weights(len(rows), draws=evaluation.draws, seed=recipe.seed, groups=groups)
         made[name] = {"rows": len(rows), "before": None, "change": None}
         made[name]["after"] = score_estimates(task, after, weights)[primary].plain()
         if name == "old" or not new_labels:
-            wanted = frozenset({primary})
+            wanted, budget = frozenset({primary}), evaluation.batch_budget
             predictions = earlier.predictions(earlier.task, rows, earlier.strengths(), wanted=wanted, budget=budget)
             before = [earlier.task.statistics(p, e) for p, e in zip(predictions, rows, strict=True)]
             made[name]["before"] = score_estimates(earlier.task, before, weights)[primary].plain()

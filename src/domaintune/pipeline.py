@@ -94,7 +94,8 @@ def tune(
             parts = parts.calibrated(fitted.calibration)
             confirmation = confirm(recipe, fitted, parts, report=told)
             more = trust(recipe, fitted, parts, confirmation.domain, report=told)
-            more["growth"] = growth(recipe, parts, confirmation, fitted.chosen)
+            records = confirmation.domain.records[fitted.chosen]
+            more["growth"] = growth_scores(recipe, parts.task, parts.test, records, standing=parts.standing)
             seconds = time.monotonic() - started
             write_run(folder, recipe, parts, fitted, confirmation, more, data=data, seconds=seconds)
             run = _reported(folder)
@@ -197,23 +198,6 @@ def seen_by(base: str) -> list[str]:
     """Checksums of the rows that the base, an earlier run (and those it was based on), trained or chose on; none for other bases."""
     path = Path(base)
     return list(RunFolder.existing(path).read("seen.json")) if is_run(path) else []
-
-
-def growth(recipe: Recipe, parts: Parts, confirmation: Confirmation, chosen: float) -> dict[str, Any] | None:
-    """What growing did to the earlier run's test rows and to the new ones; None where nothing grew."""
-    if recipe.grown_from is None:
-        return None
-    return growth_scores(
-        recipe.grown_from,
-        parts.task,
-        parts.test,
-        confirmation.domain.records[chosen],
-        standing=parts.standing,
-        draws=recipe.evaluation.draws,
-        seed=recipe.seed,
-        device=recipe.device,
-        budget=recipe.evaluation.batch_budget,
-    )
 
 
 def assembled(recipe: Recipe, base: Base) -> Parts:
