@@ -39,19 +39,33 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[TextIO]:
-    """What is written in the block becomes the file at its end, whole or not at all: a temporary neighbour, flushed to disk, then
-    renamed over the target; removed where the block fails."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary neighbour that at the end of the block is flushed to disk, then renamed over the target; removed where the block fails.
+    Who may read it is up to the umask, also of files of tensors, which safetensors makes its user's own."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        yield temporary
+        temporary.chmod(mode)
+        sync(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_file(path: Path, fill: Callable[[Path], None]) -> None:
+    """Make a file whole or not at all: `fill` writes the path that it is given."""
+    with _replacing(path) as temporary:
+        fill(temporary)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[TextIO]:
+    """What is written in the block becomes the file at its end, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as stream:
+        yield stream
 
 
 def write_text(path: Path, text: str) -> None:
@@ -67,21 +81,6 @@ def write_json(path: Path, values: Any) -> None:
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """JSON lines."""
     write_text(path, "".join(json.dumps(jsonable(row), ensure_ascii=False) + "\n" for row in rows))
-
-
-def write_file(path: Path, fill: Callable[[Path], None]) -> None:
-    """Make a file whole or not at all: `fill` writes a temporary neighbour, flushed to disk, which is then renamed; removed where
-    that fails. Who may read it is up to the umask, also of files of tensors, which safetensors makes its user's own."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        fill(temporary)
-        temporary.chmod(mode)
-        sync(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
