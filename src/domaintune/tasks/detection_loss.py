@@ -28,16 +28,6 @@ from domaintune.errors import BaseError
 Family = Literal["boxes", "queries", "pictures"]
 Targets = list[dict[str, Tensor]]
 
-FAMILIES: Mapping[str, Family] = {
-    "RTDetrForObjectDetection": "boxes",
-    "RTDetrV2ForObjectDetection": "boxes",
-    "LwDetrForObjectDetection": "boxes",
-    "RfDetrForObjectDetection": "boxes",
-    "ForObjectDetection": "queries",
-    "DFineForObjectDetection": "pictures",
-    "Deimv2ForObjectDetection": "pictures",
-}
-
 
 def family_of(model: nn.Module) -> Family:
     """How the model's loss is normalised; "queries" models also have a class for "no object", the last.
@@ -46,12 +36,12 @@ def family_of(model: nn.Module) -> Family:
         BaseError: a detector whose loss is not known here.
     """
     kind = str(model.loss_type)
-    if kind not in FAMILIES:
+    if kind not in _LOSSES:
         raise BaseError(
             f"{type(model).__name__} is no detector whose loss is known.",
             remedy="Use RT-DETR v1/v2, D-FINE, DEIMv2, LW-DETR, RF-DETR, YOLOS or DETR.",
         )
-    return FAMILIES[kind]
+    return _LOSSES[kind][0]
 
 
 def query_count(model: nn.Module) -> int:
@@ -83,7 +73,10 @@ def detection_loss(
     them there are follows the micro-batch's largest number of boxes, so with them its cut changes the gradient a little.
     Predictions that are not finite give nan.
     """
-    criterion = _CRITERIA[str(model.loss_type)]
+    from transformers.loss.loss_utils import LOSS_MAPPING
+
+    kind = str(model.loss_type)
+    _, criterion = _LOSSES[kind]
 
     def sums(
         logits: Tensor, labels: Targets, device: torch.device, boxes: Tensor, config: Any, *more: Any, **named: Any
@@ -92,7 +85,7 @@ def detection_loss(
         if not (logits.isfinite().all() and boxes.isfinite().all()):
             broken = (logits.sum() + boxes.sum()) * float("nan")
             return None, dict.fromkeys(detection_units(model, [0]), broken), None
-        return None, criterion(_Outputs(logits, boxes, more, named), targets, config), None
+        return None, criterion(_Outputs(logits, boxes, more, named, LOSS_MAPPING[kind]), targets, config), None
 
     # Models of the RT-DETR family make denoising queries from the labels they get, and none from pictures without boxes.
     shown = targets if denoising else [{key: value[:0] for key, value in target.items()} for target in targets]
@@ -116,10 +109,12 @@ def _loss_function_(model: nn.Module, function: Callable[..., Any]) -> Iterator[
 
 
 class _Outputs:
-    """What a detector hands to its loss function, in at least 32 bits."""
+    """What a detector hands to its loss function, in at least 32 bits; `own`: that function, as transformers has it."""
 
-    def __init__(self, logits: Tensor, boxes: Tensor, more: Sequence[Any], named: Mapping[str, Any]) -> None:
-        self.logits, self.boxes = _precise(logits), _precise(boxes)
+    def __init__(
+        self, logits: Tensor, boxes: Tensor, more: Sequence[Any], named: Mapping[str, Any], own: Callable[..., Any]
+    ) -> None:
+        self.logits, self.boxes, self.own = _precise(logits), _precise(boxes), own
         self.more = [_precise(value) for value in more]
         self.named = {key: _precise(value) for key, value in named.items()}
 
@@ -132,10 +127,8 @@ def _precise(value: Any) -> Any:
 
 
 def _rt_detr_sums(outputs: _Outputs, targets: Targets, config: Any) -> dict[str, Tensor]:
-    from transformers.loss.loss_rt_detr import RTDetrForObjectDetectionLoss
-
     targets = outputs.targets(targets)
-    total, _, _ = RTDetrForObjectDetectionLoss(
+    total, _, _ = outputs.own(
         outputs.logits, targets, outputs.logits.device, outputs.boxes, config, *outputs.more, **outputs.named
     )
     return {"boxes": total * max(1, sum(len(target["class_labels"]) for target in targets))}
@@ -193,23 +186,11 @@ def _box_terms(criterion: Any, part: dict[str, Tensor], targets: Targets, matche
     return distance + terms["loss_giou"] * config.giou_loss_coefficient
 
 
-def _d_fine_sums(outputs: _Outputs, targets: Targets, config: Any) -> dict[str, Tensor]:
-    from transformers.loss.loss_d_fine import DFineForObjectDetectionLoss
-
-    return _picture_sums(DFineForObjectDetectionLoss, outputs, targets, config)
-
-
-def _deimv2_sums(outputs: _Outputs, targets: Targets, config: Any) -> dict[str, Tensor]:
-    from transformers.loss.loss_deimv2 import Deimv2ForObjectDetectionLoss
-
-    return _picture_sums(Deimv2ForObjectDetectionLoss, outputs, targets, config)
-
-
-def _picture_sums(function: Callable[..., Any], outputs: _Outputs, targets: Targets, config: Any) -> dict[str, Tensor]:
+def _picture_sums(outputs: _Outputs, targets: Targets, config: Any) -> dict[str, Tensor]:
     """One criterion a picture, always in 32 bits: transformers' fails on 64 (it mixes the two in one assignment)."""
     sums = {"boxes": outputs.boxes.new_zeros(()), "pictures": outputs.boxes.new_zeros(())}
     for index, target in enumerate(targets):
-        _, terms, _ = function(
+        _, terms, _ = outputs.own(
             _picture(outputs.logits, index),
             [{**target, "boxes": target["boxes"].float()}],
             outputs.logits.device,
@@ -231,19 +212,17 @@ def _picture(value: Any, index: int) -> Any:
     """The part of a batch's outputs that belongs to one picture."""
     if isinstance(value, Tensor):
         return value[index : index + 1].float()
-    if isinstance(
-        value, dict
-    ):  # denoising: the places of the positive queries are listed per picture, the rest is common
+    if isinstance(value, dict):  # of denoising: the places of the positive queries are by picture, the rest is common
         return {**value, "dn_positive_idx": value["dn_positive_idx"][index : index + 1]}
     return value
 
 
-_CRITERIA: Mapping[str, Callable[[_Outputs, Targets, Any], dict[str, Tensor]]] = {
-    "RTDetrForObjectDetection": _rt_detr_sums,
-    "RTDetrV2ForObjectDetection": _rt_detr_sums,
-    "LwDetrForObjectDetection": _lw_detr_sums,
-    "RfDetrForObjectDetection": _lw_detr_sums,
-    "ForObjectDetection": _detr_sums,
-    "DFineForObjectDetection": _d_fine_sums,
-    "Deimv2ForObjectDetection": _deimv2_sums,
+_LOSSES: Mapping[str, tuple[Family, Callable[[_Outputs, Targets, Any], dict[str, Tensor]]]] = {
+    "RTDetrForObjectDetection": ("boxes", _rt_detr_sums),
+    "RTDetrV2ForObjectDetection": ("boxes", _rt_detr_sums),
+    "LwDetrForObjectDetection": ("boxes", _lw_detr_sums),
+    "RfDetrForObjectDetection": ("boxes", _lw_detr_sums),
+    "ForObjectDetection": ("queries", _detr_sums),
+    "DFineForObjectDetection": ("pictures", _picture_sums),
+    "Deimv2ForObjectDetection": ("pictures", _picture_sums),
 }
