@@ -7,35 +7,10 @@ from collections.abc import Iterator, Sequence
 
 from domaintune.tasks.base import Finding
 
-SIDES = frozenset(
-    {
-        "left",
-        "right",
-        "links",
-        "rechts",
-        "linke",
-        "linker",
-        "linkes",
-        "rechte",
-        "rechter",
-        "rechtes",
-        "gauche",
-        "droite",
-        "droit",
-    }
-    | {
-        "izquierda",
-        "izquierdo",
-        "derecha",
-        "derecho",
-        "sinistra",
-        "sinistro",
-        "destra",
-        "destro",
-        "esquerda",
-        "direita",
-    }
-)
+SIDES = frozenset({
+    "left", "right", "links", "rechts", "linke", "linker", "linkes", "rechte", "rechter", "rechtes", "gauche", "droite", "droit",
+    "izquierda", "izquierdo", "derecha", "derecho", "sinistra", "sinistro", "destra", "destro", "esquerda", "direita",
+})  # fmt: skip
 SIDE_CHARACTERS = "左右"
 WORD = re.compile(r"[^\W\d_][^\W\d_A-Z]*")
 """Letters up to the next capital: `turnLeft` has two."""
