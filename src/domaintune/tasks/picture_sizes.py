@@ -52,11 +52,9 @@ def forward_fault(base: Base, *, channels: int, height: int, width: int) -> str 
     try:
         with torch.no_grad():
             base.model(pixel_values=pixels)
-    except RuntimeError as error:
-        if is_full(error):
+    except (RuntimeError, ValueError) as error:
+        if isinstance(error, RuntimeError) and is_full(error):
             raise
-        return first_line(error)
-    except ValueError as error:
         return first_line(error)
     return None
 
