@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +64,7 @@ def _named(value: Any) -> Any:
 
 def with_carried_rows(recipe: Mapping[str, Any], run: Path) -> dict[str, Any]:
     """The plain recipe of an earlier run with the rows that it carries where the run is now."""
-
-    def here(path: str) -> str:
-        return carried(path, output=recipe["output"], run=run)
-
+    here = partial(carried, output=recipe["output"], run=run)
     named = {name: recipe[name] for name in PARTS if recipe.get(name) is not None}
     moved = {name: here(given) if isinstance(given, str) else list(map(here, given)) for name, given in named.items()}
     return {**recipe, **moved}
