@@ -72,12 +72,10 @@ class Parts:
 
     def seen(self) -> list[str]:
         """Checksums of every input that this run trains or chooses on."""
-        general = [*self.general.learn, *self.general.choose] if self.general else []
-        task = self.general.task if self.general else self.task
-        keys = [self.task.keys(e).input for e in [*self.train, *(self.dev or ())]] + [
-            task.keys(e).input for e in general
-        ]
-        return sorted({input_checksum(key) for key in keys})
+        made, general = _checksums(self.task, [*self.train, *(self.dev or ())]), self.general
+        if general is not None:
+            made |= _checksums(general.task, [*general.learn, *general.choose])
+        return sorted(made)
 
 
 def input_checksum(key: str) -> str:
@@ -171,15 +169,11 @@ def _require_general_labels(general: GeneralParts) -> None:
 
 def _caveats(task: Task, test: Sequence[Any], seen: set[str], own: set[str]) -> list[str]:
     """`seen` by the run that is the base, and by this run's `own` other parts."""
-    made = []
-    if met := sum(input_checksum(task.keys(e).input) in seen for e in test):
-        told = (
-            "[row|rows] of test [was|were] trained or chosen on by the run that is the base: both scores are too good."
-        )
-        made.append(counted(met, told))
-    if met := sum(input_checksum(task.keys(e).input) in own for e in test):
-        made.append(counted(met, "[row|rows] of test [stands|stand] in train or dev too: the score there is too good."))
-    return made
+    inputs = [input_checksum(task.keys(example).input) for example in test]
+    by_base = "[was|were] trained or chosen on by the run that is the base: both scores are too good."
+    by_own = "[stands|stand] in train or dev too: the score there is too good."
+    met = ((sum(key in others for key in inputs), what) for others, what in ((seen, by_base), (own, by_own)))
+    return [counted(count, f"[row|rows] of test {what}") for count, what in met if count]
 
 
 def _parted(task: Task, part: Sequence[Any], others: Sequence[Any], what: str) -> list[str]:
