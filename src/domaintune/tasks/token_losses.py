@@ -54,8 +54,7 @@ def causal_states(
     Always through the model's own forward: hooks on the model run, and soft caps and scales of the class are kept.
     """
     known: Any = model
-    config = known.config
-    if int(mask.sum()) * config.get_text_config().vocab_size > budget and config.model_type in PLAIN_OUTPUT:
+    if int(mask.sum()) * _vocabulary(model) > budget and known.config.model_type in PLAIN_OUTPUT:
         made = model(**inputs, use_cache=False, output_hidden_states=True, logits_to_keep=torch.zeros_like(mask))
         return made.hidden_states[-1][mask], known.get_output_embeddings()
     if "logits_to_keep" in inspect.signature(type(model).forward).parameters:
@@ -97,24 +96,15 @@ def over_logits(
 
 
 def causal_losses(
-    model: nn.Module,
-    inputs: Mapping[str, Any],
-    next_tokens: Tensor,
-    *,
-    label_smoothing: float = 0.0,
-    budget: int = LOGIT_BUDGET,
+    model: nn.Module, inputs: Mapping[str, Any], next_tokens: Tensor, *, budget: int = LOGIT_BUDGET
 ) -> Tensor:
     """Cross-entropy in nats of each supervised token, in row order [tokens].
 
     `next_tokens` [batch, length] holds at every position the token that follows it, IGNORED where it is not supervised.
     """
     mask = next_tokens != IGNORED
-
-    def losses(logits: Tensor, targets: Tensor) -> Tensor:
-        return token_losses(logits, targets, label_smoothing=label_smoothing)
-
     states = causal_states(model, inputs, mask, budget=budget)
-    return over_logits(losses, [states], [next_tokens[mask]], vocabulary=_vocabulary(model), budget=budget)
+    return over_logits(token_losses, [states], [next_tokens[mask]], vocabulary=_vocabulary(model), budget=budget)
 
 
 def causal_divergences(
