@@ -52,11 +52,11 @@ def prints_date(base: Base) -> bool:
 
 
 def template_ids(
-    base: Base, messages: Messages, answer: str | None, *, end_id: int, date: str | None, where: str
+    base: Base, messages: Messages, answer: str | None, *, date: str | None, where: str
 ) -> tuple[list[int], list[int], list[int]]:
     """Ids of the prompt, as the tokenizer's chat template renders `messages` with its beginning of an answer; of the answer with
-    what the template puts before it (such as an empty thought) and after it up to the token that ends the turn (`end_id` where it
-    puts none), empty without an answer; and of what it puts before every answer that does not bring it along (a thought).
+    what the template puts before it (such as an empty thought) and after it up to the token that ends the turn (the tokenizer's end
+    token where it puts none), empty without an answer; and of what it puts before every answer that does not bring it along (a thought).
 
     The first two are the ids of the whole chat up to the end of the turn, wherever the tokenizer keeps prompt and answer apart.
     An answer whose thought the template takes out follows the prompt as it is: as a model would write it. `date` (ISO): the day that a
@@ -67,7 +67,7 @@ def template_ids(
     """
     prompt = _rendered(base, messages, where, date, begin_answer=True)
     ids = plain_ids(base, prompt)
-    before, mark, behind = _marked(base, messages, where, date)
+    before, mark, behind = parted_at_mark(base, messages, where, date)
     opened = plain_ids(base, before) if mark and before.startswith(prompt) and before[len(prompt) :].strip() else []
     opening = opened[len(ids) :] if opened[: len(ids)] == ids else []
     if answer is None:
@@ -79,15 +79,10 @@ def template_ids(
     whole = plain_ids(base, chat[:stop])
     joined = chat.startswith(prompt) and whole[: len(ids)] == ids
     completion = whole[len(ids) :] if joined else plain_ids(base, chat[start:stop])
-    return ids, completion if end is not None else [*completion, end_id], opening
+    return ids, completion if end is not None else [*completion, base.processor.eos_token_id], opening
 
 
-def written_behind(base: Base, messages: Messages, *, date: str | None, where: str) -> str:
-    """What the chat template puts behind an answer to these messages."""
-    return _marked(base, messages, where, date)[2]
-
-
-def _marked(base: Base, messages: Messages, where: str, date: str | None) -> tuple[str, str, str]:
+def parted_at_mark(base: Base, messages: Messages, where: str, date: str | None) -> tuple[str, str, str]:
     """The chat with MARK for its answer, parted at MARK."""
     chat = [*messages, {"role": ANSWER, "content": MARK}]
     return _rendered(base, chat, where, date, begin_answer=False).partition(MARK)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from domaintune.bases.base import Base
 from domaintune.data.rows import Row
 from domaintune.settings import GenerationSettings
-from domaintune.tasks.chat_rendering import first_special, plain_ids, template_ids, written_behind
+from domaintune.tasks.chat_rendering import first_special, parted_at_mark, plain_ids, template_ids
 from domaintune.tasks.generation_examples import PromptExample, chat_example, is_chat, is_plain
 
 SAMPLE_CHARACTERS = 200_000
@@ -15,8 +15,7 @@ SAMPLE_CHARACTERS = 200_000
 
 def chat_ids(base: Base, chat: PromptExample, *, date: str | None) -> tuple[list[int], list[int], list[int]]:
     """`template_ids` of an example."""
-    end = base.processor.eos_token_id
-    return template_ids(base, chat.messages or (), chat.completion, end_id=end, date=date, where=chat.where)
+    return template_ids(base, chat.messages or (), chat.completion, date=date, where=chat.where)
 
 
 def turn_end_ids(base: Base, chats: Sequence[PromptExample], *, date: str | None) -> tuple[int, ...]:
@@ -27,7 +26,7 @@ def turn_end_ids(base: Base, chats: Sequence[PromptExample], *, date: str | None
 def turn_end_mark(base: Base, chats: Sequence[PromptExample], *, date: str | None) -> str:
     """The text, as the tokenizer decodes it, that the chat template puts between an answer and the token that ends it."""
     for chat in chats[:1]:
-        behind = written_behind(base, chat.messages or (), date=date, where=chat.where)
+        _, _, behind = parted_at_mark(base, chat.messages or (), chat.where, date)
         special = first_special(base, behind, 0)
         mark = plain_ids(base, behind[: special[0] if special else len(behind)].strip())
         return str(base.processor.decode(mark, skip_special_tokens=True)).strip()
