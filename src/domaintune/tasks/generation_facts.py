@@ -8,7 +8,7 @@ from domaintune.bases.base import Base
 from domaintune.data.rows import Row
 from domaintune.settings import GenerationSettings
 from domaintune.tasks.chat_rendering import first_special, parted_at_mark, plain_ids, template_ids
-from domaintune.tasks.generation_examples import PromptExample, chat_example, is_chat, is_plain
+from domaintune.tasks.generation_examples import PromptExample, is_plain, pair_example
 
 SAMPLE_CHARACTERS = 200_000
 
@@ -54,13 +54,11 @@ def characters_per_token(base: Base, rows: Sequence[Row], settings: GenerationSe
     """Measured on the first rows, some 200,000 characters of them."""
     characters, tokens = 0, 0
     for row in rows:
-        if is_chat(row, settings):
-            example = chat_example(row, settings, labelled=True)
-            text = f"{example.prompt}\n{example.completion}\n"
+        if is_plain(row, settings):
+            text = row.text(settings.text_column) + "\n"
         else:
-            pair = (settings.prompt_column, settings.completion_column)
-            columns = (settings.text_column,) if is_plain(row, settings) else pair
-            text = "\n".join(row.text(column) for column in columns) + "\n"
+            example = pair_example(row, settings, labelled=True)
+            text = f"{example.prompt}\n{example.completion}\n"
         characters += len(text)
         tokens += len(plain_ids(base, text))
         if characters > SAMPLE_CHARACTERS:
