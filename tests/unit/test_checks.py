@@ -21,7 +21,7 @@ from domaintune.checks.shared import (
 from domaintune.checks.table import findings_table, plain
 from domaintune.checks.texts import has_mojibake, text_findings
 from domaintune.tasks.base import Example, Finding, Keys
-from domaintune.tasks.bitexts import Pair, bitext_findings
+from domaintune.tasks.bitexts import TranslationExample, bitext_findings
 from domaintune.tasks.text_classification import TextClassification, TextExample
 
 
@@ -156,14 +156,17 @@ def test_broken_characters() -> None:
 
 
 def test_pairs_of_texts() -> None:
-    pairs = [Pair(f"a:{i}", f"sentence number {i} of the set", f"Satz Nummer {i} der Menge") for i in range(60)]
+    def pair(file: str, line: int, source: str, target: str) -> TranslationExample:
+        return TranslationExample(file=file, line=line, source=source, target=target)
+
+    pairs = [pair("a", i, f"sentence number {i} of the set", f"Satz Nummer {i} der Menge") for i in range(60)]
     assert list(bitext_findings(pairs)) == []
     odd = [
-        Pair("b:1", "a short line", "sehr lange " * 60),
-        Pair("b:2", "a sentence like the others", "这句话没有翻译成德语，而是中文的句子"),
-        Pair("b:3", "Open %s now, please", "Jetzt bitte öffnen, ja"),
-        Pair("b:4", "see :meth:`~x.run` there", "siehe dort bei run nach"),
-        Pair("b:5", "left as it was here", "left as it was here"),
+        pair("b", 1, "a short line", "sehr lange " * 60),
+        pair("b", 2, "a sentence like the others", "这句话没有翻译成德语，而是中文的句子"),
+        pair("b", 3, "Open %s now, please", "Jetzt bitte öffnen, ja"),
+        pair("b", 4, "see :meth:`~x.run` there", "siehe dort bei run nach"),
+        pair("b", 5, "left as it was here", "left as it was here"),
     ]
     found = {finding.name: finding.rows for finding in bitext_findings([*pairs, *odd])}
     assert found["length-ratio"] == ("b:1",)

@@ -1,4 +1,4 @@
-"""What can be wrong with pairs of source and target text, whatever their languages. No tokenizer, no model.
+"""Pairs of source and target text, and what can be wrong with them, whatever their languages. No tokenizer, no model.
 
 It stands below the task that calls it; findings that any task can have are in `checks`.
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from domaintune.data.splits import normal_form
-from domaintune.tasks.base import Finding
+from domaintune.tasks.base import Example, Finding
 from domaintune.tasks.text_scores import one_space
 
 MAX_ROBUST_Z = 6.0
@@ -50,16 +50,14 @@ SCRIPT_STARTS = np.array([start for start, _ in BLOCKS])
 SCRIPT_OF = np.array([SCRIPTS.index(script) if script else -1 for _, script in BLOCKS])
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """`target` is None for a row without one."""
-
-    where: str
+@dataclass(frozen=True, kw_only=True)
+class TranslationExample(Example):
     source: str
     target: str | None
+    """None for a row without a target."""
 
 
-def bitext_findings(pairs: Sequence[Pair]) -> Iterator[Finding]:
+def bitext_findings(pairs: Sequence[TranslationExample]) -> Iterator[Finding]:
     """What is wrong with the pairs, a finding a fault. Sources with several targets are found by `checks.shared` for all tasks."""
     whole = [pair for pair in pairs if pair.target is not None and pair.target.strip() and pair.source.strip()]
     yield from _found(
@@ -71,8 +69,8 @@ def bitext_findings(pairs: Sequence[Pair]) -> Iterator[Finding]:
         remedy="Translate or drop them.", why="The model learns to say nothing.",
     )  # fmt: skip
     yield from _found(
-        "untranslated", (pair for pair in whole if is_copy(pair)), "a target equal to the source.",
-        remedy="Drop those that should have been translated.",
+        "untranslated", (pair for pair in whole if one_space(pair.source) == one_space(pair.target or "")),
+        "a target equal to the source.", remedy="Drop those that should have been translated.",
         why="Names may stay; other copies teach the model to leave text as it is.",
     )  # fmt: skip
     yield from _found(
@@ -99,11 +97,7 @@ def bitext_findings(pairs: Sequence[Pair]) -> Iterator[Finding]:
     )  # fmt: skip
 
 
-def is_copy(pair: Pair) -> bool:
-    return pair.target is not None and one_space(pair.source) == one_space(pair.target)
-
-
-def length_outliers(pairs: Sequence[Pair]) -> list[int]:
+def length_outliers(pairs: Sequence[TranslationExample]) -> list[int]:
     """Positions of pairs whose log of target length over source length (characters, mark-up and placeholders left out) lies more
     than `MAX_ROBUST_Z` robust standard deviations (1.4826 times the median distance from the median) from the median; none of
     fewer than 20 pairs."""
@@ -130,7 +124,7 @@ def script_counts(texts: Sequence[str]) -> np.ndarray:
     return np.bincount(cells, minlength=len(texts) * len(SCRIPTS)).reshape(len(texts), len(SCRIPTS))
 
 
-def wrong_scripts(pairs: Sequence[Pair]) -> Iterator[str]:
+def wrong_scripts(pairs: Sequence[TranslationExample]) -> Iterator[str]:
     """Where a side holds at least `FOREIGN_LETTERS` letters of which less than `OWN_SHARE` are of the script that most of that
     side's letters have; nothing of fewer than 20 pairs. A letter of a script without spaces counts as three."""
     if len(pairs) < LEAST_PAIRS:
@@ -162,7 +156,7 @@ def _markup(text: str | None) -> list[str]:
     return sorted([*kept, *tags])
 
 
-def _found(name: str, pairs: Iterable[Pair], what: str, *, remedy: str, why: str) -> Iterator[Finding]:
+def _found(name: str, pairs: Iterable[TranslationExample], what: str, *, remedy: str, why: str) -> Iterator[Finding]:
     """A finding about the rows of these pairs, which have `what`; nothing of no pairs."""
     if rows := tuple(dict.fromkeys(pair.where for pair in pairs)):
         yield Finding.of(rows, name, "warning", f"[row has|rows have] {what}", remedy=remedy, why=why)

@@ -17,18 +17,7 @@ from domaintune.data.rows import Row
 from domaintune.data.splits import normal_form
 from domaintune.errors import BaseError, DataError
 from domaintune.settings import GenerationSettings
-from domaintune.tasks.base import (
-    Batch,
-    Finding,
-    Item,
-    Keys,
-    Mode,
-    Prediction,
-    Primary,
-    RawPrediction,
-    Record,
-    Task,
-)
+from domaintune.tasks.base import Batch, Finding, Item, Keys, Mode, Prediction, Primary, RawPrediction, Record, Task
 from domaintune.tasks.chat_rendering import as_lines, front_ids, has_template, plain_ids, prints_date
 from domaintune.tasks.decoding import Decoding, cut_at_stop, decode
 from domaintune.tasks.generation_examples import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,20 +18,8 @@ from domaintune.data.rows import Row
 from domaintune.data.splits import normal_form
 from domaintune.errors import BaseError, DataError, RecipeError
 from domaintune.settings import TranslationSettings
-from domaintune.tasks.base import (
-    Batch,
-    Example,
-    Finding,
-    Item,
-    Keys,
-    Mode,
-    Prediction,
-    Primary,
-    RawPrediction,
-    Record,
-    Task,
-)
-from domaintune.tasks.bitexts import Pair, bitext_findings
+from domaintune.tasks.base import Batch, Finding, Item, Keys, Mode, Prediction, Primary, RawPrediction, Record, Task
+from domaintune.tasks.bitexts import TranslationExample, bitext_findings
 from domaintune.tasks.decoding import Decoding, decode
 from domaintune.tasks.text_scores import bleu_tokenizer_for, one_space, reduce_text, text_record
 from domaintune.tasks.token_losses import IGNORED, pad_rows, row_sums, seq2seq_logits, token_divergences, token_losses
@@ -40,13 +28,6 @@ DECODED = frozenset({"chrf", "bleu", "exact_match", "output"})
 SCORED = frozenset({"cross_entropy", "perplexity"})
 SAMPLE = 500
 """Rows whose targets say how BLEU parts words."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TranslationExample(Example):
-    source: str
-    target: str | None
-    """None for a row without a target."""
 
 
 class Translation(Task):
@@ -114,7 +95,7 @@ class Translation(Task):
         return HeadSpec(auto_class=self.auto_class)
 
     def check(self, examples: Sequence[TranslationExample]) -> Iterator[Finding]:
-        yield from bitext_findings([Pair(e.where, e.source, e.target) for e in examples])
+        yield from bitext_findings(examples)
         if self.unset_prefixes:
             told = " or ".join(map(repr, self.unset_prefixes[:3])) + (" or others" if self.unset_prefixes[3:] else "")
             yield Finding(
