@@ -104,12 +104,18 @@ def tune(
 
 
 def opened(recipe: Recipe, *, revision: str | None = None, started: float | None = None) -> tuple[Base, Parts]:
-    """The recipe's base, of the Hub at `revision`, and its rows in parts; of a run that was `started` (seconds since 1970) on another day
-    with that day's date."""
+    """The recipe's base, of the Hub at `revision`, and its rows in parts, with a note on what the base's weights lack; of a run that was
+    `started` (seconds since 1970) on another day with that day's date."""
     base = open_base(recipe, revision=revision)
     if started is not None:
         base = replace(base, date=datetime.date.fromtimestamp(started).isoformat())
-    return base, assembled(recipe, base)
+    parts = assemble(recipe, base, seen=seen_by(recipe.base))
+    head = parts.task.head()
+    if lacking := base.lacking_beside(head):
+        fate = "trained and stored with the head" if head.labels else "trained only where the method trains it"
+        note = f"The base's weights lack {', '.join(lacking)}: made anew, and {fate}."
+        parts = replace(parts, notes=[note, *parts.notes])
+    return base, parts
 
 
 def untrained(recipe: Recipe, base: Base, parts: Parts) -> Attached:
@@ -198,17 +204,6 @@ def seen_by(base: str) -> list[str]:
     """Checksums of the rows that the base, an earlier run (and those it was based on), trained or chose on; none for other bases."""
     path = Path(base)
     return list(RunFolder.existing(path).read("seen.json")) if is_run(path) else []
-
-
-def assembled(recipe: Recipe, base: Base) -> Parts:
-    """The recipe's rows in parts, with a note on what the base's weights lack."""
-    parts = assemble(recipe, base, seen=seen_by(recipe.base))
-    head = parts.task.head()
-    if not (lacking := base.lacking_beside(head)):
-        return parts
-    fate = "trained and stored with the head" if head.labels else "trained only where the method trains it"
-    note = f"The base's weights lack {', '.join(lacking)}: made anew, and {fate}."
-    return replace(parts, notes=[note, *parts.notes])
 
 
 def resolved(recipe: Recipe, base: Base, parts: Parts, precision: Precision) -> Recipe:
