@@ -16,7 +16,7 @@ from domaintune.own_head import with_units
 from domaintune.predict import load
 from domaintune.recipe import ALIGNED, Recipe
 from domaintune.run import RunFolder, is_run
-from domaintune.tasks import TASKS
+from domaintune.stored import saved_tasks
 from domaintune.tasks.base import Record, Task
 
 CUT = ("characters_per_token", "max_length")
@@ -66,8 +66,7 @@ def grown(recipe: Recipe, checksums: Callable[[Recipe], Mapping[str, str]]) -> R
 def extended(task: Task, run: str) -> Task:
     """The task with the earlier run's labels first, in their order, and new ones behind them: old rows keep their targets. Running
     text is cut into blocks as before, and prompts that were shared stay so."""
-    values = RunFolder.existing(run).read("tasks.json")["domain"]
-    earlier = TASKS[task.name].model_validate(values, strict=False)
+    earlier = saved_tasks(RunFolder.existing(run))["domain"]
     old = earlier.head().labels
     if not old:
         kept = {name: getattr(earlier, name) for name in CUT if name in type(task).model_fields}
