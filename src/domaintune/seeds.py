@@ -11,9 +11,7 @@ import numpy as np
 from domaintune.balance.frontier import Point
 from domaintune.confirm import judged, kept_kind
 from domaintune.errors import RunError
-from domaintune.evaluation.intervals import (
-    bootstrap_weights,
-)
+from domaintune.evaluation.intervals import bootstrap_weights
 from domaintune.evaluation.over_seeds import OverSeeds
 from domaintune.evaluation.records import ScoredRows, load_records
 from domaintune.evaluation.verdict import UNLABELLED, Confirmed

@@ -113,10 +113,8 @@ def generation_config(model: nn.Module, tokenizer: Any, decoding: Decoding) -> A
 def end_token_ids(own: Any, tokenizer: Any) -> list[int]:
     """Ids that end an output: the tokenizer's, which training writes, and the model's own (chat models have several)."""
     declared = own.eos_token_id
-    ids = [] if declared is None else [declared] if isinstance(declared, int) else list(declared)
-    if tokenizer.eos_token_id is not None:
-        ids.append(tokenizer.eos_token_id)
-    return list(dict.fromkeys(ids))
+    ids = [declared] if isinstance(declared, int) else list(declared or ())
+    return ids if tokenizer.eos_token_id is None else [*ids, tokenizer.eos_token_id]
 
 
 def cut_at_stop(text: str, stop: Sequence[str]) -> str:
