@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,11 @@ from domaintune.data.formats import files_of
 from domaintune.errors import DataError, RecipeError
 from domaintune.evaluation.intervals import bootstrap_weights, gain_estimate, score_estimates
 from domaintune.inheritance import with_carried_rows
+from domaintune.inputs import checksums, sides_of
 from domaintune.memory import carried
 from domaintune.own_head import with_units
 from domaintune.predict import load
-from domaintune.recipe import ALIGNED, Recipe
+from domaintune.recipe import Recipe
 from domaintune.run import RunFolder, is_run
 from domaintune.stored import saved_tasks
 from domaintune.tasks.base import Record, Task
@@ -30,9 +31,8 @@ Place = tuple[str, int, int]
 """File, line, and how many examples of the same line stand before: a line may hold several."""
 
 
-def grown(recipe: Recipe, checksums: Callable[[Recipe], Mapping[str, str]]) -> Recipe:
-    """The recipe with that run's own base for its base, and the run as what it grows from, where `add` is given. `checksums`: of a
-    recipe's data, by part.
+def grown(recipe: Recipe) -> Recipe:
+    """The recipe with that run's own base for its base, and the run as what it grows from, where `add` is given.
 
     Raises:
         RecipeError: the base is no run, or one of another task.
@@ -130,7 +130,7 @@ def _moved(recipe: Recipe, before: Mapping[str, Any]) -> dict[str, str]:
 
 def _sides(given: str | Sequence[str] | None) -> list[str]:
     try:
-        return [side for path in files_of(given or ()) for side in path.split(ALIGNED)]
+        return sides_of(given or ())
     except DataError:  # a glob that fits nothing where this runs
         return []
 

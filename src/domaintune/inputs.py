@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from domaintune.data.columnar import dataset_files, is_saved_dataset
@@ -18,8 +19,7 @@ DOMAIN = ("train", "dev", "test", "add")
 
 def given_paths(recipe: Recipe) -> dict[str, str | tuple[str, ...]]:
     """Part -> path or paths, for the parts that the recipe names."""
-    paths = {name: getattr(recipe, name) for name in PARTS}
-    return {name: path for name, path in paths.items() if path is not None}
+    return {name: given for name in PARTS if (given := getattr(recipe, name)) is not None}
 
 
 def files(recipe: Recipe) -> list[str]:
@@ -28,10 +28,11 @@ def files(recipe: Recipe) -> list[str]:
     Raises:
         DataError: a glob that fits nothing.
     """
-    return [side for given in given_paths(recipe).values() for side in _sides(given)]
+    return [side for given in given_paths(recipe).values() for side in sides_of(given)]
 
 
-def _sides(given: str | tuple[str, ...]) -> list[str]:
+def sides_of(given: str | Sequence[str]) -> list[str]:
+    """As `files`, of one part."""
     return [side for entry in files_of(given) for side in entry.split(ALIGNED)]
 
 
@@ -56,7 +57,7 @@ def checksums(recipe: Recipe) -> dict[str, str]:
     made = {}
     for name, given in given_paths(recipe).items():
         digests = []
-        for path in _sides(given):
+        for path in sides_of(given):
             try:
                 digests.append(data_checksum(path))
             except (OSError, ValueError) as error:

@@ -73,7 +73,7 @@ def tune(
     with folder.lock(), threads_restored(), weights_within_memory():
         report("data", None)
         data = checksums(recipe)
-        as_given, recipe = recipe, grown(recipe, checksums)
+        as_given, recipe = recipe, grown(recipe)
         fate = folder.fate(as_given, data=data, inputs=files(as_given), overwrite=overwrite)
         held = folder.read("run.json") if fate == "take up" else {}
         if held.get("finished"):
@@ -130,7 +130,7 @@ def untrained(recipe: Recipe, base: Base, parts: Parts) -> Attached:
 
 def _tried(recipe: Recipe) -> None:
     """Raises what `tune` would raise before training."""
-    recipe = grown(recipe, checksums)
+    recipe = grown(recipe)
     untrained(recipe, *opened(recipe))
 
 

@@ -82,7 +82,7 @@ def plan(recipe: Recipe, *, overwrite: bool = False) -> Plan:
 
 def _planned(recipe: Recipe, *, overwrite: bool) -> Plan:
     RunFolder(Path(recipe.output)).fate(recipe, data=checksums(recipe), inputs=files(recipe), overwrite=overwrite)
-    recipe = grown(recipe, checksums)
+    recipe = grown(recipe)
     base, parts = opened(recipe)
     task = parts.task
     attached = untrained(recipe, base, parts)
@@ -125,7 +125,7 @@ def check(recipe: Recipe, *, show_tokens: int = 0) -> Checked:
 
     `show_tokens`: so many train rows as tokens, supervised ones in brackets.
     """
-    base, parts = opened(grown(recipe, checksums))
+    base, parts = opened(grown(recipe))
     named: dict[str, Any] = {"train": parts.train, "dev": parts.dev or (), "test": parts.test}
     if parts.general is not None:
         named |= {

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src" / "domaintune"
 
 ORDER = (
-    "cli > options > demo | preview > pipeline | terminal | screen > report | serve | export | finished | seeds | tracking > search | labels > trust > confirm > fit > heads > resolve | parts > partition > checks | growth | inputs > predict | own_head > stored > "
+    "cli > options > demo | preview > pipeline | terminal | screen > report | serve | export | finished | seeds | tracking > search | labels > trust > confirm > fit > heads > resolve | parts > partition > checks | growth > inputs > predict | own_head > stored > "
     "balance > engine | evaluation > "
     "methods | tasks > bases > data > run > recipe > settings | inheritance > memory | provenance | validation > errors | counting"
 )

@@ -19,14 +19,14 @@ from PIL import Image
 
 from domaintune.counting import counted
 from domaintune.data.columns import INPUTS, wanted_of
-from domaintune.data.formats import WITH_PICTURES, files_of, stream_part
+from domaintune.data.formats import WITH_PICTURES, stream_part
 from domaintune.data.pictures import PICTURE_SUFFIXES, open_picture
 from domaintune.data.rows import Entry, LeftOut, Note, Row, Tally, Wanted
 from domaintune.data.sources import known_encoding
 from domaintune.errors import DataError
 from domaintune.finished.tables import Table, write_lines
+from domaintune.inputs import sides_of
 from domaintune.predict import Run, Strength, unknown_told
-from domaintune.recipe import ALIGNED
 from domaintune.run import writing
 from domaintune.tasks.bare_texts import bare_values, is_blank, with_input
 
@@ -139,7 +139,7 @@ def checked_output(output: Path | None, given: str) -> None:
         )
     if output.expanduser().is_dir():
         raise DataError("is a folder.", where=where, remedy="Give the name of a file.")
-    inputs = [] if given == STANDARD_INPUT else [side for path in files_of(given) for side in path.split(ALIGNED)]
+    inputs = [] if given == STANDARD_INPUT else sides_of(given)
     target = Path(os.path.realpath(output.expanduser()))
     if any(target.is_relative_to(os.path.realpath(path)) for path in inputs):
         raise DataError("is, or lies in, what is to be predicted.", where=where, remedy="Give another name.")
