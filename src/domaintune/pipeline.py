@@ -87,7 +87,7 @@ def tune(
         recipe = budgeted(recipe, parts.task, remembered=held.get("micro_batch_budget"))
         budget, revision = recipe.training.micro_batch_budget, base.provenance.get("revision")
         folder.start(as_given, fate, data=data, threads=threads, micro_batch_budget=budget, revision=revision)
-        say(said_of(parts))
+        say([*(f"note: {note}" for note in parts.notes), *told_findings(parts.findings)])
         with tracked(recipe, report, say) as told:
             general = general_of(parts)
             fitted = _fitted(folder, recipe, base, parts, general, told, overwrite=overwrite)
@@ -173,11 +173,6 @@ def _write_page(folder: RunFolder) -> None:
     from domaintune.report.write import write_report
 
     write_report(folder.path)
-
-
-def said_of(parts: Parts) -> list[str]:
-    """What was done with the data and what was found in it, a line each."""
-    return [*(f"note: {note}" for note in parts.notes), *told_findings(parts.findings)]
 
 
 def told_findings(findings: Sequence[Finding]) -> list[str]:

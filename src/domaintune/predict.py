@@ -47,7 +47,6 @@ Shortened = Callable[[str, str], None]
 
 def open_base(recipe: Recipe, *, revision: str | None = None) -> Base:
     """The base that a recipe names: an earlier run, a built-in name, a folder or a Hub name, there at `revision`; without heads."""
-    auto_class = TASKS[recipe.task.name].auto_class
     if recipe.grown_from is not None:
         earlier = RunFolder.existing(recipe.grown_from)
         made = Recipe.make(earlier.read("resolved.json"), where=recipe.grown_from)
@@ -57,7 +56,7 @@ def open_base(recipe: Recipe, *, revision: str | None = None) -> Base:
         return run_as_base(recipe.base, task_name=recipe.task.name, device=torch_device(recipe.device))
     return load_base(
         recipe.base,
-        auto_class=auto_class,
+        auto_class=TASKS[recipe.task.name].auto_class,
         device=torch_device(recipe.device),
         trust_remote_code=recipe.trust_remote_code,
         revision=revision,
