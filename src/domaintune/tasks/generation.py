@@ -15,7 +15,7 @@ from domaintune.bases.base import Base, HeadSpec
 from domaintune.bases.limits import NO_LIMIT, token_limit
 from domaintune.data.rows import Row
 from domaintune.data.splits import normal_form
-from domaintune.errors import BaseError, DataError
+from domaintune.errors import BaseError
 from domaintune.settings import GenerationSettings
 from domaintune.tasks.base import Batch, Finding, Item, Keys, Mode, Prediction, Primary, RawPrediction, Record, Task
 from domaintune.tasks.chat_rendering import as_lines, front_ids, has_template, plain_ids, prints_date
@@ -95,8 +95,6 @@ class Generation(Task):
 
     @classmethod
     def build(cls, rows: Sequence[Row], base: Base, settings: GenerationSettings) -> Generation:
-        if not rows:
-            raise DataError("no rows to build the task from.", where=cls.name)
         settings.check()
         tokenizer = base.processor
         if tokenizer.eos_token_id is None:

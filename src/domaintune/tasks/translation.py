@@ -52,8 +52,6 @@ class Translation(Task):
 
     @classmethod
     def build(cls, rows: Sequence[Row], base: Base, settings: TranslationSettings) -> Translation:
-        if not rows:
-            raise DataError("no rows to build the task from.", where=cls.name)
         if base.processor.pad_token_id is None:
             raise BaseError("its tokenizer has no padding token.", where=base.name)
         settings.check()
