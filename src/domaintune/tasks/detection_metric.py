@@ -183,8 +183,7 @@ def _ranked(records: Sequence[Record], weights: np.ndarray) -> dict[int, _Rankin
     for label in np.unique(classes):
         mine = np.flatnonzero(classes == label)
         mine, copy = _spread_ties(mine, picture[mine], scores[mine], most)
-        within = np.arange(len(mine))
-        order = np.lexsort((within, copy, picture[mine], -scores[mine]))
+        order = np.lexsort((copy, picture[mine], -scores[mine]))  # stable: boxes of a picture keep their order
         mine, copy = mine[order], copy[order]
         rankings[int(label)] = _Ranking(picture[mine], copy, matched[:, mine], ignored[:, mine])
     return rankings
