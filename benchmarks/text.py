@@ -268,10 +268,10 @@ def simple(cell: str, seed: int) -> dict[str, Any]:
         probed = base.with_given_head("domain", probe_head(task, base, train, dev))
         test = dataset(task, base, parts.test)
         raw = predict(task, base, probed.model, test, wanted=frozenset({task.primary.name}))
-        majority = [task.majority(parts.train, example) for example in parts.test]
+        majority = task.majority(parts.train, parts.test) or []
         return {
             "probe": pairs(task, records_of(task, test, raw)),
-            "majority": pairs(task, records_of(task, test, [m for m in majority if m is not None])),
+            "majority": pairs(task, records_of(task, test, majority)),
         }
 
     return row(RESULTS, f"{cell}.simple.{seed}", {"code": code_hash(), **key_of(recipe)}, measure)

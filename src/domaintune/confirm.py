@@ -26,8 +26,6 @@ from domaintune.parts import Parts
 from domaintune.recipe import Recipe
 from domaintune.tasks.base import Prediction, Record, Task, dataset
 
-MAJORITY_ROWS = 1000
-
 
 class Tuned(Protocol):
     """A base with a method trained on it."""
@@ -222,9 +220,7 @@ def domain_scores(
 
 def majority_score(task: Task, train: Sequence[Any], test: Sequence[Any]) -> float | None:
     """The primary score of always predicting the commonest training target; None where that has no meaning."""
-    sample = train[:: max(1, len(train) // MAJORITY_ROWS)]
-    made = [task.majority(sample, example) for example in test]
-    if any(prediction is None for prediction in made):
+    if (made := task.majority(train, test)) is None:
         return None
-    records = [task.statistics(p, e) for p, e in zip(made, test, strict=True) if p is not None]
+    records = [task.statistics(p, e) for p, e in zip(made, test, strict=True)]
     return point_scores(task, records)[task.primary.name]

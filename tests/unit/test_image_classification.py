@@ -316,5 +316,5 @@ def test_divergence_and_majority(folder: Path) -> None:
     with torch.no_grad():
         total, units = made.divergence(base.model, base.model, batch)
     assert (float(total), units) == (0.0, 9.0)
-    assert made.render(made.majority(examples[2:], examples[0]))["label"] == "dog"
+    assert made.render(made.majority(examples[2:], examples[:1])[0])["label"] == "dog"
     assert {finding.name for finding in made.check(examples)} == {"rare-label"}

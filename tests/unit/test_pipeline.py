@@ -24,6 +24,7 @@ from domaintune import Recipe, fit, load, tune
 from domaintune import predict as predicting
 from domaintune.bases.load import load_base
 from domaintune.cli import app
+from domaintune.confirm import majority_score
 from domaintune.engine.checkpoint import MANIFEST
 from domaintune.errors import BaseError, DataError, DomainTuneError, MethodError, RecipeError, RunError
 from domaintune.parts import assemble
@@ -31,7 +32,7 @@ from domaintune.predict import Run
 from domaintune.preview import check, plan
 from domaintune.recipe import DataSettings
 from domaintune.report.wording import silence_told
-from domaintune.tasks.text_classification import TextClassification
+from domaintune.tasks.text_classification import TextClassification, TextExample
 from domaintune.terminal import trust_lines
 
 
@@ -818,3 +819,13 @@ def test_a_general_row_without_a_group_leaves_the_others_theirs(folder: Path) ->
         f"1 row has no column 'author' (first: {folder}/general.jsonl:8); such a row is a group of its own."
         in parts.notes
     )
+
+
+def test_the_commonest_answer_is_that_of_all_train_rows_in_whatever_order() -> None:
+    """Candidates of questions in turn, one right and three wrong ones: every fourth row is right."""
+    task = TextClassification(
+        labels=("right", "wrong"), multi_label=False, max_length=8, long_texts="head", text_column="text",
+        label_column="label", label_separator="|", weights=None,
+    )  # fmt: skip
+    rows = [TextExample(file="f", line=n, text=f"row {n}", labels=(int(n % 4 > 0),)) for n in range(4000)]
+    assert majority_score(task, rows, rows[:400]) == 0.75

@@ -469,7 +469,7 @@ def test_scores_of_predictions() -> None:
     scores = point_scores(made, records_of(made, data, perfect))
     assert set(scores) == set(made.scores)
     assert scores == {**dict.fromkeys(made.scores, 1.0), "log_loss": 0.0}
-    nothing = [made.majority(examples, example) for example in examples]
+    nothing = made.majority(examples, examples)
     scores = point_scores(made, records_of(made, data, nothing))
     words = [tag for example in examples for tag in example.tags]
     assert (scores["f1"], scores["token_accuracy"]) == (0.0, words.count(0) / len(words))
@@ -480,7 +480,7 @@ def test_scores_of_predictions() -> None:
 def test_agreement_that_there_is_no_entity_is_whole() -> None:
     made = task()
     examples = list(made.read(rows()))
-    nothing = [made.majority(examples, example) for example in examples]
+    nothing = made.majority(examples, examples)
     asked = [made.as_reference(p, e) for p, e in zip(nothing, examples, strict=True)]
     same = [made.statistics(p, e) for p, e in zip(nothing, asked, strict=True)]
     assert point_scores(made, same)["f1"] == 1.0

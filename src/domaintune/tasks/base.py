@@ -380,8 +380,8 @@ class Task(BaseModel, ABC):
     def divergence(self, tuned: nn.Module, base_model: nn.Module, batch: Batch) -> tuple[Tensor, float]:
         """KL(base || tuned) of the outputs, summed over units, and the number of units (examples, tokens or queries)."""
 
-    def majority(self, train: Sequence[Any], example: Any) -> Prediction | None:
-        """What one would predict from the training targets alone (the commonest label); None where it has no meaning."""
+    def majority(self, train: Sequence[Any], examples: Sequence[Any]) -> list[Prediction] | None:
+        """What one would predict for each from the training targets alone (the commonest label); None where it has no meaning."""
         return None
 
 

@@ -234,8 +234,8 @@ class ImageClassification(Task):
         ours, theirs = tuned(**batch.inputs).logits, base_model(**batch.inputs).logits
         return classification_divergence(ours, theirs, multi_label=False), float(len(batch.items))
 
-    def majority(self, train: Sequence[ImageExample], example: ImageExample) -> Prediction:
-        return majority_prediction([e.labels for e in train], len(self.labels), multi_label=False)
+    def majority(self, train: Sequence[ImageExample], examples: Sequence[ImageExample]) -> list[Prediction]:
+        return [majority_prediction([e.labels for e in train], len(self.labels), multi_label=False)] * len(examples)
 
 
 def _label_name(row: Row) -> str:

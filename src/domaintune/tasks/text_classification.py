@@ -314,8 +314,9 @@ class TextClassification(Task):
         ours, theirs = tuned(**batch.inputs).logits, base_model(**batch.inputs).logits
         return classification_divergence(ours, theirs, multi_label=self.multi_label), float(len(batch.items))
 
-    def majority(self, train: Sequence[TextExample], example: TextExample) -> Prediction:
-        return majority_prediction([e.labels for e in train], len(self.labels), multi_label=self.multi_label)
+    def majority(self, train: Sequence[TextExample], examples: Sequence[TextExample]) -> list[Prediction]:
+        made = majority_prediction([e.labels for e in train], len(self.labels), multi_label=self.multi_label)
+        return [made] * len(examples)
 
 
 def _input_names(base: Base, encoded: Mapping[str, Any]) -> list[str]:

@@ -380,11 +380,10 @@ class TokenClassification(Task):
         theirs = _word_rows(base_model(**batch.inputs).logits, batch).double().log_softmax(-1)
         return (theirs.exp() * (theirs - ours)).sum(), float(len(ours))
 
-    def majority(self, train: Sequence[TokenExample], example: TokenExample) -> Prediction:
+    def majority(self, train: Sequence[TokenExample], examples: Sequence[TokenExample]) -> list[Prediction]:
         """Every word outside."""
-        probability = np.zeros((len(example.tokens), len(self.tags)))
-        probability[:, self.tags.index(OUTSIDE)] = 1.0
-        return {"probability": probability, "tokens": example.tokens}
+        outside = np.eye(len(self.tags))[self.tags.index(OUTSIDE)]
+        return [{"probability": np.tile(outside, (len(e.tokens), 1)), "tokens": e.tokens} for e in examples]
 
 
 def _wide(logits: Tensor) -> Tensor:
