@@ -140,7 +140,9 @@ def _summary(recipe: Recipe, runs: Sequence[RunFolder]) -> tuple[dict[str, Any],
     if scores[0]["general"] is not None:
         agreement = kept_kind(scores[0]["general"]["kind"]) in UNLABELLED
         general = _side(tasks.get("general", tasks["domain"]), runs, "general", chosen, recipe)
-    kind = "agreement" if agreement or general is None else f"retention ({general.kind})"
+    kind = (
+        "agreement" if general is None else scores[0]["general"]["kind"] if agreement else f"retention ({general.kind})"
+    )
     dev = [dev_score(s) for s in scores]
     used = median_place(dev, higher_is_better=tasks["domain"].primary.higher_is_better)
 

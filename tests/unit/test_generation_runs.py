@@ -62,11 +62,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def made_run(folder: Path, name: str, base: str = "words", **task: object) -> Run:
+def made_run(
+    folder: Path, name: str, base: str = "words", *, general: str | None = None, seeds: int = 1, **task: object
+) -> Run:
     values = {
         "task": {"name": "generation", "max_new_tokens": 4, **task}, "base": str(folder / base), "method": "lora",
         **{part: str(folder / f"{part}.jsonl") for part in ("train", "dev", "test")}, "output": str(folder / name),
         "training": {"epochs": 1, "learning_rate": 0.01}, "evaluation": {"draws": 100}, "threads": 1,
+        "general": general, "seeds": seeds,
     }  # fmt: skip
     return tune(Recipe.make(values))
 
@@ -187,3 +190,16 @@ def test_the_check_tells_targets_that_outputs_cannot_reach(run: Run, folder: Pat
         examples = list(task.read(read_rows(str(folder / "test.jsonl"), Wanted("generation"))))
         found = list(length_findings(task, run.base, {"test": examples}))
         assert [f.count for f in found if f.name == "long-outputs"] == expected
+
+
+def test_over_seeds_the_kept_likelihood_is_told_as_such(folder: Path) -> None:
+    """It is no share of answers that agree, and may exceed 100 %."""
+    prompts = folder / "prompts.jsonl"
+    given = [json.loads(line)["prompt"] for line in Path(rows(prompts, 12, seed=99)).read_text().splitlines()]
+    prompts.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in given), encoding="utf-8")
+    one = json.loads((made_run(folder, "kept", general=str(prompts)).path / "scores.json").read_text())
+    made_run(folder, "seeds", general=str(prompts), seeds=2)
+    whole = json.loads((folder / "seeds" / "seeds.json").read_text())
+    assert "likelihood" in one["general"]["kind"]
+    assert whole["general"]["kind"] == one["general"]["kind"]
+    assert "kept likelihood of the base's answers" in whole["verdict"]["sentence"]
