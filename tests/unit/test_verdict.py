@@ -71,6 +71,18 @@ def test_it_is_told_why_the_base_was_chosen(domain, retention, why):
     assert why_the_base(frontier, keep=0.98, primary=Primary("accuracy")) == f"where strengths are chosen, {why}"
 
 
+def test_a_strength_that_keeps_just_enough_qualifies_whatever_rounding_does():
+    """Of 85 general rows the base has 50 right, the tuned model 49: .98, of which floats make a little less."""
+    kept = (49 / 85) / (50 / 85)
+    assert kept < 0.98
+    frontier = [Point(s, d, r, r) for s, d, r in ((0.0, 0.6, 1.0), (0.5, 0.7, kept), (1.0, 0.8, 0.979))]
+    assert choose(frontier, keep=0.98, primary=Primary("accuracy")) == 0.5
+    worse = [Point(p.strength, 0.6 - p.strength / 10, p.general, p.retention) for p in frontier]
+    assert choose(worse, keep=0.98, primary=Primary("accuracy")) == 0
+    told = why_the_base(worse, keep=0.98, primary=Primary("accuracy"))
+    assert told == "where strengths are chosen, none that keeps enough is better than the base"
+
+
 def test_of_a_score_near_0_its_change_says_why_the_base_was_chosen():
     frontier = [Point(s, s, 0.04 - s / 25, 1 - s / 25) for s in (0.0, 0.75, 1.0)]
     told = "none above 0 changes the general score by -0.02 or better (best: -0.030, at 0.75)"

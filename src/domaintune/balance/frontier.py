@@ -24,6 +24,9 @@ from domaintune.evaluation.score import (
 from domaintune.methods.base import Attached, Form
 from domaintune.tasks.base import Dataset, Mode, Prediction, Primary, Record, Task, dataset
 
+ROUNDING = 1e-9
+"""By how much a retention may fall short of the bound that it meets: 49/85 / (50/85) is less than 49/50."""
+
 
 @dataclass(frozen=True, slots=True)
 class Side:
@@ -162,7 +165,7 @@ def choose(frontier: Sequence[Point], *, keep: float, primary: Primary) -> float
     if all(point.retention is None for point in frontier):
         return 1.0
     sign = 1.0 if primary.higher_is_better else -1.0
-    qualified = [p for p in frontier if p.strength == 0 or (p.retention is not None and p.retention >= keep)]
+    qualified = [p for p in frontier if p.strength == 0 or (p.retention is not None and p.retention >= keep - ROUNDING)]
     best = max(sign * p.domain for p in qualified)
     return min(p.strength for p in qualified if sign * p.domain == best)
 
@@ -170,7 +173,7 @@ def choose(frontier: Sequence[Point], *, keep: float, primary: Primary) -> float
 def why_the_base(frontier: Sequence[Point], *, keep: float, primary: Primary) -> str:
     """Why `choose` took strength 0 of a frontier with general data."""
     most, at = max((p.retention, -p.strength) for p in frontier if p.strength > 0 and p.retention is not None)
-    if most >= keep:
+    if most >= keep - ROUNDING:
         return "where strengths are chosen, none that keeps enough is better than the base"
     base = next(p.general for p in frontier if p.strength == 0)
     if base is not None and retention_kind(primary, base) == "difference":
