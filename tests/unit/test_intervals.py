@@ -122,7 +122,41 @@ def test_exact_bounds_count_groups() -> None:
     assert gain.how == "exact"
     won, lost = (intervals.binomial_bounds(share, 5, level=0.975) for share in (0.03, 0))
     assert gain.low == pytest.approx(won[0] - lost[1])
-    assert intervals.gain_estimate(task, right, base, weights).how == "bootstrap"
+    whole = intervals.gain_estimate(task, right, base, weights)
+    assert (whole.how, whole.low < 0 < whole.lower + 1) == ("exact", True)
+
+
+@pytest.mark.parametrize("won", [1, 4])
+def test_few_groups_that_differ_get_exact_bounds_however_many_rows_they_hold(won):
+    """4 of 20 documents won and none lost are no gain beyond chance (a sign test says .125), with 5 rows in each as with one."""
+    groups = [str(n // 5) for n in range(100)]
+    weights = intervals.bootstrap_weights(100, draws=1000, seed=0, groups=groups)
+    tuned, base = records([1] * 100), records([n >= 5 * won for n in range(100)])
+    gain = intervals.gain_estimate(accuracy_task(), tuned, base, weights)
+    bounds = [intervals.binomial_bounds(count, 20, level=0.975) for count in (won, 0)]
+    assert (gain.how, gain.differing, gain.value) == ("exact", 5 * won, pytest.approx(won / 20))
+    assert gain.low <= bounds[0][0] - bounds[1][1] < 0
+    assert gain.high >= bounds[0][1]
+    kept, _ = intervals.retention_estimate(accuracy_task(), base, tuned, weights)
+    assert (kept.how, kept.high > 1) == ("exact", True)
+    assert kept.value == pytest.approx(1 - won / 20)
+    score = intervals.score_estimates(accuracy_task(), base, weights)["accuracy"]
+    exact = intervals.binomial_bounds(20 - won, 20)
+    assert score.how == "exact"
+    assert score.low <= exact[0] < exact[1] <= score.high
+    ours, theirs = ([{"hits": int(r["correct"]), "counts": 2} for r in made] for made in (tuned, base))
+    assert intervals.gain_estimate(F1(), ours, theirs, weights).low < 0
+    five = records([n >= 25 for n in range(100)])
+    assert intervals.gain_estimate(accuracy_task(), tuned, five, weights).how == "bootstrap"
+
+
+def test_where_most_of_a_few_groups_differ_the_bootstrap_shows_how_they_vary():
+    """4 patients with 100 rows each, 4 to 7 of which are won: 5 % on each is more than none."""
+    groups = [str(n // 100) for n in range(400)]
+    weights = intervals.bootstrap_weights(400, draws=1000, seed=0, groups=groups)
+    base = records([n % 100 >= 4 + n // 100 for n in range(400)])
+    gain = intervals.gain_estimate(accuracy_task(), records([1] * 400), base, weights)
+    assert (gain.how, gain.low > 0) == ("bootstrap", True)
 
 
 class F1:
@@ -194,7 +228,7 @@ def test_losses_have_no_bounds_in_shares_of_examples():
     assert (gain.how, gain.low) == ("bootstrap", pytest.approx(0.5))  # every block gained the same
     kept, _ = intervals.retention_estimate(Loss(), tuned, base, weights)
     assert kept.low > 1.5
-    assert intervals.differing_records(Loss.primary, tuned, base) == 0
+    assert not any(intervals.differing_records(Loss.primary, tuned, base))
 
 
 @pytest.mark.parametrize("units", [2, 3, 5, 8, 20])
@@ -298,13 +332,13 @@ def test_what_the_score_does_not_see_is_no_difference():
 
     base = [{"hits": 1, "counts": 2, "correct_words": 5} for _ in range(40)]
     tuned = [{**record, "correct_words": 4} for record in base]
-    assert intervals.differing_records(Entities.primary, tuned, base) == 0
+    assert not any(intervals.differing_records(Entities.primary, tuned, base))
     kept, _ = intervals.retention_estimate(Entities(), tuned, base, intervals.bootstrap_weights(40, draws=100, seed=0))
     assert kept.how == "exact"
     assert kept.lower < 0.95
     wider = [{"hits": np.array([1, 0]), "counts": np.array([2, 0])} for _ in base]
     narrow = [{"hits": np.array([1]), "counts": np.array([2])} for _ in base]
-    assert intervals.differing_records(Entities.primary, wider, narrow) == 0, "a type more that no row has"
+    assert not any(intervals.differing_records(Entities.primary, wider, narrow)), "a type more that no row has"
 
 
 def test_a_faultless_small_part_is_not_certain_by_any_score():

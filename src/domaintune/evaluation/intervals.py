@@ -30,7 +30,8 @@ class Estimate:
     """A value with its two-sided 95 % interval [low, high] and one-sided 95 % lower bound.
 
     `how` is "bootstrap" or "exact"; `differing` counts the examples on which the two compared models differ (None: one model).
-    With fewer than 5 of them a bootstrap interval is too narrow, and "exact" bounds of their share widen it.
+    With fewer than 5 of them, or all in fewer than 5 of many groups, a bootstrap interval is too narrow, and "exact" bounds of their
+    share widen it.
     """
 
     value: float
@@ -65,7 +66,7 @@ def bootstrap_weights(count: int, *, draws: int, seed: int, groups: Sequence[str
     return drawn[:, [position[name] for name in names]].astype(np.float64)
 
 
-def percentiles(value: float, draws: np.ndarray, *, units: int | None = None, differing: int | None = None) -> Estimate:
+def percentiles(value: float, draws: np.ndarray, *, units: int | None = None) -> Estimate:
     """Percentile interval of bootstrap draws (draws that are not finite are left out).
 
     With `units`, the number of things that were resampled, the interval is as much wider as Student's t with n - 1 degrees of freedom
@@ -74,7 +75,7 @@ def percentiles(value: float, draws: np.ndarray, *, units: int | None = None, di
     """
     finite = draws[np.isfinite(draws)]
     if not finite.size:
-        return Estimate(value, float("nan"), float("nan"), float("nan"), differing=differing)
+        return Estimate(value, float("nan"), float("nan"), float("nan"))
     low, high, lower = (float(end) for end in np.quantile(finite, [0.025, 0.975, 0.05]))
     if units == 1:
         low, high, lower = -np.inf, np.inf, -np.inf
@@ -82,13 +83,28 @@ def percentiles(value: float, draws: np.ndarray, *, units: int | None = None, di
         unbiased = np.sqrt(units / (units - 1))
         two, one = (float(stdtrit(units - 1, level) / ndtri(level) * unbiased) for level in (0.975, 0.95))
         low, high, lower = value + (low - value) * two, value + (high - value) * two, value + (lower - value) * one
-    return Estimate(value, low, high, lower, differing=differing)
+    return Estimate(value, low, high, lower)
 
 
 def drawn_units(weights: np.ndarray) -> int:
     """How many things the draws resample: examples, or the groups whose examples have the same weights in every draw."""
-    told_apart = np.random.default_rng(0).random(len(weights)) @ weights
-    return len(np.unique(np.round(told_apart, 6)))  # equal columns may differ in their sums' last bits
+    return len(np.unique(_units(weights)))
+
+
+def _units(weights: np.ndarray) -> np.ndarray:
+    """A number for each example, equal for those that are drawn together."""
+    told_apart: np.ndarray = np.random.default_rng(0).random(len(weights)) @ weights
+    return np.round(told_apart, 6)  # equal columns may differ in their sums' last bits
+
+
+def are_few(marked: Sequence[bool], weights: np.ndarray) -> bool:
+    """Whether fewer than 5 examples are marked, or those that are lie in fewer than 5 of at least twice as many things that the draws
+    resample (where most of all hold some, the draws show how they vary)."""
+    if sum(marked) < FEW:
+        return True
+    units = _units(weights)
+    holding = len(np.unique(units[np.array(marked)]))
+    return holding < FEW and 2 * holding <= len(np.unique(units))
 
 
 def binomial_bounds(successes: float, trials: float, *, level: float = 0.95) -> tuple[float, float]:
@@ -108,11 +124,12 @@ def score_estimates(task: Task, records: Sequence[Record], weights: np.ndarray) 
     made = {name: within_range(percentiles(value, draws[name], units=units), name) for name, value in points.items()}
     if task.primary.binary:
         right = int(sum(float(r["correct"]) for r in records))
-        if min(right, len(records) - right) < FEW:
+        if any(are_few([float(r["correct"]) == answer for r in records], weights) for answer in (0, 1)):
             rights = units * right / len(records)
             low, high = binomial_bounds(rights, units)
             lower = binomial_bounds(rights, units, level=0.9)[0]
-            made[task.primary.name] = Estimate(right / len(records), low, high, lower, "exact")
+            exact, name = Estimate(right / len(records), low, high, lower, "exact"), task.primary.name
+            made[name] = exact if min(right, len(records) - right) < FEW else _reaching(made[name], exact)
     for name in made.keys() - {*LOSSES}:
         # The same in every draw, of however few examples.
         if made[name].low == made[name].high and made[name].value in (0.0, 1.0):
@@ -133,13 +150,13 @@ def within_range(made: Estimate, score: str) -> Estimate:
     return replace(made, low=low, high=high, lower=lower)
 
 
-def differing_records(primary: Primary, ours: Sequence[Record], theirs: Sequence[Record]) -> int:
-    """On how many examples two models' statistics differ in what the primary score is made of; where it does not say what that is, in
+def differing_records(primary: Primary, ours: Sequence[Record], theirs: Sequence[Record]) -> list[bool]:
+    """On which examples two models' statistics differ in what the primary score is made of; where it does not say what that is, in
     what is no loss or probability (in those every example does; so do boxes, which move a little)."""
-    return sum(
+    return [
         any(not _same(a[key], b[key]) for key in primary.counts or (k for k in a if k not in (*LOSSES, "probability")))
         for a, b in zip(ours, theirs, strict=True)
-    )
+    ]
 
 
 def _same(a: np.ndarray, b: np.ndarray) -> bool:
@@ -147,9 +164,9 @@ def _same(a: np.ndarray, b: np.ndarray) -> bool:
     return bool(np.array_equal(a, b) if np.shape(a) == np.shape(b) else np.sum(a) == np.sum(b))
 
 
-def decided_records(ours: Sequence[Record], theirs: Sequence[Record]) -> int:
-    """On how many examples just one of two models is right: all that a difference of accuracies rests on."""
-    return sum(float(a["correct"]) != float(b["correct"]) for a, b in zip(ours, theirs, strict=True))
+def decided_records(ours: Sequence[Record], theirs: Sequence[Record]) -> list[bool]:
+    """On which examples just one of two models is right: all that a difference of accuracies rests on."""
+    return [float(a["correct"]) != float(b["correct"]) for a, b in zip(ours, theirs, strict=True)]
 
 
 def gain_estimate(task: Task, tuned: Sequence[Record], base: Sequence[Record], weights: np.ndarray) -> Estimate:
@@ -158,28 +175,50 @@ def gain_estimate(task: Task, tuned: Sequence[Record], base: Sequence[Record], w
     name, units = task.primary.name, drawn_units(weights)
     ones = np.ones((1, len(base)))
     value = sign * float(task.reduce(tuned, ones)[name][0] - task.reduce(base, ones)[name][0])
-    differing = differing_records(task.primary, tuned, base)
-    if task.primary.binary and decided_records(tuned, base) < FEW:
-        return _exact_difference(tuned, base, differing, units=units)
     draws = sign * (task.reduce(tuned, weights)[name] - task.reduce(base, weights)[name])
-    made = percentiles(value, draws, units=units, differing=differing)
+    made = _with_exact_bounds(task, percentiles(value, draws, units=units), tuned, base, weights)
     if not task.primary.higher_is_better:
         return made
-    made = _at_least_few(made, len(base), units)
     return replace(made, low=max(made.low, -1.0), high=min(made.high, 1.0), lower=max(made.lower, -1.0))
 
 
-def _at_least_few(made: Estimate, count: int, units: int, *, scale: float = 1.0) -> Estimate:
-    """The estimate, where fewer than 5 of `count` examples differ with an interval that reaches as far as a score between 0 and 1 would
-    move in which as many examples as may differ by exact bounds lost or won all, in units of `scale`."""
-    if made.differing is None or made.differing >= FEW:
+def _with_exact_bounds(
+    task: Task,
+    made: Estimate,
+    tuned: Sequence[Record],
+    base: Sequence[Record],
+    weights: np.ndarray,
+    *,
+    equal: float = 0.0,
+    scale: float = 1.0,
+) -> Estimate:
+    """A change, `equal` where there is none, in units of `scale`, with the count of examples that differ. Where they are few: of
+    accuracies `_exact_difference`, beside the bootstrap's where only groups are few; of other scores an interval that reaches as far as a
+    score between 0 and 1 would move in which as many examples as may differ by exact bounds lost or won all."""
+    marked, units = differing_records(task.primary, tuned, base), drawn_units(weights)
+    made = replace(made, differing=sum(marked))
+    if task.primary.binary:
+        decided = decided_records(tuned, base)
+        if not are_few(decided, weights):
+            return made
+        gain = _exact_difference(tuned, base, units=units)
+        value, low, high, lower = (equal + x / scale for x in (gain.value, gain.low, gain.high, gain.lower))
+        exact = Estimate(value, low, high, lower, "exact", made.differing)
+        return exact if sum(decided) < FEW else _reaching(made, exact)
+    if not task.primary.higher_is_better or not are_few(marked, weights):
         return made
-    two, one = (binomial_bounds(units * made.differing / count, units, level=level)[1] for level in (0.95, 0.9))
+    two, one = (binomial_bounds(units * sum(marked) / len(base), units, level=level)[1] for level in (0.95, 0.9))
     low, high, lower = made.value - two / scale, made.value + two / scale, made.value - one / scale
-    return replace(made, low=min(made.low, low), high=max(made.high, high), lower=min(made.lower, lower), how="exact")
+    return _reaching(made, replace(made, low=low, high=high, lower=lower))
 
 
-def _exact_difference(tuned: Sequence[Record], base: Sequence[Record], differing: int, *, units: int) -> Estimate:
+def _reaching(made: Estimate, exact: Estimate) -> Estimate:
+    """The estimate with an interval that reaches at least as far as the exact one."""
+    low, high, lower = min(made.low, exact.low), max(made.high, exact.high), min(made.lower, exact.lower)
+    return replace(made, low=low, high=high, lower=lower, how="exact")
+
+
+def _exact_difference(tuned: Sequence[Record], base: Sequence[Record], *, units: int) -> Estimate:
     """Difference of two accuracies from the counts of examples won and lost, each with exact bounds at half the error; shares of so many
     `units` where groups of examples hang together."""
     delta = np.array([float(a["correct"]) - float(b["correct"]) for a, b in zip(tuned, base, strict=True)])
@@ -190,7 +229,7 @@ def _exact_difference(tuned: Sequence[Record], base: Sequence[Record], differing
     }
     (won_low, won_high), (lost_low, lost_high) = bounds[0.975]
     one_sided = bounds[0.95][0][0] - bounds[0.95][1][1]
-    return Estimate(float(delta.mean()), won_low - lost_high, won_high - lost_low, one_sided, "exact", differing)
+    return Estimate(float(delta.mean()), won_low - lost_high, won_high - lost_low, one_sided, "exact")
 
 
 def retention_estimate(
@@ -202,17 +241,11 @@ def retention_estimate(
     """
     name, ones, units = task.primary.name, np.ones((1, len(base))), drawn_units(weights)
     b, t = task.reduce(base, ones)[name][0], task.reduce(tuned, ones)[name][0]
-    differing = differing_records(task.primary, tuned, base)
     kind = retention_kind(task.primary, float(b))
+    draws = kept(task.primary, task.reduce(tuned, weights)[name], task.reduce(base, weights)[name], kind)
+    made = percentiles(float(kept(task.primary, t, b, kind)), draws, units=units)
     scale = float(b) if kind == "ratio" else 1.0
-    if task.primary.binary and decided_records(tuned, base) < FEW:
-        gain = _exact_difference(tuned, base, differing, units=units)
-        value, low, high, lower = (1 + x / scale for x in (gain.value, gain.low, gain.high, gain.lower))
-        made = Estimate(value, low, high, lower, "exact", differing)
-    else:
-        draws = kept(task.primary, task.reduce(tuned, weights)[name], task.reduce(base, weights)[name], kind)
-        made = percentiles(float(kept(task.primary, t, b, kind)), draws, units=units, differing=differing)
-        made = _at_least_few(made, len(base), units, scale=scale) if task.primary.higher_is_better else made
+    made = _with_exact_bounds(task, made, tuned, base, weights, equal=1.0, scale=scale)
     return above_zero(made) if kind == "ratio" else made, kind
 
 

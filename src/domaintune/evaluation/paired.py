@@ -9,8 +9,8 @@ import numpy as np
 from scipy.special import stdtr
 
 from domaintune.evaluation.intervals import (
-    FEW,
     Estimate,
+    are_few,
     decided_records,
     differing_records,
     drawn_units,
@@ -52,14 +52,14 @@ def difference(
     if variance > 0:
         p = max(p, 2 * float(stdtr(freedom, -abs(value) / np.sqrt(variance))))
     made = widened(percentiles(value, both), both, each[name], other[name], rows=rows)
-    few = [gain_estimate(task, a, b, weights) for a in ours for b in theirs if _few_differ(task, a, b)]
+    few = [gain_estimate(task, a, b, weights) for a in ours for b in theirs if _few_differ(task, a, b, weights)]
     return reaching(made, [estimate for estimate in few if estimate.how == "exact"]), p
 
 
-def _few_differ(task: Task, ours: Sequence[Record], theirs: Sequence[Record]) -> bool:
-    if task.primary.binary and decided_records(ours, theirs) < FEW:
+def _few_differ(task: Task, ours: Sequence[Record], theirs: Sequence[Record], weights: np.ndarray) -> bool:
+    if task.primary.binary and are_few(decided_records(ours, theirs), weights):
         return True
-    return differing_records(task.primary, ours, theirs) < FEW
+    return are_few(differing_records(task.primary, ours, theirs), weights)
 
 
 def swap_test(
