@@ -13,17 +13,22 @@ from domaintune.errors import DataError
 from domaintune.recipe import DataSettings, Recipe
 from domaintune.tasks.base import Keys, Task
 
+Whole = dict[int, int]
+"""`id` of an example -> a number, equal for those that a cut may not part."""
+
 
 def domain_parts(
     recipe: Recipe, task: Task, given: dict[str, list[Any]], notes: list[str]
-) -> tuple[list[Any], list[Any] | None, list[Any]]:
+) -> tuple[list[Any], list[Any] | None, list[Any], Whole]:
+    """Train, dev and test, and what was kept whole in those of them that were cut."""
+    whole: Whole = {}
     settings, train, dev, test = recipe.data, given["train"], given.get("dev"), given.get("test")
     if settings.drop_duplicates:
         train = without_duplicates(task, train, notes)
     if dev is not None:  # before a test part is cut from train, which could take the groups of dev
         train = without_groups(train, dev, "dev", settings, notes)
     if test is None:
-        train, test = split(task, train, fraction=settings.test_fraction, seed=recipe.data_seed)
+        train, test, whole = split(task, train, fraction=settings.test_fraction, seed=recipe.data_seed)
         notes.append(f"no test part was given: {counted(len(test), '[row was|rows were] cut from train.')}")
     else:
         train = without_groups(without_leaks(task, train, test, "test", settings, notes), test, "test", settings, notes)
@@ -33,11 +38,12 @@ def domain_parts(
             dev = without_leaks(task, dev, test, "test", settings, notes, of="dev")
             dev = without_groups(dev, test, "test", settings, notes, of="dev")
     elif len(train) >= settings.fold_below or not task.cross_validates:
-        train, dev = split(task, train, fraction=settings.dev_fraction, seed=recipe.data_seed + 1)
+        train, dev, of_dev = split(task, train, fraction=settings.dev_fraction, seed=recipe.data_seed + 1)
+        whole |= of_dev
         notes.append(f"no dev part was given: {counted(len(dev), '[row was|rows were] cut from train.')}")
     else:
         notes.append(f"no dev part was given and train is small: {settings.folds} folds stand in for it.")
-    return _trained(recipe, task, train, dev, notes), dev, test
+    return _trained(recipe, task, train, dev, notes), dev, test, whole
 
 
 def _trained(recipe: Recipe, task: Task, train: list[Any], dev: list[Any] | None, notes: list[str]) -> list[Any]:
@@ -62,7 +68,7 @@ def _capped(recipe: Recipe, task: Task, train: list[Any], notes: list[str]) -> l
     most = recipe.data.max_train_rows
     if most is None or len(train) <= most:
         return train
-    rest, train = split(task, train, fraction=most / len(train), seed=recipe.data_seed + 2)
+    rest, train, _ = split(task, train, fraction=most / len(train), seed=recipe.data_seed + 2)
     train = _with_lost_labels(task, train[:most], rest, most=most)
     notes.append(f"train was capped at {len(train)} rows (data.max_train_rows).")
     return train
@@ -91,9 +97,9 @@ def _with_lost_labels(task: Task, train: list[Any], rest: Sequence[Any], *, most
 
 def grown_parts(
     recipe: Recipe, task: Task, old: dict[str, list[Any]], added: list[Any], notes: list[str]
-) -> tuple[list[Any], list[Any] | None, list[Any]]:
-    """The earlier run's parts with a share of the new rows each. What stands in one of them already is no new row; rows that may not be
-    parted from one of them (of its group, or almost equal to it) join its part."""
+) -> tuple[list[Any], list[Any] | None, list[Any], Whole]:
+    """The earlier run's parts with a share of the new rows each, and what was kept whole. What stands in one of them already is no new
+    row; rows that may not be parted from one of them (of its group, or almost equal to it) join its part."""
     settings = recipe.data
     never = settings.model_copy(update={"keep_leaks": False})
     for name in ("test", "dev", "train"):
@@ -101,7 +107,7 @@ def grown_parts(
             added = without_leaks(task, added, old[name], name, never, notes, of="add")
     if settings.drop_duplicates:
         added = without_duplicates(task, added, notes, of="add")
-    bound, free = _bound(task, old, added)
+    bound, free, whole = _bound(task, old, added)
     train, test = _share(task, free, fraction=settings.test_fraction, seed=recipe.data_seed)
     test = [*bound["test"], *test]
     counts = [f"{len(test):,} of the {len(added):,} new rows joined the test part"]
@@ -117,33 +123,35 @@ def grown_parts(
         notes.append(counted(together, told))
     train = [*old["train"], *train]
     if dev is None and (len(train) >= settings.fold_below or not task.cross_validates):
-        train, dev = split(task, train, fraction=settings.dev_fraction, seed=recipe.data_seed + 1)
+        train, dev, of_dev = split(task, train, fraction=settings.dev_fraction, seed=recipe.data_seed + 1)
+        whole |= of_dev
         notes.append(f"the earlier run had no dev part: {counted(len(dev), '[row was|rows were] cut from train.')}")
-    return _trained(recipe, task, train, dev, notes), dev, [*old["test"], *test]
+    return _trained(recipe, task, train, dev, notes), dev, [*old["test"], *test], whole
 
 
-def _bound(task: Task, old: Mapping[str, list[Any]], added: list[Any]) -> tuple[dict[str, list[Any]], list[Any]]:
-    """The new examples that may not be parted from old ones, by the part of these (test before dev before train); and the others. Its
-    group decides where an example goes, then what it is almost equal to."""
+def _bound(task: Task, old: Mapping[str, list[Any]], added: list[Any]) -> tuple[dict[str, list[Any]], list[Any], Whole]:
+    """The new examples that may not be parted from old ones, by the part of these (test before dev before train); the others; and what
+    may not be parted of all. Its group decides where an example goes, then what it is almost equal to."""
     bound: dict[str, list[Any]] = {"train": [], "dev": [], "test": []}
     free: list[Any] = []
     if task.contiguous:
-        return bound, added
+        return bound, added, {}
     group = {e.group: name for name in bound for e in old[name] if e.group is not None}
     names = [name for name in bound for _ in old[name]] + [group.get(e.group, "") for e in added]
-    numbers = inseparable(task, [*(e for name in bound for e in old[name]), *added])
+    together = [*(e for name in bound for e in old[name]), *added]
+    numbers = inseparable(task, together)
     order = ("", *bound)
     home = {number: name for name, number in sorted(zip(names, numbers, strict=True), key=lambda e: order.index(e[0]))}
     before = len(names) - len(added)
     for example, name, number in zip(added, names[before:], numbers[before:], strict=True):
         bound.get(name or home[number], free).append(example)
-    return bound, free
+    return bound, free, dict(zip(map(id, together), numbers, strict=True))
 
 
 def _share(task: Task, added: list[Any], *, fraction: float, seed: int) -> tuple[list[Any], list[Any]]:
     """As `split`; of rows that are too few or too much alike to be parted, none for the part."""
     try:
-        return split(task, added, fraction=fraction, seed=seed)
+        return split(task, added, fraction=fraction, seed=seed)[:2]
     except DataError:
         return added, []
 
@@ -224,24 +232,27 @@ def _other_rows(of: str) -> str:
     )
 
 
-def split(task: Task, examples: list[Any], *, fraction: float, seed: int) -> tuple[list[Any], list[Any]]:
-    """(rest, part), stratified and grouped; running text is cut contiguously."""
+def split(task: Task, examples: list[Any], *, fraction: float, seed: int) -> tuple[list[Any], list[Any], Whole]:
+    """(rest, part), stratified and grouped, and what was kept whole; running text is cut contiguously, none of it kept whole."""
     if not examples:
-        return [], []
-    rest, part = split_positions(task, examples, fraction=fraction, seed=seed)
-    return [examples[i] for i in rest], [examples[i] for i in part]
+        return [], [], {}
+    rest, part, numbers = split_positions(task, examples, fraction=fraction, seed=seed)
+    whole = dict(zip(map(id, examples), numbers, strict=bool(numbers)))
+    return [examples[i] for i in rest], [examples[i] for i in part], whole
 
 
-def split_positions(task: Task, examples: Sequence[Any], *, fraction: float, seed: int) -> tuple[Positions, Positions]:
-    """As `split`, by position.
+def split_positions(
+    task: Task, examples: Sequence[Any], *, fraction: float, seed: int
+) -> tuple[Positions, Positions, list[int]]:
+    """As `split`, by position; a number for each example, equal where they were kept whole.
 
     Raises:
         DataError: too few rows that can be parted.
     """
     if task.contiguous:
-        return contiguous_cut(len(examples), fraction)
-    keys = [task.keys(example) for example in examples]
-    return cut(_strata(task, keys), inseparable(task, examples), fraction=fraction, seed=seed)
+        return *contiguous_cut(len(examples), fraction), []
+    keys, numbers = [task.keys(example) for example in examples], inseparable(task, examples)
+    return *cut(_strata(task, keys), numbers, fraction=fraction, seed=seed), numbers
 
 
 def _strata(task: Task, keys: Sequence[Keys]) -> list[str]:

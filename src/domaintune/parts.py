@@ -19,6 +19,7 @@ from domaintune.data.formats import read_part
 from domaintune.data.labels import labels_of, only, renamed, require_labels
 from domaintune.data.rows import Row
 from domaintune.errors import DataError, RecipeError
+from domaintune.evaluation.units import with_units
 from domaintune.growth import as_before, extended, places_of
 from domaintune.inputs import DOMAIN, given_paths
 from domaintune.own_head import general_head_told, head_left, with_whole_head
@@ -108,12 +109,12 @@ def assemble(recipe: Recipe, base: Base, *, seen: Iterable[str] = ()) -> Parts:
     findings = report_of(task, examples, base, declared=declared)
     standing = 0
     if recipe.grown_from is None:
-        train, dev, test = domain_parts(recipe, task, examples, notes)
+        train, dev, test, whole = domain_parts(recipe, task, examples, notes)
     else:
         added = examples.pop("add")
         old = as_before(recipe, examples.values())
         standing = len(old["test"])
-        train, dev, test = grown_parts(recipe, task, old, added, notes)
+        train, dev, test, whole = grown_parts(recipe, task, old, added, notes)
     if dev is None and recipe.training.patience is not None:
         notes.append("training.patience stops no training over folds: all epochs are trained.")
     for name, judged in (("dev", dev), ("test", test)):
@@ -121,9 +122,8 @@ def assemble(recipe: Recipe, base: Base, *, seen: Iterable[str] = ()) -> Parts:
             remedy = f"Give a part with labels in it (--{name}), or more rows with labels to cut it from."
             _require_labels(task, judged, name, remedy=remedy)
     task = task.weighted(train)
-    seen, reported = set(seen), _checksums(task, test)
-    own = [*train, *(dev or ())]
-    known = _checksums(task, own)
+    seen, own = set(seen), [*train, *(dev or ())]
+    reported, known = _checksums(task, test), _checksums(task, own)
     caveats = _caveats(task, test, seen, known)
     given = () if recipe.grown_from is not None else tuple(examples)
     caveats += _parted(task, () if "test" in given else test, own, "test [is|are] almost equal to one of train or dev")
@@ -136,13 +136,14 @@ def assemble(recipe: Recipe, base: Base, *, seen: Iterable[str] = ()) -> Parts:
         if general.head == "general" and general.learn:
             notes.append(general_head_told(task, general.task, len(general.learn)))
     notes += head_left(base, task, task if general is None else general.task)
-    headline = {} if general is None else {general.headline_name: general.headline}
-    findings = with_few_rows(findings, {"dev": dev, "test": test, **headline})
-    places: dict[str, dict[str, list[tuple[int, int]]]] = {}
-    for name, part in (("train", train), ("dev", dev or ()), ("test", test)):
-        by_file = places.setdefault(name, {})
+    places: dict[str, dict[str, list[tuple[int, int]]]] = {"train": {}, "dev": {}, "test": {}}
+    for by_file, part in zip(places.values(), (train, dev or (), test), strict=True):
         for file, line, number in (numbered[id(example)] for example in part):
             by_file.setdefault(file, []).append((line, number))
+    # Of a given dev part, where nothing is told of but an epoch's weights chosen, rows stay rows.
+    dev, test = dev if "dev" in given else dev and with_units(task, dev, whole), with_units(task, test, whole)
+    headline = {} if general is None else {general.headline_name: general.headline}
+    findings = with_few_rows(findings, {"dev": dev, "test": test, **headline})
     return Parts(task, train, dev, test, general, findings, notes, standing, places, caveats)
 
 
@@ -317,13 +318,13 @@ def _general_parts(
             remedy="Give --general with the same labels, or a base whose head has them.",
         )
     if fits_head and choose:
-        choose, learn = split(general_task, choose, fraction=LEARN_FRACTION, seed=recipe.data_seed + 3)
+        choose, learn, _ = split(general_task, choose, fraction=LEARN_FRACTION, seed=recipe.data_seed + 3)
         if len(learn) < 2:
             raise DataError("too few rows to fit a head on.", where="--general", remedy="Give more rows.")
-    headline, name = check, "general-check"
+    headline, name = check and with_units(general_task, check), "general-check"
     if headline is None:
-        choose, headline = split(general_task, choose, fraction=0.5, seed=recipe.data_seed + 4)
-        name = "general (report part)"
+        choose, cut, whole = split(general_task, choose, fraction=0.5, seed=recipe.data_seed + 4)
+        headline, name = with_units(general_task, cut, whole), "general (report part)"
     return GeneralParts(general_task, head, agreement, learn, choose, headline, name)
 
 

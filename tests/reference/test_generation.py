@@ -546,7 +546,7 @@ def test_one_prompt_of_many_completions_can_be_parted() -> None:
     rows = of(["Write a haiku."] * 60)
     task = Generation.build(rows, tiny_base("gpt2", "generation"), GenerationSettings())
     examples = list(task.read(rows))
-    rest, part = split(task, examples, fraction=0.2, seed=0)
+    rest, part, _ = split(task, examples, fraction=0.2, seed=0)
     assert (len(rest), len(part)) == (48, 12)
     assert without_leaks(task, rest, part, "test", DataSettings(), []) == rest
     twice = [*examples, examples[0]]
@@ -564,7 +564,7 @@ def test_prompts_of_few_rows_are_inputs() -> None:
     task = Generation.build(rows, tiny_base("gpt2", "generation"), GenerationSettings())
     examples = list(task.read(rows))
     assert task.shared_prompts == ()
-    rest, part = split(task, examples, fraction=0.2, seed=0)
+    rest, part, _ = split(task, examples, fraction=0.2, seed=0)
     assert {e.prompt for e in rest}.isdisjoint(e.prompt for e in part)
     with pytest.raises(DataError, match=r"every row of train also stands in test.*--keep-leaks"):
         without_leaks(task, examples[::2], examples[1::2], "test", DataSettings(), [])

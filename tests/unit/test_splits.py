@@ -194,7 +194,7 @@ def test_documents_with_some_paraphrases_each_are_not_parted(documents: int, cop
     rows = [f"{text} {generator.choice(words)}" for text in whole for _ in range(copies)]
     task, examples = texts(rows, [(n // copies % 2,) for n in range(len(rows))], names=2, multi=False)
     for seed in range(4):
-        rest, part = split(task, examples, fraction=0.2, seed=seed)
+        rest, part, _ = split(task, examples, fraction=0.2, seed=seed)
         assert parted(task, part, rest) == 0
         assert not {e.line // copies for e in rest} & {e.line // copies for e in part}
 
@@ -220,7 +220,7 @@ def test_combinations_of_labels_that_are_there_once_come_into_every_part() -> No
     labels = [tuple(np.flatnonzero(generator.random(12) < 0.2).tolist()) for _ in range(500)]
     words = [" ".join(generator.choice(list("abcdefghijklmnopqrstuvwxyz"), 12)) for _ in labels]
     task, examples = texts(words, labels, names=12, multi=True)
-    rest, part = split(task, examples, fraction=0.2, seed=0)
+    rest, part, _ = split(task, examples, fraction=0.2, seed=0)
     assert abs(len(part) - 100) <= 6
     sizes = [np.mean([len(e.labels) for e in found]) for found in (rest, part)]
     assert abs(sizes[0] - sizes[1]) < 0.35
@@ -275,7 +275,7 @@ def test_a_cap_keeps_every_label() -> None:
         "data": {"max_train_rows": 20, "fold_below": 0},
     }
     parts = {"train": examples, "dev": examples[:1], "test": examples[1:2]}
-    train, _, _ = domain_parts(Recipe.make(values), task, parts, [])
+    train, _, _, _ = domain_parts(Recipe.make(values), task, parts, [])
     assert len(train) <= 20
     assert {label for example in train for label in example.labels} == {0, 1, 2}
     sorted_labels = [(number // 5,) for number in range(200)]  # 40 labels, those of the last rows as dear as the others
@@ -283,7 +283,7 @@ def test_a_cap_keeps_every_label() -> None:
         [f"{number} {'vwxyz'[number % 5] * 9}" for number in range(200)], sorted_labels, names=40, multi=False
     )
     values["data"] = {"max_train_rows": 45, "fold_below": 0}
-    train, _, _ = domain_parts(Recipe.make(values), task, {**parts, "train": examples}, [])
+    train, _, _, _ = domain_parts(Recipe.make(values), task, {**parts, "train": examples}, [])
     assert len(train) <= 45
     assert {label for example in train for label in example.labels} == set(range(40))
 
@@ -299,7 +299,7 @@ def test_a_group_of_a_given_part_leaves_train() -> None:
         for name, groups in (("train", ["p", "q", "r", None, "s"]), ("dev", ["q", "t"]), ("test", ["p", "t", None]))
     }
     notes: list[str] = []
-    train, dev, test = domain_parts(given(), task, parts, notes)
+    train, dev, test, _ = domain_parts(given(), task, parts, notes)
     assert [e.group for e in train] == ["r", None, "s"]
     assert [e.group for e in dev or ()] == ["q"]
     assert len(test) == 3
@@ -309,7 +309,7 @@ def test_a_group_of_a_given_part_leaves_train() -> None:
         "1 row of dev is of a group that stands in test too; removed from dev.",
     ]
     kept: list[str] = []
-    train, dev, _ = domain_parts(given(keep_leaks=True), task, parts, kept)
+    train, dev, _, _ = domain_parts(given(keep_leaks=True), task, parts, kept)
     assert (len(train), len(dev or ())) == (5, 2)
     assert [note.rpartition("; ")[2] for note in kept] == [
         "kept, as asked: the dev score is too good.",
@@ -318,7 +318,7 @@ def test_a_group_of_a_given_part_leaves_train() -> None:
     for seed in range(12):  # dev's groups leave train before a test part is cut from it
         alone = [replace(example, text=f"dev {n}", group="p") for n in range(3)]
         many = [replace(example, text=f"{'xyzuvw'[n % 6] * 9} {n}", group="pqrst"[n % 5]) for n in range(50)]
-        train, dev, test = domain_parts(given(seed=seed), task, {"train": many, "dev": alone}, [])
+        train, dev, test, _ = domain_parts(given(seed=seed), task, {"train": many, "dev": alone}, [])
         assert len(dev or ()) == 3
         assert not {e.group for e in (*train, *test)} & {"p"}
     with pytest.raises(DataError, match="every group of train also stands in test"):
