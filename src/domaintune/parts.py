@@ -140,8 +140,7 @@ def assemble(recipe: Recipe, base: Base, *, seen: Iterable[str] = ()) -> Parts:
     for by_file, part in zip(places.values(), (train, dev or (), test), strict=True):
         for file, line, number in (numbered[id(example)] for example in part):
             by_file.setdefault(file, []).append((line, number))
-    # Of a given dev part, where nothing is told of but an epoch's weights chosen, rows stay rows.
-    dev, test = dev if "dev" in given else dev and with_units(task, dev, whole), with_units(task, test, whole)
+    dev, test = dev and with_units(task, dev, whole), with_units(task, test, whole)
     headline = {} if general is None else {general.headline_name: general.headline}
     findings = with_few_rows(findings, {"dev": dev, "test": test, **headline})
     return Parts(task, train, dev, test, general, findings, notes, standing, places, caveats)
@@ -321,7 +320,7 @@ def _general_parts(
         choose, learn, _ = split(general_task, choose, fraction=LEARN_FRACTION, seed=recipe.data_seed + 3)
         if len(learn) < 2:
             raise DataError("too few rows to fit a head on.", where="--general", remedy="Give more rows.")
-    headline, name = check and with_units(general_task, check), "general-check"
+    headline, name = check, "general-check"
     if headline is None:
         choose, cut, whole = split(general_task, choose, fraction=0.5, seed=recipe.data_seed + 4)
         headline, name = with_units(general_task, cut, whole), "general (report part)"

@@ -21,10 +21,8 @@ from domaintune.evaluation.paired import swap_test
 from domaintune.evaluation.records import load_records, scored_rows
 from domaintune.evaluation.units import with_units
 from domaintune.finished.compare import compare
-from domaintune.finished.evaluate import evaluate
 from domaintune.partition import grown_parts
 from domaintune.parts import Parts, assemble
-from domaintune.predict import load
 from domaintune.tasks.base import Primary, Record
 from domaintune.tasks.text_classification import TextClassification, TextExample
 
@@ -103,22 +101,22 @@ def test_a_few_large_clusters_of_a_test_part_are_no_independent_rows(folder: Pat
     assert len(set(inseparable(parts.task, [*parts.test]))) == 4
 
 
-def test_of_given_parts_equal_inputs_are_one_unit_and_others_rows(folder: Path) -> None:
-    parts = parts_of(folder, general_check=table(folder / "check.csv", 20, start=500))
+def test_of_given_parts_every_row_is_a_unit(folder: Path) -> None:
+    """What people say often stands often among rows that were drawn one by one."""
+    files = {}
+    for name in ("dev", "test", "check"):
+        rows = Path(table(folder / f"{name}.csv", 20, start=len(name) * 100)).read_text().splitlines()
+        (folder / f"{name}.csv").write_text("\n".join([*rows, rows[1], rows[1], ""]))
+        files[name] = str(folder / f"{name}.csv")
+    train = table(folder / "train.csv", 40)
+    parts = parts_of(
+        folder, train=train, dev=files["dev"], test=files["test"], general_check=files["check"],
+        general=table(folder / "general.csv", 40, start=900), table=kept,
+    )  # fmt: skip
     assert parts.dev is not None
     assert parts.general is not None
     for part in (parts.dev, parts.test, parts.general.headline):
         assert {example.group for example in part} == {None}
-    rows = Path(folder / "test.csv").read_text().splitlines()
-    (folder / "test.csv").write_text("\n".join([*rows, f"{rows[1].capitalize()}", rows[2], rows[2], ""]))
-    again = parts_of(folder, test=str(folder / "test.csv"), table=kept)
-    assert [Counter(e.group for e in again.test)[e.group] for e in again.test[:3]] == [2, 3, 22]
-    assert again.test[2].group is None
-    own = Path(folder / "dev.csv").read_text().splitlines()
-    (folder / "dev.csv").write_text("\n".join([*own, own[1], ""]))
-    dev = parts_of(folder, dev=str(folder / "dev.csv"), test=str(folder / "test.csv"), table=kept).dev
-    assert dev is not None
-    assert {example.group for example in dev} == {None}, "of a given dev part nothing is told"
 
 
 def kept(path: Path, *args: object, **more: object) -> str:
@@ -130,10 +128,8 @@ def test_the_group_that_a_row_names_stays() -> None:
     rows = [TextExample(file="f", line=n, text=text, labels=(0,), group=group) for n, (text, group) in enumerate(
         [("good", "x"), ("good", "y"), ("fine", None), ("fine", None), ("good", None), ("Good!", None)]
     )]  # fmt: skip
-    made = [example.group for example in with_units(task, rows)]
-    assert made[:2] == ["x", "y"]
-    assert made[2] == made[3] != made[4] == made[5]
-    assert None not in made
+    made = [example.group for example in with_units(task, rows, {})]
+    assert made == ["x", "y", None, None, None, None]
     whole = {id(row): number for row, number in zip(rows, (0, 0, 0, 3, 0, 5), strict=True)}
     made = [example.group for example in with_units(task, rows, whole)]
     assert made[:2] == ["x", "y"]
@@ -157,8 +153,8 @@ def test_old_and_new_rows_that_hang_together_are_one_unit(folder: Path) -> None:
 
 
 def test_a_run_draws_pairs_and_keeps_units(folder: Path) -> None:
-    """Scores, robustness, records, `compare` and `evaluate` count the clusters of a test part that was cut; runs whose records lack them
-    are compared as before."""
+    """Scores, robustness, records and `compare` count the clusters of a test part that was cut; runs whose records lack them are compared
+    as before."""
     train = variants(folder / "v.csv", 160)
     more = {
         "train": train,
@@ -188,6 +184,3 @@ def test_a_run_draws_pairs_and_keeps_units(folder: Path) -> None:
     again = compare(paths)
     assert again["pairs"] == compared["pairs"]
     assert any("differently" in note for note in again["notes"])
-    repeated = folder / "repeated.csv"
-    repeated.write_text("\n".join(["text,label", *["a clean room,a", "cold soup,b"] * 10, "a lamp,a", ""]))
-    assert Counter(Counter(e.group for e in evaluate(load(paths[0]), str(repeated)).examples).values()) == {10: 2, 1: 1}

@@ -15,7 +15,6 @@ from domaintune.data.formats import read_part
 from domaintune.data.labels import only, renamed
 from domaintune.data.rows import Row
 from domaintune.errors import DataError, RunError
-from domaintune.evaluation.units import with_units
 from domaintune.parts import examples_with_groups, input_checksum, label_separator
 from domaintune.predict import Run, Strength, unknown_told
 from domaintune.run import RunFolder
@@ -80,7 +79,7 @@ def evaluate(
     rows, notes = _labelled_rows(run, task, data, encoding, general=general)
     if general and run.recipe.data.general_labels is not None:
         task = task.scoring(run.recipe.data.general_labels)
-    examples = with_units(task, examples_with_groups(task, rows, run.recipe.data, notes, labelled=True))
+    examples = examples_with_groups(task, rows, run.recipe.data, notes, labelled=True)
     side = Side(task, dataset(task, run.base, examples), head)
     strengths = sorted({0.0, chosen})
     scored = side_scores(
