@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy.special import ndtri, stdtrit
+from scipy.special import ndtri, stdtridf, stdtrit
 
 from domaintune.evaluation.intervals import (
     MEANS_OF_CLASSES,
@@ -31,7 +31,7 @@ class OverSeeds:
     Resamples draw seeds and examples independently, as the seeds were all scored on the same examples. Source: Owen 2007, the
     pigeonhole bootstrap (arXiv 0711.0083). Where a run's own interval is exact, because its models differ on few examples, the
     interval reaches at least as far as that of every run. Few seeds tell little of how much seeds vary: intervals are widened as
-    Student's t is wider than the normal distribution, with Satterthwaite's degrees of freedom. `points` and
+    Student's t is wider than the normal distribution, see `spread`. `points` and
     `draws`: "base", "chosen" (each run at its own choice), "tuned" -> score -> the mean over seeds, once and by draw.
     """
 
@@ -51,10 +51,14 @@ class OverSeeds:
         primary = self.task.primary
         sign = 1.0 if primary.higher_is_better else -1.0
         value = sign * (self.points[name][primary.name] - self.points["base"][primary.name])
-        draws, each = (
-            sign * (held[name][primary.name] - held["base"][primary.name]) for held in (self.draws, self.each)
-        )
-        return self._reaching(self._interval(value, draws, each), name, _change)
+        draws = sign * (self.draws[name][primary.name] - self.draws["base"][primary.name])
+        return self._reaching(self._interval(value, draws, self.gains(name)), name, _change)
+
+    def gains(self, name: str) -> np.ndarray:
+        """Seed by seed."""
+        primary = self.task.primary
+        sign = 1.0 if primary.higher_is_better else -1.0
+        return np.asarray(sign * (self.each[name][primary.name] - self.each["base"][primary.name]))
 
     def _interval(self, value: float, draws: np.ndarray, each: np.ndarray) -> Estimate:
         return widened(percentiles(value, draws), draws, each, rows=self.units)
@@ -66,19 +70,22 @@ class OverSeeds:
 
     def change(self, name: str, *, agreement: bool) -> Estimate:
         """Retention: of the means over seeds; or agreement."""
-        primary = self.task.primary
+        primary, each = self.task.primary, self.changes(name, agreement=agreement)
         value, base = self.points[name][primary.name], self.points["base"][primary.name]
         draws, base_draws = self.draws[name][primary.name], self.draws["base"][primary.name]
         if agreement and primary.higher_is_better:
-            return within_range(
-                self._reaching(self._interval(value, draws, self.each[name][primary.name]), name, _change), primary.name
-            )
+            return within_range(self._reaching(self._interval(value, draws, each), name, _change), primary.name)
         kind = self.kind
         whole = kept(primary, np.array(value), np.array(base), kind)
-        each = kept(primary, self.each[name][primary.name], self.each["base"][primary.name], kind)
         made = self._interval(float(whole), kept(primary, draws, base_draws, kind), each)
         made = above_zero(made) if kind == "ratio" else made
         return self._reaching(made, name, _change)
+
+    def changes(self, name: str, *, agreement: bool) -> np.ndarray:
+        """Seed by seed."""
+        primary = self.task.primary
+        each, base = self.each[name][primary.name], self.each["base"][primary.name]
+        return each if agreement and primary.higher_is_better else kept(primary, each, base, self.kind)
 
     def score(self, name: str, score: str) -> Estimate:
         value, draws = self.points[name][score], self.draws[name][score]
@@ -143,15 +150,13 @@ def reaching(made: Estimate, exact: Sequence[Estimate]) -> Estimate:
         high=max(made.high, *(e.high for e in exact)),
         lower=min(made.lower, *(e.lower for e in exact)),
         how="exact",
+        differing=max((e.differing for e in exact if e.differing is not None), default=None),
     )
 
 
 def widened(made: Estimate, draws: np.ndarray, *each: np.ndarray, rows: int) -> Estimate:
     """The interval of a mean over few seeds, or of the difference of two, `each` a seed's value: as much wider as Student's t is than
-    the normal distribution, with the degrees of freedom of a sum of variances, those of seeds and that of so many `rows`.
-
-    Source: Satterthwaite 1946, An Approximate Distribution of Estimates of Variance Components.
-    """
+    the normal distribution, with the degrees of freedom of `spread`; `rows` are so many."""
     if rows == 1:
         return replace(made, low=-np.inf, high=np.inf, lower=-np.inf)
     variance, freedom, more = spread(draws, each, rows=rows)
@@ -166,17 +171,34 @@ def widened(made: Estimate, draws: np.ndarray, *each: np.ndarray, rows: int) -> 
 
 def spread(draws: np.ndarray, each: Sequence[np.ndarray], *, rows: int) -> tuple[float, float, float]:
     """Variance of the mean or difference, unbiased, its degrees of freedom, and by how much its root is larger than the draws' own; no
-    numbers where nothing varies."""
+    numbers where nothing varies.
+
+    The degrees of freedom are those with which Student's t gives the 95 % half-width whose square is the sum of the squares of the
+    seeds' part and the rows' part, each with its own t. Those of Satterthwaite for the sum of both are too many where a few seeds
+    happen to lie close together: they jump to the rows' hundreds.
+    Source: Zou and Donner 2008, Construction of Confidence Limits about Effect Measures (squares of half-widths); for the two sides'
+    seeds Welch 1947.
+    """
     of_seeds = [float(values.var(ddof=1)) / len(values) for values in each if len(values) > 1]
-    freedoms = [len(values) - 1 for values in each if len(values) > 1]
     finite = draws[np.isfinite(draws)]
     of_rows = max(float(finite.var()) - sum(of_seeds), 0.0) if finite.size else 0.0
     if rows == 1 or not sum(of_seeds) + of_rows > 0:
         return np.nan, np.nan, np.nan
-    parts = [*of_seeds, of_rows * rows / (rows - 1)]
-    variance = sum(parts)
-    freedom = variance**2 / sum(part**2 / n for part, n in zip(parts, [*freedoms, rows - 1], strict=True))
+    unbiased = of_rows * rows / (rows - 1)
+    variance = sum(of_seeds) + unbiased
+    half_width = np.hypot(seeds_half_width(each), stdtrit(rows - 1, 0.975) * np.sqrt(unbiased))
+    freedom = float(stdtridf(0.975, half_width / np.sqrt(variance)))
     return variance, freedom, float(np.sqrt(variance / (sum(of_seeds) + of_rows)))
+
+
+def seeds_half_width(each: Sequence[np.ndarray], *, level: float = 0.975) -> float:
+    """What the seeds alone add to the half-width of the interval of a mean, or of a difference of two: with endless rows it would be this."""
+    parts = [(float(values.var(ddof=1)) / len(values), len(values) - 1) for values in each if len(values) > 1]
+    variance = sum(part for part, _ in parts)
+    if not variance > 0:
+        return 0.0
+    freedom = variance**2 / sum(part**2 / n for part, n in parts)
+    return float(stdtrit(freedom, level) * np.sqrt(variance))
 
 
 def seed_weights(seeds: int, *, draws: int, seed: int) -> np.ndarray:
