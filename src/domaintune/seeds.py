@@ -12,9 +12,9 @@ from domaintune.balance.frontier import Point
 from domaintune.confirm import judged, kept_kind
 from domaintune.errors import RunError
 from domaintune.evaluation.intervals import bootstrap_weights
-from domaintune.evaluation.over_seeds import OverSeeds
+from domaintune.evaluation.over_seeds import OverSeeds, seeds_half_width
 from domaintune.evaluation.records import ScoredRows, load_records
-from domaintune.evaluation.verdict import UNLABELLED, Confirmed
+from domaintune.evaluation.verdict import ONE_SIDED, UNLABELLED, Confirmed
 from domaintune.inputs import checksums, files
 from domaintune.predict import load
 from domaintune.recipe import Recipe
@@ -151,7 +151,11 @@ def _summary(recipe: Recipe, runs: Sequence[RunFolder]) -> tuple[dict[str, Any],
         own = None if name == "tuned" or len(set(chosen)) == 1 else f"each run's own strength ({', '.join(chosen)})"
         primary = tasks["domain"].primary
         score = domain.points[name][primary.name] if primary.higher_is_better else None
-        return Confirmed(strength, domain.gain(name), retention, kept_kind(kind), own, score)
+        kept = [] if general is None else [general.changes(name, agreement=agreement)]
+        return Confirmed(
+            strength, domain.gain(name), retention, kept_kind(kind), own, score, seeds=len(runs),
+            gain_of_seeds=seeds_half_width([domain.gains(name)]), kept_of_seeds=seeds_half_width(kept, level=ONE_SIDED),
+        )  # fmt: skip
 
     verdict = judged(
         recipe,

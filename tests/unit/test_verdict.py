@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from domaintune.balance.frontier import Point, choose, why_the_base
-from domaintune.evaluation.intervals import Estimate
+from domaintune.evaluation.intervals import Estimate, bootstrap_weights, gain_estimate, retention_estimate
 from domaintune.evaluation.verdict import Confirmed, judge
 from domaintune.tasks.base import Primary
 
@@ -122,6 +122,89 @@ def test_so_many_rows_show_a_gain_in_four_of_five_cases():
             named.append(made.test_rows_needed)
     shown = [value > half for value, half in (interval(int(np.median(named))) for _ in range(2000))]
     assert 0.7 < np.mean(shown) < 0.9
+
+
+class Right:
+    """A task of right and wrong alone."""
+
+    primary = Primary("accuracy", binary=True)
+
+    @staticmethod
+    def reduce(records, weights):
+        return {"accuracy": weights @ np.array([record["correct"] for record in records]) / weights.sum(1)}
+
+
+def estimates(rows, *, won, lost, wrong=0):
+    """Gain, and retention of the same rows: so many that only the tuned model, only the base, and neither has right."""
+    answers = [(1.0, 0.0)] * won + [(0.0, 1.0)] * lost + [(0.0, 0.0)] * wrong
+    answers += [(1.0, 1.0)] * (rows - len(answers))
+    tuned, base = ([{"correct": np.asarray(pair[side])} for pair in answers] for side in (0, 1))
+    weights = bootstrap_weights(rows, draws=300, seed=0)
+    return gain_estimate(Right, tuned, base, weights), retention_estimate(Right, tuned, base, weights)[0]
+
+
+@pytest.mark.parametrize(
+    ("rows", "won", "lost", "least"),
+    [
+        (50, 3, 0, 120),
+        (50, 2, 0, 200),
+        (40, 4, 0, 80),
+        (50, 3, 1, 400),
+        (100, 3, 0, 250),
+        (10, 3, 0, 23),
+        (60, 9, 4, 260),
+    ],
+)
+def test_where_few_rows_differ_no_more_test_rows_are_asked_for_than_decide(rows, won, lost, least):
+    """`least`: with which the gain is shown in 4 of 5 samples of these rates, found by trying all numbers."""
+    gain = estimates(rows, won=won, lost=lost)[0]
+    asked = verdict(*[at(1.0, gain, None)] * 2, test_rows=rows).test_rows_needed
+    assert 0.95 * least <= asked <= 1.6 * least
+    generator = np.random.default_rng(0)
+    rates = np.array([won, lost, rows - won - lost]) / rows
+    samples = generator.multinomial(asked, rates, size=40)[:, :2]
+    assert np.mean([estimates(asked, won=w, lost=k)[0].low > 0 for w, k in samples]) > 0.7
+
+
+@pytest.mark.parametrize(
+    ("rows", "won", "lost", "least"),
+    [(20, 0, 0, 92), (50, 0, 0, 92), (50, 0, 1, 300), (150, 0, 3, 300), (60, 2, 2, 280)],
+)
+def test_where_few_rows_differ_no_more_general_rows_are_asked_for_than_decide(rows, won, lost, least):
+    share = 0.2
+    kept = estimates(rows, won=won, lost=lost, wrong=round(share * rows) - won)[1]
+    made = judge(
+        *[at(1.0, estimate(0.1, 0.02), kept)] * 2, floor=0.95, test_rows=400, general_rows=rows, why_the_base=""
+    )
+    asked = made.general_rows_needed
+    assert 0.75 * least <= asked <= 1.6 * least
+    generator = np.random.default_rng(0)
+    samples = generator.multinomial(asked, np.array([won, lost, rows - won - lost]) / rows, size=40)[:, :2]
+    settled = [estimates(asked, won=w, lost=k, wrong=round(share * asked) - w)[1].lower >= 0.95 for w, k in samples]
+    assert np.mean(settled) > 0.7
+
+
+@pytest.mark.parametrize("half", [0.04, 0.2])
+def test_of_several_seeds_it_is_told_whether_rows_or_seeds_decide(half):
+    """The seeds' part of the half-width, which rows do not narrow, lies beyond the gain, near it, or far below."""
+    for of_seeds, rows in ((0.7 * half, None), (0.495 * half, None), (0.1 * half, 3440)):
+        side = Confirmed(1.0, estimate(half / 2, half), None, seeds=3, gain_of_seeds=of_seeds)
+        made = verdict(side, side)
+        assert made.test_rows_needed == rows
+        assert ("more seeds (now 3) are needed to show a gain of this size" in made.sentence) == (rows is None)
+        assert "test rows" in made.sentence
+    kept = Confirmed(1.0, estimate(0.1, 0.02), estimate(0.97, 0.08, lower=0.93), seeds=2, kept_of_seeds=0.03)
+    made = verdict(kept, kept)
+    assert made.general_rows_needed is None
+    assert "more seeds (now 2) are needed to settle the retention" in made.sentence
+
+
+def test_rows_asked_for_over_seeds_leave_the_seeds_part_as_it_is():
+    """A half-width of .04 over 400 rows, of which .012 are the seeds': the rows' part shrinks until both leave out a gain of .02."""
+    side = Confirmed(1.0, estimate(0.02, 0.04), None, seeds=3, gain_of_seeds=0.012)
+    asked = verdict(side, side).test_rows_needed
+    part = math.sqrt((0.04**2 - 0.012**2) * 400 / asked)
+    assert math.hypot(part, 0.012) + 0.8416 * part / 1.96 == pytest.approx(0.02, rel=0.002)
 
 
 def test_a_constant_answer_is_no_gain():

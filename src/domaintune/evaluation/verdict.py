@@ -6,7 +6,10 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from domaintune.evaluation.intervals import Estimate
+import numpy as np
+from scipy.special import gammaincinv, ndtri
+
+from domaintune.evaluation.intervals import FEW, Estimate
 
 Kind = Literal["deploy", "trade", "keep the base", "too close to call"]
 
@@ -15,15 +18,18 @@ NOTHING_LEFT = 0.995
 UNLABELLED = {"agreement": "agreement with the base", "likelihood": "kept likelihood of the base's answers"}
 """What is told of general rows without labels, by kind: agreement, or of a primary score that is a loss exp(base - tuned) on the base's
 answers. That is no share: no model is certain of its own answers, and another may be surer of them."""
-TWO_SIDED, ONE_SIDED = (1 + 0.8416 / 1.96) ** 2, (1 + 0.8416 / 1.6449) ** 2
-"""How many times the rows that give an interval of the wanted half-width, for a power of 80 %. Source: Cohen 1988."""
+TWO_SIDED, ONE_SIDED, POWER = 0.975, 0.95, 0.8
+"""The quantiles behind an estimate's `low` and `lower`, and the share of samples in which asked rows are to show what they are asked for."""
+SURELY_FEW = FEW + 2
+"""Where so many rows are expected to differ, 4 of 5 samples hold the 5 of which a bootstrap is made."""
 
 
 @dataclass(frozen=True, slots=True)
 class Confirmed:
     """One strength on the parts that nothing was chosen on. `retention` is None without general data; `kind`: what it is, by
     `intervals.retention_kind`, or agreement with the base or the kept likelihood of its answers. `told`: how the strength is named, where it is not the same in all runs
-    that the estimates are of. `score`: the primary score, None of losses."""
+    that the estimates are of. `score`: the primary score, None of losses. Of several seeds their number, and what they alone add to the
+    half-widths, of the gain (two-sided) and of what is kept (one-sided): no number of rows narrows that."""
 
     strength: float
     gain: Estimate
@@ -31,6 +37,9 @@ class Confirmed:
     kind: Literal["ratio", "difference", "agreement", "likelihood"] = "ratio"
     told: str | None = None
     score: float | None = None
+    seeds: int = 1
+    gain_of_seeds: float = 0.0
+    kept_of_seeds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +102,12 @@ def _open(shown: Confirmed, told: str, wants: list[str], *, floor: float, test_r
         if gain.value > 0 and gain.low in (-1.0, -math.inf):  # as far as it goes
             wants.append("the test part has too few rows, or groups of them, to show how far they vary")
         elif gain.value > 0:
-            test_needed = _rows(test_rows, gain.value - gain.low, gain.value, TWO_SIDED)
+            test_needed, seeds = _rows(test_rows, gain, gain.value, level=TWO_SIDED, of_seeds=shown.gain_of_seeds)
             wants.append(
                 f"about {test_needed:,} test rows (now {test_rows:,}) would show a gain of this size in 4 of 5 cases"
                 if test_needed
+                else f"more seeds (now {shown.seeds}) are needed to show a gain of this size: test rows alone would not"
+                if seeds
                 else f"a gain of this size would need more than {MOST_ROWS:,} test rows to show"
             )
         elif shown.score is not None and shown.score - gain.value >= NOTHING_LEFT:
@@ -105,11 +116,14 @@ def _open(shown: Confirmed, told: str, wants: list[str], *, floor: float, test_r
             wants.append("no gain is seen; more or better training rows would have to bring one")
     if kept is not None and kept.lower < floor:
         if kept.value > floor:
-            general_needed = _rows(general_rows, kept.value - kept.lower, kept.value - floor, ONE_SIDED)
+            above = kept.value - floor
+            general_needed, seeds = _rows(general_rows, kept, above, level=ONE_SIDED, of_seeds=shown.kept_of_seeds)
             wants.append(
                 f"about {general_needed:,} rows in the general part that is told of (now {general_rows:,}) would settle the {word} in 4 "
                 "of 5 cases"
                 if general_needed
+                else f"more seeds (now {shown.seeds}) are needed to settle the {word}: general rows alone would not"
+                if seeds
                 else f"{word} is at the floor of {least:g}, above which only a lower strength can lift it"
             )
         else:
@@ -118,11 +132,39 @@ def _open(shown: Confirmed, told: str, wants: list[str], *, floor: float, test_r
     return Verdict("too close to call", sentence, test_needed, general_needed)
 
 
-def _rows(now: int, margin: float, wanted: float, power: float) -> int | None:
-    """Rows at which an interval of half-width `margin` so shrinks that it leaves out what is `wanted` away in 4 of 5 samples: widths go
-    with 1 / sqrt(rows). None above what anyone would label."""
-    needed = now * power * (margin / wanted) ** 2
-    return math.ceil(needed / 10) * 10 if needed <= MOST_ROWS else None
+def _rows(now: int, seen: Estimate, wanted: float, *, level: float, of_seeds: float) -> tuple[int | None, bool]:
+    """The fewest rows above `now` at which the interval leaves out what lies `wanted` below the value in 4 of 5 samples, were all rates
+    as seen; None above what anyone would label, and then whether it is the seeds' part of the half-width that stands in the way.
+
+    The rows' part goes with 1 / sqrt(rows). Where so few rows differ that bounds are exact it goes with how far these reach from the
+    count, about 1 / rows, until enough differ for the bootstrap. Source: Cohen 1988, for the power.
+    """
+    margin = seen.value - (seen.low if level == TWO_SIDED else seen.lower)
+    if not math.isfinite(margin):
+        return None, False
+    of_rows = math.sqrt(max(margin**2 - of_seeds**2, 0.0))
+    rows = np.arange(now // 10 * 10 + 10, MOST_ROWS + 1, 10)
+    if seen.how == "exact":
+        few = (1 - seen.value) * now if seen.differing is None else seen.differing
+        # Of shares of not many rows exact bounds lie nearer than those of counts, by about half the reach over the rows.
+        differing, scale = few * rows / now, of_rows * (now / _reach(few, level=level) + 0.5)
+        error = scale * np.sqrt(differing * (1 - few / now)) / rows
+        exact = scale * _reach(differing, level=level) / rows
+        bound = np.where(differing < SURELY_FEW, exact, ndtri(level) * error)
+    else:
+        bound = of_rows * np.sqrt(now / rows)
+        error = bound / ndtri(level)
+    for fixed in (of_seeds, 0.0):
+        enough = np.hypot(fixed, bound) + ndtri(POWER) * error <= wanted
+        if enough.any():
+            return (int(rows[enough.argmax()]), False) if fixed == of_seeds else (None, True)
+    return None, False
+
+
+def _reach(count: Any, *, level: float) -> Any:
+    """How far above a count, or an array of them, its exact bound lies, at half the error, as of a difference of two. Source: Garwood
+    1936, for counts of rare things."""
+    return gammaincinv(count + 1, (1 + level) / 2) - count
 
 
 def _signed(estimate: Estimate) -> str:

@@ -76,7 +76,7 @@ class ImageClassification(Task):
 
     name: ClassVar[str] = "image-classification"
     auto_class: ClassVar[str] = "AutoModelForImageClassification"
-    primary: ClassVar[Primary] = Primary("accuracy", binary=True)
+    primary: ClassVar[Primary] = Primary("accuracy", binary=True, counts=("correct",))
     scores: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1", "mcc", "log_loss")
     input_kind: ClassVar[Literal["picture"]] = "picture"
 

@@ -70,7 +70,7 @@ class TextClassification(Task):
 
     name: ClassVar[str] = "text-classification"
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
-    primary: ClassVar[Primary] = Primary("accuracy", binary=True)
+    primary: ClassVar[Primary] = Primary("accuracy", binary=True, counts=("correct",))
 
     scores: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1", "mcc", "log_loss")
 
