@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from domaintune.balance.alternative import Alternative, alternative
 from domaintune.balance.frontier import (
     Point,
     Records,
@@ -73,6 +74,7 @@ class Fitted:
     """(strength, temperature) of the frontier, fitted on its domain side; empty where the task has no probabilities."""
     domain_frontier: dict[str, list[Any]] = field(default_factory=dict)
     """Domain -> [strength, primary score on the choosing part], where rows name domains."""
+    alternative: Alternative | None = None
 
 
 def form_of(recipe: Recipe, base: Base) -> Form:
@@ -192,8 +194,14 @@ def fit(
     )
     by_domain = domain_points(task, side.data.examples, domain)
     return Fitted(
-        started, attached, training, score, frontier, chosen, start, probe, [], temperatures(task, domain), by_domain
-    )
+        started, attached, training, score, frontier, chosen, start, probe, [], temperatures(task, domain), by_domain,
+        alternative(task, frontier, chosen, domain, _draws(recipe, side.data.examples)),
+    )  # fmt: skip
+
+
+def _draws(recipe: Recipe, examples: Sequence[Any]) -> np.ndarray:
+    groups = [example.group for example in examples]
+    return bootstrap_weights(len(groups), draws=recipe.evaluation.draws, seed=recipe.seed, groups=groups)
 
 
 def _settle_(
@@ -215,9 +223,7 @@ def _settle_(
             budget=recipe.evaluation.batch_budget,
         )  # fmt: skip
         records.append(records_of(task, dev.data, made))
-    groups = [example.group for example in dev.data.examples]
-    draws = bootstrap_weights(len(groups), draws=recipe.evaluation.draws, seed=recipe.seed, groups=groups)
-    if gain_estimate(task, records[0], records[1], draws).low > 0:
+    if gain_estimate(task, records[0], records[1], _draws(recipe, dev.data.examples)).low > 0:
         attached.load_(state)
         return replace(training, averaged_epochs=0), best
     return training, point_scores(task, records[1])[task.primary.name]
@@ -334,7 +340,7 @@ def _fit_over_folds(job: _Job, rows: Sequence[Any]) -> Fitted:
     by_domain = domain_points(task, held_out, domain)
     return Fitted(
         started, attached, training, score, frontier, chosen, start, probe, report_folds, temperatures(task, domain),
-        by_domain,
+        by_domain, alternative(task, frontier, chosen, domain, _draws(recipe, held_out)),
     )  # fmt: skip
 
 

@@ -269,6 +269,7 @@ def scores_of(parts: Parts, fitted: Fitted, confirmation: Confirmation) -> dict[
         "trainable_parameters": sum(p.numel() for g in fitted.attached.parameter_groups() for p in g.parameters),
         "frontier": [point.plain() for point in fitted.frontier],
         "chosen_strength": fitted.chosen,
+        "alternative": fitted.alternative and fitted.alternative.plain(),
         "domain_weights": fitted.attached.domain_weights(),
         "domain_frontier": fitted.domain_frontier,
         "epochs": [epoch.plain() for epoch in fitted.training.epochs],

@@ -818,7 +818,7 @@ def test_where_the_bases_general_score_is_near_0_its_change_is_told(tmp_path: Pa
     assert "<td>0.020</td><td>-0.020</td>" in flat
     assert "| change of the general score |  | -0.020 [-0.033, -0.007] |" in card
     scores = json.loads((run / "scores.json").read_text())
-    told = wording.further(scores, run="x")
+    told = wording.further({**scores, "alternative": {"strength": 0.75}}, run="x")
     assert told is not None
     assert "and change of the general score -0.030 instead of -0.020" in told
     facts = {"run": "x", "method": "lora", "seeds": 1, "compared_seeds": 1, "strengths": [0.5], "verdict": "deploy"}

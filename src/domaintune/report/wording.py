@@ -11,8 +11,6 @@ from typing import Any, TypeGuard
 
 LONGEST = 400
 NONE = "–"
-MUCH_MORE = 1.25
-"""Times the gain at the chosen strength, from which another strength is worth telling."""
 NEAR_ZERO = 0.05
 """A base's general score below which no ratio to it is told, but the change of the score."""
 OWN = "the base's "
@@ -183,29 +181,18 @@ def base_told(scores: Mapping[str, Any]) -> str:
 
 
 def further(scores: Mapping[str, Any], *, run: str) -> str | None:
-    """What another strength would gain and cost on the rows that strengths are compared on: the next higher one that gains much more; the
-    best one, where the verdict is a trade; a better one than 1, which is taken where nothing tells what is lost. None elsewhere.
-    `run`: how commands name the run."""
-    sign = 1 if scores.get("higher_is_better", True) else -1
+    """What another strength would gain and cost on the rows that strengths are compared on, where one gains much more beyond chance; where
+    the base was chosen only of a trade. `run`: how commands name the run."""
     points = {point["strength"]: point for point in scores["frontier"]}
-    base, chosen = points[0.0]["domain"], points[scores["chosen_strength"]]
-    best = max(points.values(), key=lambda point: (sign * point["domain"], -point["strength"]))
-    gained = sign * (chosen["domain"] - base)
+    chosen = points[scores["chosen_strength"]]
+    if not (told := scores.get("alternative")) or not (chosen["strength"] or scores["verdict"]["kind"] == "trade"):
+        return None
+    found = points[told["strength"]]
     if chosen["retention"] is None:
-        if sign * (best["domain"] - base) <= max(MUCH_MORE * gained, gained):
-            return None
         return (
             f"Without general data strength 1 is taken, though on the rows that strengths are compared on {scores['primary']} is "
-            f"{best['domain']:.3f} at strength {best['strength']:g} and {chosen['domain']:.3f} at 1: {_command(run, best['strength'])}"
+            f"{found['domain']:.3f} at strength {found['strength']:g} and {chosen['domain']:.3f} at 1: {_command(run, found['strength'])}"
         )
-    above = [
-        p for s, p in points.items() if s > chosen["strength"] and sign * (p["domain"] - base) >= MUCH_MORE * gained
-    ]
-    if not chosen["strength"]:
-        above = [best] if scores["verdict"]["kind"] == "trade" and best["strength"] else []
-    if not above:
-        return None
-    found = above[0]
     kind = frontier_kind(scores)
     name = {"agreement": "agreement with the base", "retention (ratio)": "retention"}.get(kind, kind_name(kind))
     return (
