@@ -49,13 +49,13 @@ def test_the_temperature_is_the_minimum_of_brute_force(temperature: float, label
     probability, truth = drawn(300, labels, temperature=temperature)
     grid = np.exp(np.linspace(-1.5, 1.5, 601))
     losses = [
-        -np.log(softmax(np.log(probability) / t, axis=1)[np.arange(300), truth]).sum() + math.log(t) ** 2 / 2
+        -np.log(softmax(np.log(probability) / t, axis=1)[np.arange(300), truth]).sum() + 4 * math.log(t) ** 2 / 2
         for t in grid
     ]
     best = int(np.argmin(losses))
     assert grid[best - 1] < fit_temperature(probability, truth) < grid[best + 1]
     mean = metrics.log_loss(truth, softmax(np.log(probability) / grid[best], axis=1), labels=range(labels))
-    assert 300 * mean + math.log(grid[best]) ** 2 / 2 == pytest.approx(losses[best])
+    assert 300 * mean + 4 * math.log(grid[best]) ** 2 / 2 == pytest.approx(losses[best])
 
 
 def test_the_true_temperature_is_found_and_mends_the_error() -> None:
@@ -71,7 +71,20 @@ def test_the_true_temperature_is_found_and_mends_the_error() -> None:
 def test_all_right_does_not_mean_certain() -> None:
     probability = np.tile([0.8, 0.2], (80, 1))
     assert 0.2 < fit_temperature(probability, np.zeros(80, dtype=int)) < 1
-    assert 0.7 < fit_temperature(probability[:1], np.zeros(1, dtype=int)) < 1
+    assert 0.9 < fit_temperature(probability[:1], np.zeros(1, dtype=int)) < 1
+
+
+@pytest.mark.parametrize("rows", [10, 20, 40, 300])
+def test_few_decisions_do_not_make_probabilities_worse(rows: int) -> None:
+    """Log loss on fresh decisions against that of the probabilities as they came, over models that are right at temperatures about 1."""
+    generator, changes = np.random.default_rng(rows), []
+    for number in range(80):
+        hidden = math.exp(generator.normal(0.0, 0.4))
+        made = fit_temperature(*drawn(rows, 2, temperature=hidden, seed=2 * number))
+        fresh, truth = drawn(1500, 2, temperature=hidden, seed=2 * number + 1)
+        changes.append(mean_log_loss(tempered(fresh, made), truth) - mean_log_loss(fresh, truth))
+    assert np.mean(changes) < 0.001
+    assert np.mean(np.array(changes) > 0.01) < 0.25
 
 
 @pytest.mark.parametrize("rows", [4, 59, 97, 500])
