@@ -33,7 +33,7 @@ from domaintune.predict import Run, load, open_base
 from domaintune.provenance import provenance
 from domaintune.recipe import Recipe
 from domaintune.resolve import budgeted, training_settings
-from domaintune.run import RunFolder, is_run, write_folder, write_json, write_lines
+from domaintune.run import RunFolder, write_folder, write_json, write_lines
 from domaintune.seeds import tune_seeds
 from domaintune.settings import Precision
 from domaintune.stored import HEADS, save_heads
@@ -109,7 +109,7 @@ def opened(recipe: Recipe, *, revision: str | None = None, started: float | None
     base = open_base(recipe, revision=revision)
     if started is not None:
         base = replace(base, date=datetime.date.fromtimestamp(started).isoformat())
-    parts = assemble(recipe, base, seen=seen_by(recipe.base))
+    parts = assemble(recipe, base, seen=seen_by(base))
     head = parts.task.head()
     if lacking := base.lacking_beside(head):
         fate = "trained and stored with the head" if head.labels else "trained only where the method trains it"
@@ -195,10 +195,10 @@ def general_of(parts: Parts) -> General | None:
     return None if g is None else General(g.task, g.head, g.agreement, g.choose, g.learn)
 
 
-def seen_by(base: str) -> list[str]:
+def seen_by(base: Base) -> list[str]:
     """Checksums of the rows that the base, an earlier run (and those it was based on), trained or chose on; none for other bases."""
-    path = Path(base)
-    return list(RunFolder.existing(path).read("seen.json")) if is_run(path) else []
+    run = base.provenance.get("run")  # where it was found: a recipe of another day or folder may name another place
+    return [] if run is None else list(RunFolder.existing(run).read("seen.json"))
 
 
 def resolved(recipe: Recipe, base: Base, parts: Parts, precision: Precision) -> Recipe:
@@ -232,7 +232,7 @@ def write_run(
     write_json(path / "tasks.json", tasks)
     write_json(path / PLACES, parts.places)
     write_json(path / "resolved.json", resolved(recipe, base, parts, fitted.training.precision).plain())
-    write_json(path / "seen.json", sorted({*parts.seen(), *seen_by(recipe.base)}))
+    write_json(path / "seen.json", sorted({*parts.seen(), *seen_by(base)}))
     write_json(
         path / "strength.json",
         {"chosen": fitted.chosen, "form": form_of(recipe, base), "domains": fitted.attached.domain_weights()},

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small_runs import recipe, save_base
+from small_runs import recipe, save_base, table
 
-from domaintune import load, tune
+from domaintune import Recipe, load, tune
 from domaintune.errors import BaseError, RunError
 from domaintune.methods.lora import LoRAAttached
 from domaintune.predict import run_as_base
@@ -134,3 +134,19 @@ def test_an_adapter_names_its_base_as_the_hub_does(runs: Path, tmp_path: Path) -
     attached.base = replace(attached.base, provenance=known)
     attached.save(tmp_path)
     assert read_json(tmp_path / "adapter_config.json")["base_model_name_or_path"] == "someone/else"
+
+
+def test_rows_of_the_base_of_a_run_that_grows_are_found_from_any_folder(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(runs)
+    train = table(runs / "others.csv", 40, start=500)
+    tune(recipe(runs, base="first", train=train, output=str(runs / "third"), training={"epochs": 1}))
+    monkeypatch.chdir(tmp_path)
+    general = (runs / "train.csv").read_text() + "a plain table,positive\na plain chair,negative\n" * 4
+    (tmp_path / "general.csv").write_text(general)
+    new = {"add": table(tmp_path / "new.csv", 20, start=700), "general": str(tmp_path / "general.csv")}
+    tune(Recipe.make({"base": str(runs / "third"), **new, "output": "grown"}))
+    why = "rows that this or an earlier run trains or chooses on"
+    assert f"40 rows of general were left out: {why}." in read_json(tmp_path / "grown/scores.json")["notes"]
+    assert set(read_json(runs / "first/seen.json")) <= set(read_json(tmp_path / "grown/seen.json"))
