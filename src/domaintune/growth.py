@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from domaintune.counting import counted
 from domaintune.data.formats import files_of
 from domaintune.errors import DataError, RecipeError
 from domaintune.evaluation.intervals import bootstrap_weights, gain_estimate, score_estimates
@@ -24,6 +25,7 @@ CUT = ("characters_per_token", "max_length")
 """Of tasks without labels, what decides where running text is cut."""
 SHARED = "shared_prompts"
 """Of those with prompts, which of them their completions tell apart."""
+MOST_NAMED = 8
 PLACES = "parts.json"
 OWN = ("train", "dev", "test")
 
@@ -63,9 +65,9 @@ def grown(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"grown_from": recipe.base, "base": earlier.read("resolved.json")["base"]})
 
 
-def extended(task: Task, run: str) -> Task:
-    """The task with the earlier run's labels first, in their order, and new ones behind them: old rows keep their targets. Running
-    text is cut into blocks as before, and prompts that were shared stay so."""
+def extended(task: Task, run: str, notes: list[str]) -> Task:
+    """The task with the earlier run's labels first, in their order, and new ones, which a note names, behind them: old rows keep their
+    targets. Running text is cut into blocks as before, and prompts that were shared stay so."""
     earlier = saved_tasks(RunFolder.existing(run))["domain"]
     old = earlier.head().labels
     if not old:
@@ -74,6 +76,9 @@ def extended(task: Task, run: str) -> Task:
             kept[SHARED] = tuple(sorted({*getattr(earlier, SHARED), *getattr(task, SHARED)}))
         return task.model_copy(update=kept)
     new = [label for label in task.head().labels if label not in old]
+    if new:
+        shown = ", ".join(f"'{label}'" for label in new[:MOST_NAMED]) + (", ..." if len(new) > MOST_NAMED else "")
+        notes.append(f"{counted(len(new), '[label|labels]')} that the earlier run does not know: {shown}.")
     return with_units(task, [*old, *new])
 
 

@@ -101,20 +101,23 @@ def assemble(recipe: Recipe, base: Base, *, seen: Iterable[str] = ()) -> Parts:
     task = TASKS[recipe.task.name].build(domain_rows, base, recipe.task)
     found = task.head().labels
     if recipe.grown_from is not None:
-        task = extended(task, recipe.grown_from)
+        task = extended(task, recipe.grown_from, notes)
     else:
         task = with_whole_head(base, task, notes, given=getattr(recipe.task, "labels", None) is not None)
     examples = {name: _examples(task, rows[name], recipe.data) for name in DOMAIN if name in rows}
     numbered = {id(e): place for part in examples.values() for e, place in zip(part, places_of(part), strict=True)}
-    findings = report_of(task, examples, base, declared=declared)
     standing = 0
     if recipe.grown_from is None:
+        findings = report_of(task, examples, base, declared=declared)
         train, dev, test, whole = domain_parts(recipe, task, examples, notes)
     else:
         added = examples.pop("add")
         old = as_before(recipe, examples.values())
         standing = len(old["test"])
         train, dev, test, whole = grown_parts(recipe, task, old, added, notes)
+        # Not the files as read: what was left out of an earlier round is in none of its parts, and new rows are in all of them.
+        used = {"train": train, "test": test} if dev is None else {"train": train, "dev": dev, "test": test}
+        findings = report_of(task, used, base, declared=declared)
     if dev is None and recipe.training.patience is not None:
         notes.append("training.patience stops no training over folds: all epochs are trained.")
     for name, judged in (("dev", dev), ("test", test)):

@@ -18,6 +18,7 @@ from domaintune import Recipe, load, tune
 from domaintune.cli import app
 from domaintune.errors import DataError, RecipeError
 from domaintune.options import recipe_from
+from domaintune.preview import check
 
 
 def table(path: Path, count: int, *, start: int = 0, third: bool = False) -> str:
@@ -193,6 +194,24 @@ def test_new_labels_come_behind_the_old_ones(folder: Path) -> None:
     growth = read(folder / "v2/scores.json")["growth"]
     assert growth["new"]["before"] is None
     assert growth["old"]["before"] is not None
+
+
+def test_the_check_sees_the_parts_with_their_new_rows(folder: Path) -> None:
+    """Not the files: rows that the earlier run left out of its parts are in none of them any more."""
+    test = lines_of(folder, "test.csv", 30, start=200)
+    test[:4] = [line.rsplit(",", 1)[0] + ",mixed" for line in test[:4]]
+    (folder / "test.csv").write_text("\n".join(["text,label", *test]) + "\n")
+    third = Path(table(folder / "given.csv", 60, third=True))
+    third.write_text(third.read_text() + "\n".join(test[4:14]) + "\n")
+    first_run(folder, train=str(third), test=str(folder / "test.csv"), training={"epochs": 1})
+    assert {"leaks", "rare-in-test"} <= {f["name"] for f in read(folder / "v1/scores.json")["findings"]}
+    new = Path(table(folder / "new.csv", 90, start=500, third=True))
+    new.write_text(new.read_text().replace(",positive", ",Positive"))
+    checked = check(Recipe.make({"base": str(folder / "v1"), "add": str(new), "output": str(folder / "v2")}))
+    found = {finding.name: finding.message for finding in checked.findings}
+    assert found["like-labels"] == "'positive' and 'Positive' are different labels."
+    assert not found.keys() & {"leaks", "rare-in-test", "unseen-labels"}
+    assert "1 label that the earlier run does not know: 'Positive'." in checked.notes
 
 
 def test_runs_over_folds_grow_too(folder: Path) -> None:
