@@ -188,8 +188,10 @@ def without_leaks(
     *,
     of: str = "train",
 ) -> list[Any]:
-    """`train` (the part named `of`) without the rows that stand in `other` (the part named `name`)."""
-    found = set(leaks([task.keys(e).input for e in train], [task.keys(e).input for e in other]))
+    """`train` (the part named `of`) without the rows that stand in `other` (the part named `name`); of new rows it is told how many have
+    another target there."""
+    keys, others = ([task.keys(example) for example in part] for part in (train, other))
+    found = set(leaks([key.input for key in keys], [key.input for key in others]))
     if not found:
         return train
     if settings.keep_leaks:
@@ -200,10 +202,13 @@ def without_leaks(
             )
         )
         return train
-    notes.append(counted(len(found), f"[row|rows] of {of} also [stands|stand] in {name}; removed from {of}."))
+    targets = {(key.input, agreed(key)) for key in others}
+    changed = sum((keys[place].input, agreed(keys[place])) not in targets for place in found) if of == "add" else 0
+    old = ", " + counted(changed, "of them with another target than there: the old [one stays|ones stay]") if changed else ""
+    notes.append(counted(len(found), f"[row|rows] of {of} also [stands|stand] in {name}; removed from {of}{old}."))
     kept = [example for position, example in enumerate(train) if position not in found]
     if not kept:
-        raise DataError(f"every row of {of} also stands in {name}.", where=of, remedy=_other_rows(of))
+        raise DataError(f"every row of {of} also stands in {name}{old}.", where=of, remedy=_other_rows(of))
     return kept
 
 

@@ -15,7 +15,7 @@ from domaintune.checks.shared import inseparable, parted
 from domaintune.data.rows import Row
 from domaintune.data.splits import contiguous_cut, cut, folds, leaks, normal_form, together
 from domaintune.errors import DataError
-from domaintune.partition import domain_parts, split
+from domaintune.partition import domain_parts, grown_parts, split
 from domaintune.recipe import Recipe
 from domaintune.tasks.classification import target_weights
 from domaintune.tasks.image_classification import ImageClassification, ImageExample
@@ -286,6 +286,26 @@ def test_a_cap_keeps_every_label() -> None:
     train, _, _, _ = domain_parts(Recipe.make(values), task, {**parts, "train": examples}, [])
     assert len(train) <= 45
     assert {label for example in train for label in example.labels} == set(range(40))
+
+
+def test_new_rows_that_stand_there_with_another_target_are_told() -> None:
+    words = [f"{'vwxyzu'[number % 6] * 9} {number}" for number in range(12)]
+    task, old = texts(words, [(number % 2,) for number in range(12)], names=2, multi=False)
+    parts = {"train": old[:6], "dev": old[6:9], "test": old[9:]}
+    corrected = [replace(old[place], labels=(1 - old[place].labels[0],)) for place in (0, 1, 10)]
+    notes: list[str] = []
+    new = replace(old[0], text="another one")
+    made = grown_parts(given(), task, parts, [*corrected, old[2], old[11], new], notes)
+    assert [example for part in made[:3] for example in part or () if example not in old] == [new]
+    assert notes[:2] == [
+        "2 rows of add also stand in test; removed from add, 1 of them with another target than there: the old one stays.",
+        "3 rows of add also stand in train; removed from add, 2 of them with another target than there: the old ones stay.",
+    ]
+    told = r"every row of add also stands in train, 2 of them with another target than there: the old ones stay\."
+    with pytest.raises(DataError, match=told):
+        grown_parts(given(), task, parts, corrected, [])
+    grown_parts(given(), task, parts, [old[2], new], same := [])
+    assert same[0] == "1 row of add also stands in train; removed from add."
 
 
 def given(**data: object) -> Recipe:
