@@ -775,6 +775,7 @@ def test_the_runs_of_several_seeds_say_so(tmp_path: Path) -> None:
     for number, run in enumerate(runs):
         for text in (page_of(run), render_card(Records.read(run))):
             assert f"This is seeds/{number}, one of 2 runs over seeds." in text
+        assert f'load("whole/seeds/{number}")' in text, "the whole stands for none yet"
     verdict = {"kind": "keep the base", "sentence": "Keep the base: gain -0.010."}
     told = [{"folder": "seeds/0"}, {"folder": "seeds/1"}]
     write_json(whole / "seeds.json", {"used_seed": 1, "runs": told, "verdict": verdict})
@@ -793,6 +794,11 @@ def test_the_runs_of_several_seeds_say_so(tmp_path: Path) -> None:
         assert "<title>whole: keep the base</title>" in page
         assert 'class="verdict bad"' in page
         assert "# whole\n" in card
+        named = "whole/seeds/0" if run.name == "0" else "whole"
+        assert f'load("{named}")' in card
+        assert f"domaintune predict {named} -" in card
+        write_json(run / "strength.json", {"chosen": 0.25})
+        assert f"`domaintune evaluate {named} DATA`" in html.unescape(render_card(Records.read(run)))
     lone = make_run(tmp_path / "seeds" / "mine")
     assert Records.read(lone).name == "mine", "a folder that happens to have that name holds no runs over seeds"
     assert "runs over seeds" not in page_of(lone)

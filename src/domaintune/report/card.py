@@ -55,7 +55,7 @@ def render_card(records: Records) -> str:
     environment.filters["fenced"] = fenced
     front = yaml.safe_dump(front_matter(records), sort_keys=False, allow_unicode=True, width=120)
     body = environment.get_template("card.md").render(
-        records=records, scores=records.scores, snippets=card_snippets(records), further=further(records.scores, run=records.name),
+        records=records, scores=records.scores, snippets=card_snippets(records), further=further(records.scores, run=records.folder_name),
         base_told=base_told(records.scores), findings=counted_findings(records),
     )  # fmt: skip
     return f"---\n{front}---\n\n{body}\n"

@@ -65,6 +65,21 @@ class Records:
         return self.path.parents[1].name if self.seeds > 1 else self.path.name
 
     @property
+    def folder_name(self) -> str:
+        """The run for a command beside the folder that the user named, which itself stands for one of several seeds' runs."""
+        return self.name if self.seeds == 1 or self._own == self._used else f"{self.name}/{self._own}"
+
+    @property
+    def _own(self) -> str:
+        """Of a seed's run, its folder in that of all seeds."""
+        return f"{SEEDS}/{self.path.name}"
+
+    @property
+    def _used(self) -> str | None:
+        """As `_own`, of the run that stands for all; None before the summary is written."""
+        return None if self.summary is None else str(self.summary["runs"][self.summary["used_seed"]]["folder"])
+
+    @property
     def verdict(self) -> Mapping[str, Any]:
         """That over all seeds, where there is one."""
         if self.summary is None:
@@ -77,10 +92,9 @@ class Records:
         """Which of several seeds' runs this is; empty of a single run."""
         if self.seeds == 1:
             return ""
-        own = f"{SEEDS}/{self.path.name}"
-        if self.summary is None:
+        own, used = self._own, self._used
+        if used is None:
             return f"This is {own}, one of {self.seeds} runs over seeds."
-        used = self.summary["runs"][self.summary["used_seed"]]["folder"]
         which = "the one with the median dev score" if own == used else f"not {used}, which has the median dev score"
         return f"What follows is {own} of {self.seeds}, {which}. Of it alone: {self.scores['verdict']['sentence']}"
 

@@ -46,8 +46,8 @@ def snippets(records: Records) -> list[Snippet]:
 def card_snippets(records: Records) -> list[Snippet]:
     """For the card that may be published: the run by its folder's name, no row of the data."""
     given = ANY_PICTURE if records.state["task"] in PICTURE_TASKS else ANY_TEXT
-    shell = f"echo {shlex.quote(given)} | domaintune predict {shlex.quote(records.name)} -"
-    return [Snippet("", "sh", shell), Snippet("", "python", python(records.name, [_row(records, given, None)]))]
+    shell = f"echo {shlex.quote(given)} | domaintune predict {shlex.quote(records.folder_name)} -"
+    return [Snippet("", "sh", shell), Snippet("", "python", python(records.folder_name, [_row(records, given, None)]))]
 
 
 def python(run: str, inputs: Sequence[str | Mapping[str, str]]) -> str:
