@@ -14,7 +14,9 @@ from domaintune.errors import RecipeError
 from domaintune.memory import carried
 
 PARTS = ("train", "dev", "test", "add", "general", "general_check")
-SETTINGS = ("task", "method", "training", "balance", "data", "evaluation", "seed", "seeds", "threads")
+SETTINGS = (
+    "task", "method", "training", "balance", "data", "evaluation", "seed", "seeds", "threads", "trust_remote_code"
+)  # fmt: skip
 REQUIRED = ("task", "train")
 
 

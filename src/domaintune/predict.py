@@ -50,7 +50,8 @@ def open_base(recipe: Recipe, *, revision: str | None = None) -> Base:
     if recipe.grown_from is not None:
         earlier = RunFolder.existing(recipe.grown_from)
         made = Recipe.make(earlier.read("resolved.json"), where=recipe.grown_from)
-        made = made.model_copy(update={"device": recipe.device})
+        own = {"device": recipe.device, "trust_remote_code": recipe.trust_remote_code}
+        made = made.model_copy(update=own)
         return _origin(made, earlier)
     if is_run(Path(recipe.base)):
         return run_as_base(recipe.base, task_name=recipe.task.name, device=torch_device(recipe.device))

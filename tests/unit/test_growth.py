@@ -14,9 +14,11 @@ from small_runs import WORDS, save_base
 from tiny import tiny_base
 from typer.testing import CliRunner
 
-from domaintune import Recipe, load, tune
+from domaintune import Recipe, load, predict, tune
+from domaintune.bases.load import load_base
 from domaintune.cli import app
 from domaintune.errors import DataError, RecipeError
+from domaintune.growth import grown
 from domaintune.options import recipe_from
 from domaintune.preview import check
 
@@ -126,7 +128,8 @@ def test_parts_stay_and_new_rows_join(folder: Path) -> None:
 def test_a_recipe_takes_over_what_it_does_not_say(folder: Path) -> None:
     training = {"epochs": 1, "learning_rate": 0.003, "batch_size": 8}
     method = {"name": "lora", "rank": 3}
-    first_run(folder, training=training, seed=4, balance={"keep": 0.9}, evaluation={"draws": 150}, method=method)
+    settings = {"balance": {"keep": 0.9}, "evaluation": {"draws": 150}, "trust_remote_code": True}
+    first_run(folder, training=training, seed=4, method=method, **settings)
     new = table(folder / "new.csv", 30, start=500)
     least = {"base": str(folder / "v1"), "add": new, "output": str(folder / "v2")}
     (folder / "grow.yaml").write_text(yaml.safe_dump(least))
@@ -160,6 +163,23 @@ def test_a_recipe_takes_over_what_it_does_not_say(folder: Path) -> None:
         Recipe.make(least)
 
 
+def test_code_of_the_base_runs_where_the_recipe_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the earlier run's did not ask."""
+    first_run(folder, training={"epochs": 1}, trust_remote_code=True)
+    least = {"base": str(folder / "v1"), "add": table(folder / "new.csv", 30, start=500), "output": str(folder / "v2")}
+    asked = []
+
+    def noted(name: str, **given: Any) -> Any:
+        asked.append(given["trust_remote_code"])
+        return load_base(name, **given)
+
+    monkeypatch.setattr(predict, "load_base", noted)
+    for more, wanted in (({}, True), ({"trust_remote_code": False}, False)):
+        asked.clear()
+        predict.open_base(grown(Recipe.make({**least, **more})))
+        assert asked == [wanted]
+
+
 def rows_of(path: str) -> list[dict[str, str]]:
     lines = Path(path).read_text().splitlines()[1:]
     return [dict(zip(("text", "label"), line.rsplit(",", 1), strict=True)) for line in lines]
@@ -178,8 +198,8 @@ def test_a_run_of_rows_in_memory_grows_wherever_it_is(
     inner = "seeds/0/" if seeds == 2 else ""
     before = {p: [place[1:] for place in held] for p, held in places(folder, f"runs/old/{inner}").items()}
     (folder / "runs").rename(folder / "moved")
-    grown = tune(Recipe.make({"base": str(folder / "moved/v2"), "add": newer, "output": "moved/v3"}))
-    after = places(grown.path.parent, grown.path.name)
+    last = tune(Recipe.make({"base": str(folder / "moved/v2"), "add": newer, "output": "moved/v3"}))
+    after = places(last.path.parent, last.path.name)
     assert {Path(place[0]).parts[-3] for part in after.values() for place in part} == {"old", "v2", "v3"}
     for part, held in before.items():
         assert [place[1:] for place in after[part] if "old/data" in place[0]] == held
