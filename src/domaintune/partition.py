@@ -204,7 +204,11 @@ def without_leaks(
         return train
     targets = {(key.input, agreed(key)) for key in others}
     changed = sum((keys[place].input, agreed(keys[place])) not in targets for place in found) if of == "add" else 0
-    old = ", " + counted(changed, "of them with another target than there: the old [one stays|ones stay]") if changed else ""
+    old = (
+        ", " + counted(changed, "of them with another target than there: the old [one stays|ones stay]")
+        if changed
+        else ""
+    )
     notes.append(counted(len(found), f"[row|rows] of {of} also [stands|stand] in {name}; removed from {of}{old}."))
     kept = [example for position, example in enumerate(train) if position not in found]
     if not kept:

@@ -111,8 +111,7 @@ def assemble(recipe: Recipe, base: Base, *, seen: Iterable[str] = ()) -> Parts:
         findings = report_of(task, examples, base, declared=declared)
         train, dev, test, whole = domain_parts(recipe, task, examples, notes)
     else:
-        added = examples.pop("add")
-        old = as_before(recipe, examples.values())
+        added, old = examples.pop("add"), as_before(recipe, examples.values())
         standing = len(old["test"])
         train, dev, test, whole = grown_parts(recipe, task, old, added, notes)
         # Not the files as read: what was left out of an earlier round is in none of its parts, and new rows are in all of them.
