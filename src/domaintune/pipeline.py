@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -29,7 +29,7 @@ from domaintune.inputs import checksums, files
 from domaintune.methods import method_from
 from domaintune.methods.base import Attached
 from domaintune.parts import Parts, assemble
-from domaintune.predict import Run, load, open_base
+from domaintune.predict import Run, load, open_base, unknown_told
 from domaintune.provenance import provenance
 from domaintune.recipe import Recipe
 from domaintune.resolve import budgeted, training_settings
@@ -91,7 +91,7 @@ def tune(
         with tracked(recipe, report, say) as told:
             general = general_of(parts)
             fitted = _fitted(folder, recipe, base, parts, general, told, overwrite=overwrite)
-            parts = parts.calibrated(fitted.calibration)
+            parts = _unknown_domains_told(parts.calibrated(fitted.calibration), fitted.attached.domain_weights(), say)
             confirmation = confirm(recipe, fitted, parts, report=told)
             more = trust(recipe, fitted, parts, confirmation.domain, report=told)
             records = confirmation.domain.records[fitted.chosen]
@@ -104,8 +104,8 @@ def tune(
 
 
 def opened(recipe: Recipe, *, revision: str | None = None, started: float | None = None) -> tuple[Base, Parts]:
-    """The recipe's base, of the Hub at `revision`, and its rows in parts, with a note on what the base's weights lack; of a run that was
-    `started` (seconds since 1970) on another day with that day's date."""
+    """The recipe's base, of the Hub at `revision`, and its rows in parts, with notes on what the base's weights lack, and on a run at
+    strength 0 as the base; of a run that was `started` (seconds since 1970) on another day with that day's date."""
     base = open_base(recipe, revision=revision)
     if started is not None:
         base = replace(base, date=datetime.date.fromtimestamp(started).isoformat())
@@ -114,6 +114,9 @@ def opened(recipe: Recipe, *, revision: str | None = None, started: float | None
     if lacking := base.lacking_beside(head):
         fate = "trained and stored with the head" if head.labels else "trained only where the method trains it"
         note = f"The base's weights lack {', '.join(lacking)}: made anew, and {fate}."
+        parts = replace(parts, notes=[note, *parts.notes])
+    if base.provenance.get("strength") == 0:
+        note = f"{base.name} is taken at its strength, which is 0: as the base that it was made on, without what it learned."
         parts = replace(parts, notes=[note, *parts.notes])
     return base, parts
 
@@ -126,6 +129,15 @@ def untrained(recipe: Recipe, base: Base, parts: Parts) -> Attached:
     """
     headed = base.with_head("domain", parts.task.head(), generator=torch.Generator().manual_seed(recipe.seed))
     return method_from(recipe.method).attach(headed, generator=torch.Generator().manual_seed(recipe.seed))
+
+
+def _unknown_domains_told(parts: Parts, weights: Mapping[str, float], say: Say) -> Parts:
+    """The parts with a note, which is said too, on test rows of no domain that learned a weight, where others did."""
+    unknown = sum(example.domain not in weights for example in parts.test) if weights else 0
+    notes = [f"test: {note}" for note in unknown_told(unknown)]
+    if notes:
+        say([f"note: {note}" for note in notes])
+    return replace(parts, notes=[*parts.notes, *notes])
 
 
 def _tried(recipe: Recipe) -> None:

@@ -156,12 +156,15 @@ def table(path: Path, count: int, start: int) -> str:
 
 def test_a_run_keeps_its_domains(tmp_path: Path) -> None:
     save_base(tmp_path)
+    said: list[str] = []
+    test = Path(table(tmp_path / "test.csv", 32, 300))
+    test.write_text(test.read_text() + "a kind zoo,positive,zoos\na rude zoo,negative,\n")
     values = {
         "task": "text-classification",
         "base": str(tmp_path / "base"),
         "train": table(tmp_path / "train.csv", 96, 0),
         "dev": table(tmp_path / "dev.csv", 32, 200),
-        "test": table(tmp_path / "test.csv", 32, 300),
+        "test": str(test),
         "method": "lora",
         "output": str(tmp_path / "run"),
         "data": {"domain_column": "source"},
@@ -169,14 +172,19 @@ def test_a_run_keeps_its_domains(tmp_path: Path) -> None:
         "evaluation": {"draws": 100},
         "threads": 1,
     }
-    run = tune(Recipe.make(values))
+    run = tune(Recipe.make(values), say=said.extend)
     weights = run.domains
     assert set(weights) == {"films", "hotels"}
     assert max(weights.values()) == 1
     scores = json.loads((tmp_path / "run/scores.json").read_text())
     assert scores["domain_weights"] == weights
-    assert set(scores["domain"]["domains"]) == {"films", "hotels"}
-    assert sum(part["rows"] for part in scores["domain"]["domains"].values()) == 32
+    assert set(scores["domain"]["domains"]) == {"films", "hotels", "zoos"}
+    assert sum(part["rows"] for part in scores["domain"]["domains"].values()) == 33
+    unknown = "test: 2 rows name no domain that the run has learned a weight for: theirs is 1."
+    assert unknown in scores["notes"]
+    assert f"note: {unknown}" in said
+    card = (tmp_path / "run/README.md").read_text()
+    assert "| zoos | 1 | – (none learned) |" in card
     assert [point[0] for point in scores["domain_frontier"]["films"]] == [0, 0.25, 0.5, 0.75, 1]
     # What was scored is what is predicted, each row at its own domain's strength.
     with (tmp_path / "test.csv").open(encoding="utf-8") as stream:

@@ -237,7 +237,7 @@ def test_domains_growth_and_classes_of_boxes_have_their_tables(tmp_path: Path) -
         "scores": {s: estimate(0.61) for s in strengths},
         "gain": {s: estimate(0.07) for s in strengths},
     }
-    domain = {**side("test", "gain", 0.6, 0.8), "domains": {"hotels": part, "<b>films": part}}
+    domain = {**side("test", "gain", 0.6, 0.8), "domains": {"hotels": part, "<b>films": part, "zoos": part}}
     page = page_of(
         run := make_run(
             tmp_path / "x",
@@ -257,6 +257,7 @@ def test_domains_growth_and_classes_of_boxes_have_their_tables(tmp_path: Path) -
     for told in ("0.432", "&lt;b&gt;films", "Grown from", "it did not know their labels", "+0.020", "0.456", "base ap"):
         assert told in page
     assert "<b>films" not in page
+    assert page.count("<td>20</td><td>– (none learned)</td>") == 1
     assert "Base (0) is the base with a head fitted on the domain&#39;s train part" in page
     card = render_card(Records.read(run))
     assert "Base (0) is the base with a head fitted on the domain's train part" in card

@@ -16,6 +16,7 @@ from small_runs import recipe, save_base, table
 from domaintune import Recipe, load, tune
 from domaintune.errors import BaseError, RunError
 from domaintune.methods.lora import LoRAAttached
+from domaintune.pipeline import opened
 from domaintune.predict import run_as_base
 from domaintune.report.card import render_card
 from domaintune.report.records import Records
@@ -89,6 +90,17 @@ def test_the_strength_is_the_one_of_then(runs: Path) -> None:
     restore = edited(path)
     write_json(path, {**read_json(path), "chosen": 0.123})
     assert torch.equal(strength_zero(runs / "second"), before)
+    restore()
+
+
+def test_a_base_at_strength_zero_is_told(runs: Path) -> None:
+    path = runs / "first/strength.json"
+    restore = edited(path)
+    told = f"{runs / 'first'} is taken at its strength, which is 0: as the base that it was made on"
+    for strength in (0.25, 0.0):
+        write_json(path, {**read_json(path), "chosen": strength})
+        notes = opened(recipe(runs, base=str(runs / "first")))[1].notes
+        assert any(note.startswith(told) for note in notes) == (strength == 0)
     restore()
 
 
