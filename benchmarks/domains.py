@@ -232,10 +232,10 @@ def table() -> list[str]:
             )
         lines.append("")
         for other in ("pooled", "apart"):
-            draws = {d: _difference(rows["weighted"], rows[other], d) for d in facts["domains"]}
-            shown = ", ".join(f"{d} {value.mean():+.3f} {interval(value)}" for d, value in draws.items())
-            mean = np.mean(list(draws.values()), axis=0)
-            lines.append(f"weighted - {other}: {shown}; mean {mean.mean():+.3f} {interval(mean)}  ")
+            made = {d: _difference(rows["weighted"], rows[other], d) for d in facts["domains"]}
+            shown = ", ".join(f"{d} {each.mean():+.3f} {interval(each, draws)}" for d, (each, draws) in made.items())
+            each, draws = (np.mean(of, axis=0) for of in zip(*made.values(), strict=True))
+            lines.append(f"weighted - {other}: {shown}; mean {each.mean():+.3f} {interval(each, draws)}  ")
         lines.append("")
     for seed in seeds:
         stored = _stored(f"sequence.{seed}")
@@ -263,15 +263,15 @@ def _stored(name: str) -> dict[str, Any] | None:
     return made
 
 
-def _difference(mine: Sequence[Any], theirs: Sequence[Any], domain: str) -> np.ndarray:
-    """Draws of the difference of mean scores: seeds, and the same examples for both and for every seed."""
+def _difference(mine: Sequence[Any], theirs: Sequence[Any], domain: str) -> tuple[np.ndarray, np.ndarray]:
+    """The difference of scores by seed, and draws of its mean: seeds, and the same examples for both and for every seed."""
     generator = np.random.default_rng(0)
     values = [np.stack([np.asarray(r["scores"][domain]) for r in rows]) for rows in (mine, theirs)]
     count = values[0].shape[1]
     weights = generator.multinomial(count, np.full(count, 1 / count), size=DRAWS).astype(np.float64)
     means = [mean_draws(ratio(np.einsum("dn,snk->dsk", weights, v)), seed=1) for v in values]
-    made: np.ndarray = means[0] - means[1]
-    return made
+    each = ratio(values[0].sum(1)) - ratio(values[1].sum(1))
+    return each, means[0] - means[1]
 
 
 def main() -> None:

@@ -19,11 +19,14 @@ from cells import CELLS, MAIN, OURS, PEERS, peer_names, plain_recipe
 from matplotlib.figure import Figure
 from rows import HERE, START, alike, code_hash, peers_hash, settings_of, today, wants_third_rate
 
-from domaintune.evaluation.over_seeds import seed_weights
+from domaintune.evaluation.intervals import Estimate
+from domaintune.evaluation.over_seeds import seed_weights, widened
 
 PAGE = Path("docs/benchmarks.md")
 INTRODUCTION = HERE / "introduction.md"
 DRAWS = 2000
+MANY = 1000
+"""Examples behind an interval are hundreds: how many does not matter to it."""
 
 Row = dict[str, Any]
 
@@ -94,15 +97,22 @@ def chosen(row: Row) -> str:
 
 def difference(
     mine: Sequence[Row], theirs: Sequence[Row], at: Callable[[Row], str] = one, part: str = "domain"
-) -> tuple[float, np.ndarray]:
-    """Mean difference between ours at a strength and theirs, and its draws: the same seeds and examples for both."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Difference between ours at a strength and theirs by seed, and draws of its mean: the same seeds and examples for both."""
     a, b = draws_of(mine, at, part, np.random.default_rng(0)), draws_of(theirs, one, part, np.random.default_rng(0))
-    value = (score(mine, at, part) or 0.0) - (score(theirs, one, part) or 0.0)
-    return value, a - b
+    each = [(score([m], at, part) or 0.0) - (score([t], one, part) or 0.0) for m, t in zip(mine, theirs, strict=True)]
+    return np.array(each), a - b
 
 
-def interval(draws: np.ndarray) -> str:
+def ends(each: np.ndarray, draws: np.ndarray) -> tuple[float, float]:
+    """The 95 % interval of the mean of few (seeds, or cells), from its draws: wider, as Student's t is than the normal distribution."""
     low, high = np.quantile(draws, [0.025, 0.975])
+    made = widened(Estimate(float(each.mean()), low, high, low), draws, each, rows=MANY)
+    return made.low, made.high
+
+
+def interval(each: np.ndarray, draws: np.ndarray) -> str:
+    low, high = ends(each, draws)
     return f"[{low:+.3f}, {high:+.3f}]"
 
 
@@ -181,7 +191,8 @@ def line(label: str, name: str, rows: Sequence[Row], seeds: Sequence[int]) -> st
         return f"| {label} | {rows[0]['error'].replace('|', '/')}" + " |" * 12
     mark = "" if len(rows) == len(seeds) else f" ({len(rows)} of {len(seeds)} seeds)"
     mark += age_of(name, rows)
-    low, high = np.quantile(draws_of(rows, one, "domain", np.random.default_rng(0)), [0.025, 0.975])
+    scores = np.array([score([row], one, "domain") for row in rows])
+    low, high = ends(scores, draws_of(rows, one, "domain", np.random.default_rng(0)))
     cells = [
         label + mark,
         f"{shown(score(rows, one, 'domain'))} [{low:.3f}, {high:.3f}]",
@@ -301,18 +312,18 @@ def _differences(results: Path, names: Sequence[str], peers: Sequence[str], seed
         cells = [cell, mine[0] + ages[0], pair[1][0]["key"]["kind"] + ages[1], str(len(pair[0]))]
         old = is_old(mine[0], pair[0]) or is_old(theirs[0], pair[1])
         for name, at in (("one", one), ("chosen", chosen)):
-            value, drawn = difference(*pair, at)
+            each, drawn = difference(*pair, at)
             if not old:
-                values[name].append(value)
+                values[name].append(float(each.mean()))
                 draws[name].append(drawn)
             retained = [_retained(pair[0], at), *([_retained(pair[1], one)] if at is one else [])]
-            cells += [f"{value:+.3f}", interval(drawn), ", ".join(retained)]
+            cells += [f"{each.mean():+.3f}", interval(each, drawn), ", ".join(retained)]
         lines.append(f"| {' | '.join(cells)} |")
     if draws["one"]:
-        means = [
-            f"{np.mean(values[name]):+.3f} | {interval(mean_draws(np.stack(draws[name], axis=1), seed=1))} |"
-            for name in ("one", "chosen")
-        ]
+        means = []
+        for name in ("one", "chosen"):
+            each, drawn = np.array(values[name]), mean_draws(np.stack(draws[name], axis=1), seed=1)
+            means.append(f"{each.mean():+.3f} | {interval(each, drawn)} |")
         lines.append(
             f"| **{len(values['one'])} of {len(CELLS)} cells, without older rows** | | | | {' | '.join(means)} |"
         )
@@ -393,10 +404,10 @@ def p_tuning(results: Path, seeds: Sequence[int]) -> list[str]:
         if not pair[0]:
             lines.append(f"| {cell} | {mine} | {other} | missing | | |")
             continue
-        value, draws = difference(*pair)
+        each, draws = difference(*pair)
         age = next(filter(None, (age_of(name, found(results, cell, name, seeds)) for name in ways[mine])), "")
         label = f"{cell} | {mine}{age} | {other}{age_of(other, pair[1])}"
-        lines.append(f"| {label} | {len(pair[0])} | {value:+.3f} | {interval(draws)} |")
+        lines.append(f"| {label} | {len(pair[0])} | {each.mean():+.3f} | {interval(each, draws)} |")
     return lines
 
 
