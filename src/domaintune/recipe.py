@@ -159,7 +159,8 @@ class Recipe(Settings):
     add: Paths | None = None
     """New rows for an earlier run, which is then the base: training starts from that run's own base on old and new rows together;
     its parts stay what they were, and a part of the new rows joins dev and test. What this recipe does not say is as in that run's: task,
-    parts, method, training (the learning rate only for the same method), balance, data, evaluation, seed, seeds and threads."""
+    parts, method, training (the learning rate only for the same method), balance, data, evaluation, seed, seeds, threads and
+    trust_remote_code."""
     grown_from: str | None = None
     """Written by the tool where `add` is given: the earlier run."""
     general: Paths | None = None
