@@ -114,9 +114,9 @@ class DataSettings(Settings):
     encoding: str | None = None
     """Of text files, such as cp1252; by default UTF-8, UTF-16 with its mark, or GB18030 where the text shows it."""
     group_column: str | None = None
-    """Rows with the same value (a document, patient or author) stay in one part, and intervals resample whole groups. Train rows of a
-    group that a given dev or test part has are removed. General rows, and rows to be evaluated, that lack the column are groups of their
-    own."""
+    """Rows with the same value (a document, patient or author) stay in one part, and intervals resample whole groups; rows without one
+    count together with those that a cut kept in one part with them (near duplicates). Train rows of a group that a given dev or test part
+    has are removed. General rows, and rows to be evaluated, that lack the column are groups of their own."""
     domain_column: str | None = None
     """Names each row's domain. General rows, and rows to be evaluated or predicted, may lack it."""
     max_train_rows: int | None = Field(default=None, ge=1)
