@@ -228,6 +228,36 @@ BEYOND: dict[str, tuple[Any, tuple[tuple[str, int], ...], tuple[int, int, int, i
         (("encoder", 3),),
         (21, 6, 0, 0),
     ),
+    # the probe is padded to the window: its last rows see nothing
+    "longformer-of-a-wide-window": (
+        lambda: T.LongformerForSequenceClassification(T.LongformerConfig(**SMALL, attention_window=64)),
+        (("encoder", 3),),
+        (21, 6, 0, 0),
+    ),
+    "led": (
+        lambda: T.LEDForConditionalGeneration(T.LEDConfig(**BART, attention_window=64)),
+        (("encoder", 2), ("decoder", 2)),
+        (24, 8, 0, 0),
+    ),
+    # a global token for every 16 tokens: none of a short probe
+    "longt5-with-global-tokens": (
+        lambda: T.LongT5ForConditionalGeneration(
+            T.LongT5Config(
+                vocab_size=VOCAB,
+                d_model=32,
+                d_kv=8,
+                d_ff=48,
+                num_layers=2,
+                num_heads=4,
+                pad_token_id=0,
+                eos_token_id=5,
+                decoder_start_token_id=0,
+                encoder_attention_type="transient-global",
+            )
+        ),
+        (("encoder", 2), ("decoder", 2)),
+        (24, 8, 0, 0),
+    ),
     # a convolution between the first block and the second; positions have queries and keys of their own
     "deberta-v2-with-convolution": (
         lambda: T.DebertaV2Model(

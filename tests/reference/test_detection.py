@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -255,6 +256,16 @@ def test_micro_batches_without_boxes_give_the_gradient_of_the_whole_step(family:
 def test_a_detector_with_an_unknown_loss_is_refused() -> None:
     model = copy.deepcopy(detector("yolos"))
     model.loss_type = "GroundingDinoForObjectDetection"
+    with pytest.raises(BaseError, match="no detector whose loss is known"):
+        family_of(model)
+
+
+@pytest.mark.parametrize("setting", ["eos_coefficient", "num_detection_tokens"])
+def test_a_detector_that_only_bears_the_name_of_detr_s_loss_is_refused(setting: str) -> None:
+    """transformers falls back to that name for detectors without a loss of their own."""
+    model = copy.deepcopy(detector("yolos"))
+    assert family_of(model) == "queries"
+    model.config = SimpleNamespace(**{name: value for name, value in vars(model.config).items() if name != setting})
     with pytest.raises(BaseError, match="no detector whose loss is known"):
         family_of(model)
 

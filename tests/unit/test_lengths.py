@@ -15,6 +15,7 @@ from domaintune import Recipe
 from domaintune.checks.lengths import ends_within_a_sentence, length_findings
 from domaintune.data.batches import plan as plan_batches
 from domaintune.data.rows import Row
+from domaintune.errors import BaseError
 from domaintune.preview import check, plan
 from domaintune.settings import GenerationSettings, TextClassificationSettings, TokenClassificationSettings
 from domaintune.tasks import TASKS
@@ -228,3 +229,21 @@ def test_what_ends_within_a_sentence() -> None:
     assert not any(
         map(ends_within_a_sentence, ["", "Done.", "#### 42", "服务很好。", "(see above)", "return x;}", "“Ja!”"])
     )
+
+
+@pytest.mark.parametrize("kind", ["windows", "head"])
+def test_an_encoder_decoder_reads_one_end_token_a_text(kind: str) -> None:
+    """</s> in a text, HTML's strike, is no end: its classifier wants as many ends in every row."""
+    base = tiny_base("t5", "translation")
+    task = built(base, kind)
+    examples = list(task.read(rows("a dog", "a </s> dog </s> ran")))
+    items = [item for example in examples for item in task.prepare(base, example)]
+    assert {list(item.inputs["input_ids"]).count(base.processor.eos_token_id) for item in items} == {1}
+
+
+def test_a_tokenizer_without_a_padding_token_is_refused() -> None:
+    base = tiny_base("bert", "text-classification")
+    bare = copy.deepcopy(base.processor)
+    bare.pad_token = None
+    with pytest.raises(BaseError, match="no padding token"):
+        built(replace(base, processor=bare), "windows")

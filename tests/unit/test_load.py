@@ -152,6 +152,13 @@ def test_a_limit_of_minus_one_is_none() -> None:
     assert token_limit(endless) == NO_LIMIT
 
 
+def test_of_an_encoder_and_a_decoder_the_smaller_limit_counts() -> None:
+    base = tiny_base("bert", "text-classification")
+    base.processor.model_max_length = 40
+    base.model.config.max_encoder_position_embeddings, base.model.config.max_decoder_position_embeddings = 60, 30
+    assert token_limit(base) == 30
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [("./nowhere", "no such folder"), ("/a/b/c", "no such folder"), ("nobody/nothing", "nobody/nothing")],

@@ -98,7 +98,8 @@ def find_attention(survey: Survey) -> tuple[str, ...]:
 def mixes_positions(call: Call) -> bool:
     """Whether some row of the output [..., width] depends on an input's other rows, within this call.
 
-    Two rows are asked: the last of the first item, which a causal mask lets see all of it, and the very last.
+    Three rows are asked: the last of the first item, which a causal mask lets see all of it, the very last, and the very first: where a
+    model pads the probe to the window of its attention (LED, Longformer) the last ones are padding, which sees nothing.
     """
     output = next((t for t in call.outputs if t.is_floating_point() and t.ndim >= 2 and t.requires_grad), None)
     floating = (t for t in call.inputs if t.is_floating_point() and t.ndim >= 2 and t.requires_grad)
@@ -108,7 +109,7 @@ def mixes_positions(call: Call) -> bool:
     if all(tensor.shape[-2] == 1 for tensor in (output, *sources)):
         return True  # a single position, the last stage of a small picture: nothing sideways to look at
     rows = output.reshape(-1, output.shape[-1])
-    for row in (output.shape[-2] - 1, len(rows) - 1):
+    for row in (output.shape[-2] - 1, len(rows) - 1, 0):
         for source in sources:
             others = [tensor for tensor in sources if tensor is not source]
             gradient = partial_gradient(rows[row], source, others)

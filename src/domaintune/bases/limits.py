@@ -14,9 +14,12 @@ def token_limit(base: Base) -> int:
     """The smaller of the tokenizer's limit and the number of positions that the model can embed, special tokens included.
 
     RoBERTa-like position embeddings start after their padding index; rotary and relative positions set no limit of their own,
-    and the configuration's `max_position_embeddings` is used for them. `NO_LIMIT` where nothing sets one.
+    and the configuration's `max_position_embeddings` is used for them. `NO_LIMIT` where nothing sets one. Of two limits, of an encoder
+    and a decoder (LED), the smaller one.
     """
     limits = [int(base.processor.model_max_length)]
+    sides = (getattr(base.config, f"max_{side}_position_embeddings", None) for side in ("encoder", "decoder"))
+    limits += [int(side) for side in sides if side]
     declared = getattr(base.config, "max_position_embeddings", None)
     if declared and int(declared) > 0:  # XLNet says -1: it has no limit
         limits.append(int(declared))

@@ -35,19 +35,27 @@ def family_of(model: nn.Module) -> Family:
     Raises:
         BaseError: a detector whose loss is not known here.
     """
-    kind = str(model.loss_type)
-    if kind not in _LOSSES:
+    family = _LOSSES[str(model.loss_type)][0] if str(model.loss_type) in _LOSSES else None
+    # transformers names this loss for detectors that have none of their own too.
+    if (
+        family is None
+        or _queries(model) is None
+        or (family == "queries" and not hasattr(model.config, "eos_coefficient"))
+    ):
         raise BaseError(
             f"{type(model).__name__} is no detector whose loss is known.",
             remedy="Use RT-DETR v1/v2, D-FINE, DEIMv2, LW-DETR, RF-DETR, YOLOS or DETR.",
         )
-    return _LOSSES[kind][0]
+    return family
 
 
 def query_count(model: nn.Module) -> int:
     """Most boxes that the model can find in a picture."""
-    fields = vars(model.config)
-    return int(fields["num_detection_tokens"] if "num_detection_tokens" in fields else fields["num_queries"])
+    return int(_queries(model))  # type: ignore[arg-type]
+
+
+def _queries(model: nn.Module) -> int | None:
+    return getattr(model.config, "num_detection_tokens", getattr(model.config, "num_queries", None))
 
 
 def detection_units(model: nn.Module, counts: Sequence[int]) -> dict[str, float]:

@@ -15,7 +15,7 @@ from domaintune.bases.base import Base, HeadSpec
 from domaintune.bases.limits import token_limit
 from domaintune.data.rows import Row
 from domaintune.data.splits import normal_form
-from domaintune.errors import DataError
+from domaintune.errors import BaseError, DataError
 from domaintune.settings import TextClassificationSettings
 from domaintune.tasks.base import (
     Batch,
@@ -87,6 +87,8 @@ class TextClassification(Task):
 
     @classmethod
     def build(cls, rows: Sequence[Row], base: Base, settings: TextClassificationSettings) -> TextClassification:
+        if base.processor.pad_token_id is None:
+            raise BaseError("its tokenizer has no padding token, and no end token for one.", where=base.name)
         draft = cls(
             labels=(),
             multi_label=settings.multi_label,
@@ -210,7 +212,7 @@ class TextClassification(Task):
             texts = [example.text for example in chunk]
             encoded = base.processor(
                 texts, truncation=True, max_length=self.max_length, return_overflowing_tokens=True,
-                return_attention_mask=False,
+                return_attention_mask=False, **_ends_as_text(base),
             )  # fmt: skip
             names, counts = _input_names(base, encoded), Counter(encoded["overflow_to_sample_mapping"])
             at = 0
@@ -223,7 +225,7 @@ class TextClassification(Task):
 
     def _end(self, base: Base, example: TextExample) -> Item:
         """The first or last tokens of the text between the special ones."""
-        encoded = base.processor(example.text, return_special_tokens_mask=True, verbose=False)
+        encoded = base.processor(example.text, return_special_tokens_mask=True, verbose=False, **_ends_as_text(base))
         special = encoded["special_tokens_mask"]
         inner = [place for place, is_special in enumerate(special) if not is_special]
         room = max(self.max_length - (len(special) - len(inner)), 0)
@@ -317,6 +319,12 @@ class TextClassification(Task):
     def majority(self, train: Sequence[TextExample], examples: Sequence[TextExample]) -> list[Prediction]:
         made = majority_prediction([e.labels for e in train], len(self.labels), multi_label=self.multi_label)
         return [made] * len(examples)
+
+
+def _ends_as_text(base: Base) -> dict[str, bool]:
+    """Encoder-decoders classify at the end token, of which every row must have one: what looks like one in a text (</s>, HTML's strike)
+    is text."""
+    return {"split_special_tokens": True} if getattr(base.config, "is_encoder_decoder", False) else {}
 
 
 def _input_names(base: Base, encoded: Mapping[str, Any]) -> list[str]:
