@@ -19,7 +19,7 @@ from domaintune.data.formats import read_part
 from domaintune.data.labels import labels_of, only, renamed, require_labels
 from domaintune.data.rows import Row
 from domaintune.errors import DataError, RecipeError
-from domaintune.evaluation.units import with_units
+from domaintune.evaluation.units import with_kept_whole
 from domaintune.growth import as_before, extended, places_of
 from domaintune.inputs import DOMAIN, given_paths
 from domaintune.own_head import general_head_told, head_left, with_whole_head
@@ -142,7 +142,7 @@ def assemble(recipe: Recipe, base: Base, *, seen: Iterable[str] = ()) -> Parts:
     for by_file, part in zip(places.values(), (train, dev or (), test), strict=True):
         for file, line, number in (numbered[id(example)] for example in part):
             by_file.setdefault(file, []).append((line, number))
-    dev, test = dev and with_units(task, dev, whole), with_units(task, test, whole)
+    dev, test = dev and with_kept_whole(task, dev, whole), with_kept_whole(task, test, whole)
     headline = {} if general is None else {general.headline_name: general.headline}
     findings = with_few_rows(findings, {"dev": dev, "test": test, **headline})
     return Parts(task, train, dev, test, general, findings, notes, standing, places, caveats)
@@ -325,7 +325,7 @@ def _general_parts(
     headline, name = check, "general-check"
     if headline is None:
         choose, cut, whole = split(general_task, choose, fraction=0.5, seed=recipe.data_seed + 4)
-        headline, name = with_units(general_task, cut, whole), "general (report part)"
+        headline, name = with_kept_whole(general_task, cut, whole), "general (report part)"
     return GeneralParts(general_task, head, agreement, learn, choose, headline, name)
 
 

@@ -19,7 +19,7 @@ from domaintune.checks.shared import inseparable
 from domaintune.evaluation.intervals import bootstrap_weights, drawn_units, gain_estimate
 from domaintune.evaluation.paired import swap_test
 from domaintune.evaluation.records import load_records, scored_rows
-from domaintune.evaluation.units import with_units
+from domaintune.evaluation.units import with_kept_whole
 from domaintune.finished.compare import compare
 from domaintune.partition import grown_parts
 from domaintune.parts import Parts, assemble
@@ -128,10 +128,10 @@ def test_the_group_that_a_row_names_stays() -> None:
     rows = [TextExample(file="f", line=n, text=text, labels=(0,), group=group) for n, (text, group) in enumerate(
         [("good", "x"), ("good", "y"), ("fine", None), ("fine", None), ("good", None), ("Good!", None)]
     )]  # fmt: skip
-    made = [example.group for example in with_units(task, rows, {})]
+    made = [example.group for example in with_kept_whole(task, rows, {})]
     assert made == ["x", "y", None, None, None, None]
     whole = {id(row): number for row, number in zip(rows, (0, 0, 0, 3, 0, 5), strict=True)}
-    made = [example.group for example in with_units(task, rows, whole)]
+    made = [example.group for example in with_kept_whole(task, rows, whole)]
     assert made[:2] == ["x", "y"]
     assert made[2] == made[4] not in (None, "x", "y")
     assert made[3] is made[5] is None
@@ -148,7 +148,7 @@ def test_old_and_new_rows_that_hang_together_are_one_unit(folder: Path) -> None:
     _, dev, test, whole = grown_parts(made, task, old, added, notes)
     assert dev is not None
     for part, twice in ((dev, 1), (test, 2)):
-        units = Counter(example.group for example in with_units(task, part, whole))
+        units = Counter(example.group for example in with_kept_whole(task, part, whole))
         assert sorted(count for unit, count in units.items() if unit is not None) == [2] * twice
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from domaintune.tasks.base import Task
 
 
-def with_units(task: Task, examples: Sequence[Any], whole: Mapping[int, int]) -> list[Any]:
+def with_kept_whole(task: Task, examples: Sequence[Any], whole: Mapping[int, int]) -> list[Any]:
     """The examples of a part that was cut, each with its independent unit for its group: the group that its row names; else the rows that
     the cut kept whole (`whole`: `id` of an example -> their number). A row that is alone in this has no group.
     """
