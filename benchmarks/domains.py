@@ -124,7 +124,7 @@ def tuned(recipe: Recipe, output: Path) -> Any:
 
 
 def key_of(recipe: Recipe) -> dict[str, Any]:
-    return {"code": code_hash(), **settings_key(recipe)}
+    return {"code": code_hash(recipe.task.name), **settings_key(recipe)}
 
 
 def scored(run: Any, path: str) -> dict[str, list[list[int]]]:

@@ -44,7 +44,7 @@ def measured(method: str, seed: int) -> dict[str, Any]:
         }
     )
     plain = {k: v for k, v in settings_of(recipe).items() if k not in ("output", "train", "dev", "test", "base")}
-    key = {"code": code_hash("pictures"), "recipe": plain, "data": checksums(recipe)}
+    key = {"code": code_hash("image-classification"), "recipe": plain, "data": checksums(recipe)}
     output = RUNS / f"bccd_cells-{method}-{seed}-{digest(key)}"
     recipe = recipe.model_copy(update={"output": str(output)})
 

@@ -33,22 +33,32 @@ EQUAL = HERE / "equal_code.json"
 """Hash of code -> the later hash that gives the same numbers, and how that is known."""
 HASHES = ("code", "peer", "start_code")
 TASKS = {
-    "text": (
-        "tasks/text_classification.py", "tasks/token_classification.py", "tasks/tag_sequences.py", "tasks/token_losses.py",
+    "text-classification": ("tasks/text_classification.py", "tasks/token_losses.py", "tasks/word_windows.py"),
+    "token-classification": (
+        "tasks/token_classification.py", "tasks/tag_sequences.py", "tasks/tag_chains.py", "tasks/token_losses.py",
         "tasks/word_windows.py",
     ),
-    "pictures": ("tasks/image_classification.py",),
+    "image-classification": ("tasks/image_classification.py",),
 }  # fmt: skip
 SIZES = (100, 200, 500, 1000, 2000)
 """Of train parts: their numbers of epochs stand in the key."""
 
 
-@functools.cache
-def code_hash(tasks: str = "text", parts: Sequence[str] = MEASURED) -> str:
+def code_hash(*tasks: str) -> str:
     """Of the code that decides the numbers of a row of these tasks, as it was when first asked: what this process has loaded.
     Comments, docstrings and layout do not count."""
+    return _hash(MEASURED, tasks)
+
+
+def start_hash() -> str:
+    """Of what the peers of all text rows have from us."""
+    return _hash(START, ("text-classification", "token-classification"))
+
+
+@functools.cache
+def _hash(parts: Sequence[str], tasks: Sequence[str]) -> str:
     found: set[Path] = set()
-    for part in (*parts, *TASKS[tasks]):
+    for part in (*parts, *(file for task in tasks for file in TASKS[task])):
         path = SOURCE / part
         found |= set(path.rglob("*.py")) if path.is_dir() else {path}
     return meanings([(file.relative_to(SOURCE).as_posix(), file) for file in sorted(found)])

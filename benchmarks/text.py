@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from cells import CELLS, MAIN, OURS, PEERS, RUNS, SHARED, first_rate, peer_names, plain_recipe, training_of
-from rows import START, code_hash, digest, peers_hash, row, settings_of, wants_third_rate
+from rows import code_hash, digest, peers_hash, row, settings_of, start_hash, wants_third_rate
 
 from domaintune.bases.base import Base
 from domaintune.data.formats import read_rows
@@ -42,6 +42,8 @@ from domaintune.recipe import Recipe
 from domaintune.resolve import epochs_for, has_new_labels
 from domaintune.run import RunFolder
 from domaintune.tasks.base import Record, Task, dataset
+from domaintune.tasks.tag_sequences import entity_counts
+from domaintune.tasks.token_classification import TokenClassification
 
 RESULTS = Path("benchmarks/results/text")
 UNUSED = RUNS / "unused"
@@ -103,14 +105,20 @@ class Sets:
         return made
 
     def scores(
-        self, model_of: Any, reference: dict[str, Any], known: dict[str, list[list[int]]] | None = None
+        self,
+        model_of: Any,
+        reference: dict[str, Any],
+        known: dict[str, list[list[int]]] | None = None,
+        *,
+        strength: float = 1.0,
     ) -> dict[str, list[list[int]]]:
         """Set -> pairs, with `model_of(head)`, those that are `known` aside. On the agreement set the base's answers, kept in
         `reference`, are the targets."""
         made = dict(known or {})
-        for name, (task, examples, head) in self.sets.items():
+        for name, (whole, examples, head) in self.sets.items():
             if name in made:
                 continue
+            task = whole.at(strength)
             data = dataset(task, self.base, examples)
             if name == "agreement":
                 raw = predict(task, self.base, model_of(head), data, wanted=frozenset({"output"}), mode="predict")
@@ -125,7 +133,7 @@ class Sets:
 
 def ours(cell: str, method: str, seed: int) -> dict[str, Any]:
     recipe = CELLS[cell].recipe(OURS[method], seed=seed, output=UNUSED, **training_of(method))
-    key = {"code": code_hash(), **key_of(recipe)}
+    key = {"code": code_hash(CELLS[cell].task), **key_of(recipe)}
     output = RUNS / f"{cell}-{method}-{seed}-{digest(key)}"
     recipe = recipe.model_copy(update={"output": str(output)})
 
@@ -148,12 +156,25 @@ def ours(cell: str, method: str, seed: int) -> dict[str, Any]:
             "seconds": facts["training_seconds"],
             "memory": facts["peak_memory_bytes"],
             "scores": {
-                f"{s:g}": sets.scores(lambda head, s=s: run.view(s, head=head), reference, known[f"{s:g}"])
+                f"{s:g}": sets.scores(lambda head, s=s: run.view(s, head=head), reference, known[f"{s:g}"], strength=s)
                 for s in strengths
             },
+            **greedy(sets, output),
         }
 
     return row(RESULTS, f"{cell}.{method}.{seed}", key, measure)
+
+
+def greedy(sets: Sets, run: Path) -> dict[str, list[list[int]]]:
+    """Of entities the test pairs at strength 1 with each word's likeliest tag, from the probabilities that the run recorded: what is not
+    due to decoding."""
+    task = sets.parts.task
+    if not isinstance(task, TokenClassification):
+        return {}
+    _, records = load_records(run / "records" / "test.safetensors")
+    tagged = [[task._names(tags) for tags in (r["probability"].argmax(1), r["tags"])] for r in records["1"]]
+    counts = [entity_counts(found, true, task.types) for found, true in tagged]
+    return {"greedy": pairs(task, counts)}
 
 
 def ours_higher(cell: str, method: str, seed: int) -> None:
@@ -175,13 +196,19 @@ class Copied(Base):
         return cls(**{part.name: getattr(base, part.name) for part in dataclasses.fields(base)})
 
 
+def greedily(cell: str) -> dict[str, Any]:
+    """Of entities each word's likeliest tag, as the examples of these libraries decode."""
+    task = CELLS[cell].task
+    return {"task": {"name": task, "decoding": "greedy"}} if task == "token-classification" else {}
+
+
 def peer(cell: str, kind: str, start: str, seed: int) -> dict[str, Any]:
     """`start` "same": our head, as many epochs as our method of that kind takes, and the precision that ours chose; "own": a fresh head
     and the Trainer's own defaults; "same-high": as "same" with a third, higher rate."""
     import peers
 
     higher, own = start.endswith("-high"), start == "own"
-    recipe = CELLS[cell].recipe({"name": "lora"}, seed=seed, output=UNUSED)
+    recipe = CELLS[cell].recipe({"name": "lora"}, seed=seed, output=UNUSED, **greedily(cell))
     key = peer_key(cell, kind, start, recipe, peers.versions())
 
     def measure() -> dict[str, Any]:
@@ -226,13 +253,14 @@ def peer_key(cell: str, kind: str, start: str, recipe: Recipe, versions: dict[st
     key = {
         "versions": versions,
         "peer": peers_hash(),
-        "start_code": code_hash(parts=START),
+        "start_code": start_hash(),
         "kind": kind,
         "settings": PEERS[kind].plain(),
         "start": start,
         **key_of(recipe),
     }
     key["recipe"] = {k: v for k, v in key["recipe"].items() if k in ("task", "base", "seed", "data")}
+    key["recipe"]["task"].pop("decoding", None)  # of peers always each word's likeliest tag
     if start != "own":
         key["epochs"] = CELLS[cell].epochs(kind)
     if start.endswith("-high"):
@@ -257,7 +285,7 @@ def peer_high(cell: str, kind: str, seed: int) -> None:
 
 def simple(cell: str, seed: int) -> dict[str, Any]:
     """Majority, and a linear probe on frozen features, its regularisation chosen on dev."""
-    recipe = CELLS[cell].recipe({"name": "lora"}, seed=seed, output=UNUSED, training={"probe": True})
+    recipe = CELLS[cell].recipe({"name": "lora"}, seed=seed, output=UNUSED, training={"probe": True}, **greedily(cell))
 
     def measure() -> dict[str, Any]:
         sets = Sets(cell, recipe)
@@ -274,7 +302,7 @@ def simple(cell: str, seed: int) -> dict[str, Any]:
             "majority": pairs(task, records_of(task, test, majority)),
         }
 
-    return row(RESULTS, f"{cell}.simple.{seed}", {"code": code_hash(), **key_of(recipe)}, measure)
+    return row(RESULTS, f"{cell}.simple.{seed}", {"code": code_hash(CELLS[cell].task), **key_of(recipe)}, measure)
 
 
 def jobs(part: str, cells: Sequence[str], methods: Sequence[str] | None, seeds: Sequence[int]) -> list[list[str]]:

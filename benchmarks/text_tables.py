@@ -17,7 +17,7 @@ import matplotlib
 import numpy as np
 from cells import CELLS, MAIN, OURS, PEERS, peer_names, plain_recipe
 from matplotlib.figure import Figure
-from rows import HERE, START, alike, code_hash, peers_hash, settings_of, today, wants_third_rate
+from rows import HERE, alike, code_hash, peers_hash, settings_of, start_hash, today, wants_third_rate
 
 from domaintune.evaluation.intervals import Estimate
 from domaintune.evaluation.over_seeds import seed_weights, widened
@@ -145,7 +145,7 @@ def is_old(name: str, rows: Sequence[Row]) -> bool:
     if name.startswith("peer-"):
         kind = re.sub("-(same|own)$", "", name.removeprefix("peer-"))
         return any(_is_old_peer(row, kind) for row in rows)
-    if any(today(row["key"]["code"]) != today(code_hash()) for row in rows):
+    if any(today(row["key"]["code"]) != today(code_hash(row["key"]["recipe"]["task"]["name"])) for row in rows):
         return True
     if name not in OURS:
         return False
@@ -164,7 +164,7 @@ def _is_old_peer(row: Row, kind: str) -> bool:
     key, epochs = row["key"], epochs_of(row["cell"], kind)
     return (
         today(key["peer"]) != peers_hash()
-        or today(key.get("start_code")) != today(code_hash(parts=START))
+        or today(key.get("start_code")) != today(start_hash())
         or key.get("settings") != PEERS[kind].plain()
         or (key.get("epochs") is not None and epochs is not None and key["epochs"] != epochs)
     )

@@ -118,12 +118,13 @@ def validator(task: Task, base: Base, attached: Attached, dev: Dataset, budget: 
     name = task.primary.name
 
     def validate() -> float:
+        weights = attached.domain_weights()
         made = predict_by_domain(
             task,
             base,
-            attached.in_domain,
+            lambda domain: (weights.get(domain or "", 1.0), attached.in_domain(domain)),
             dev,
-            domains=attached.domain_weights(),
+            domains=weights,
             wanted=frozenset({name}),
             budget=budget,
         )
@@ -370,7 +371,9 @@ def _train_folds(job: _Job, rows: Sequence[Any]) -> list[_Fold]:
     kept = []
     for number, (inside, outside) in enumerate(fold_positions(recipe, task, rows)):
         data, dev = (job.data([rows[i] for i in part]) for part in (inside, outside))
-        kept.append(_train_fold(job, data, dev, name=f"fold-{number}"))
+        kept.append(
+            _train_fold(replace(job, task=task.fitted(data.examples, job.base)), data, dev, name=f"fold-{number}")
+        )
         job = job.with_training(precision=kept[0].training.precision)  # the first fold's is that of all
     return kept
 

@@ -123,7 +123,7 @@ def assemble(recipe: Recipe, base: Base, *, seen: Iterable[str] = ()) -> Parts:
         if judged is not None:
             remedy = f"Give a part with labels in it (--{name}), or more rows with labels to cut it from."
             _require_labels(task, judged, name, remedy=remedy)
-    task = task.weighted(train)
+    task = task.fitted(train, base)
     seen, own = set(seen), [*train, *(dev or ())]
     reported, known = _checksums(task, test), _checksums(task, own)
     caveats = _caveats(task, test, seen, known)
@@ -358,7 +358,7 @@ def _in_own_order(task: Task, base: Base) -> Task | None:
         kept = task.relabelled(base.own_labels)
     except DataError:  # a head for something else: the base is a body alone
         return None
-    return kept if base.owns(kept.head()) else None
+    return kept.fitted((), base) if base.owns(kept.head()) else None
 
 
 def _general_task(

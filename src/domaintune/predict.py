@@ -107,6 +107,7 @@ def run_as_base(
         processor=run.base.processor,
         own_labels=spec.labels,
         own_problem_type=spec.problem_type,
+        own_transitions=getattr(run.task.at(chosen), "transitions", None),
         pooling=run.base.pooling,
         provenance={
             "run": str(Path(path).resolve()),
@@ -264,7 +265,7 @@ class Run:
         return predict_by_domain(
             task,
             base,
-            lambda name: nullcontext(self.view(at[name or ""], head=head)),
+            lambda name: (at[name or ""], nullcontext(self.view(at[name or ""], head=head))),
             dataset(task, base, examples),
             domains=self.domains,
             wanted=wanted,

@@ -67,6 +67,9 @@ class TokenClassificationSettings(Settings):
     max_length: int | None = Field(default=None, ge=8)
     stride: int = Field(default=64, ge=0)
     """Tokens that neighbouring windows share."""
+    decoding: Literal["viterbi", "greedy"] = "viterbi"
+    """`viterbi`: the likeliest valid sequence of tags, where how tags follow each other is learned from the train part; `greedy`: each
+    word's likeliest tag."""
 
 
 def _without(settings: Settings, key: str, remedy: str) -> None:

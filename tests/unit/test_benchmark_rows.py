@@ -82,7 +82,7 @@ def test_equally_good_peers_on_dev(tmp_path: Path) -> None:
 
         made = {
             "peer": code or rows.peers_hash(),
-            "start_code": rows.code_hash(parts=rows.START),
+            "start_code": rows.start_hash(),
             "kind": kind,
             "settings": PEERS[kind].plain(),
             "start": "own",

@@ -26,6 +26,7 @@ from domaintune.evaluation.score import point_scores, predict, records_of
 from domaintune.partition import without_duplicates
 from domaintune.settings import TokenClassificationSettings
 from domaintune.tasks.base import dataset
+from domaintune.tasks.tag_chains import transitions_of
 from domaintune.tasks.tag_sequences import OUTSIDE, rendered, tags_of
 from domaintune.tasks.token_classification import TokenClassification, TokenExample
 from domaintune.tasks.word_windows import WordTokens, tokenize_words, windows
@@ -209,7 +210,7 @@ def test_answers_of_a_head_whose_labels_are_types_alone(labels: tuple[str, ...])
     (example,) = made.read([Row({"tokens": list(words)}, "x", 1)], labelled=False)
 
     def answer(*tags: int) -> dict[str, Any]:
-        return {"probability": np.eye(3)[list(tags)], "tokens": words}
+        return answered(np.eye(3)[list(tags)], words)
 
     base = answer(2, 2, 0, 1, 1)
     found = made.render(base)["entities"]
@@ -224,6 +225,11 @@ def test_answers_of_a_head_whose_labels_are_types_alone(labels: tuple[str, ...])
     people = made.scoring(["PER"])
     assert people.reduce([people.statistics(answer(2, 2, 0, 1, 0), reference)], ones)["f1"] == [1.0]
     assert type(made).model_validate_json(made.model_dump_json()) == made
+
+
+def answered(probability: np.ndarray, tokens: Any) -> dict[str, Any]:
+    """What `join` makes where each word's likeliest tag is chosen."""
+    return {"probability": probability, "tokens": tokens, "chosen": probability.argmax(1)}
 
 
 # --- words and tokens
@@ -462,9 +468,7 @@ def test_own_labels_in_another_order_give_the_same_loss_and_entities() -> None:
 def test_scores_of_predictions() -> None:
     made = task()
     examples = list(made.read(rows()))
-    perfect = [
-        {"probability": np.eye(len(made.tags))[list(example.tags)], "tokens": example.tokens} for example in examples
-    ]
+    perfect = [answered(np.eye(len(made.tags))[list(example.tags)], example.tokens) for example in examples]
     data = dataset(made, tiny_base(), examples)
     scores = point_scores(made, records_of(made, data, perfect))
     assert set(scores) == set(made.scores)
@@ -484,7 +488,7 @@ def test_agreement_that_there_is_no_entity_is_whole() -> None:
     asked = [made.as_reference(p, e) for p, e in zip(nothing, examples, strict=True)]
     same = [made.statistics(p, e) for p, e in zip(nothing, asked, strict=True)]
     assert point_scores(made, same)["f1"] == 1.0
-    found = {"probability": np.eye(len(made.tags))[list(examples[0].tags)], "tokens": examples[0].tokens}
+    found = answered(np.eye(len(made.tags))[list(examples[0].tags)], examples[0].tokens)
     assert point_scores(made, [made.statistics(found, asked[0]), *same[1:]])["f1"] == 0.0
     assert (
         point_scores(made, [made.statistics(nothing[0], replace(examples[0], tags=(0,) * len(examples[0].tags)))])["f1"]
@@ -499,7 +503,7 @@ def test_words_of_types_that_are_not_scored_are_outside() -> None:
     other = made.tags.index(f"B-{made.types[1]}")
     probability = np.full((len(example.tokens), len(made.tags)), 0.0)
     probability[:, 0], probability[:, other] = 0.4, 0.6
-    answer = {"probability": probability, "tokens": example.tokens}
+    answer = answered(probability, example.tokens)
     outside = replace(example, tags=(0,) * len(example.tokens))
     every, some = made.statistics(answer, outside), kept.statistics(answer, outside)
     assert (every["correct_words"], some["correct_words"]) == (0, len(example.tokens))
@@ -517,7 +521,7 @@ def test_render_gives_entities_with_their_text() -> None:
     made = task()
     examples = list(made.read(rows()))
     tags = np.eye(len(made.tags))[list(examples[0].tags)] * 0.6 + 0.08
-    shown = made.render({"probability": tags, "tokens": examples[0].tokens})
+    shown = made.render(answered(tags, examples[0].tokens))
     assert shown["tags"] == SENTENCES[0][1]
     assert [{**entity, "score": round(entity["score"], 6)} for entity in shown["entities"]] == [
         {"type": "PER", "start": 0, "end": 2, "text": "Angela Merkel", "score": round(0.68 * 0.68 * (1 - 0.08), 6)},
@@ -574,7 +578,7 @@ def test_scores_of_answered_entities_are_judged_as_they_are_shown() -> None:
         for row, (tag, score) in enumerate(words):
             probability[row] = (1 - score) / (len(made.tags) - 1)
             probability[row, made.tags.index(tag)] = score
-        predictions.append({"probability": probability, "tokens": example.tokens})
+        predictions.append(answered(probability, example.tokens))
     found = answered_entities(made, examples, predictions, 1.0)
     assert found is not None
     assert found["count"] == 3
@@ -586,3 +590,59 @@ def test_scores_of_answered_entities_are_judged_as_they_are_shown() -> None:
     assert calibrated is not None
     assert calibrated["confidence"] < found["confidence"]
     assert answered_entities(made, examples[1:2], predictions[1:2], 1.0) is None  # nothing is answered
+
+
+# --- tags that follow each other
+
+
+def test_what_the_train_part_teaches_is_the_fitted_heads_or_grows_with_the_strength() -> None:
+    """A head fitted on the rows has it at every strength; the base's own head at 0 is the base."""
+    made = task()
+    examples = list(made.read(rows()))
+    learned = transitions_of(made._names(e.tags) for e in examples)
+    fresh = made.fitted(examples, tiny_base())
+    assert (fresh.transitions, fresh.first_transitions) == (learned, learned)
+    assert fresh.at(0.0).transitions == learned
+    own = replace(tiny_base(), own_labels=made.tags)
+    grown = made.fitted(examples, own)
+    assert (grown.transitions, grown.first_transitions) == (learned, None)
+    assert grown.at(0.0).transitions is None
+    np.testing.assert_allclose(grown.at(0.5).transitions, np.array(learned) / 2)
+    assert grown.at(1.0).transitions == learned
+    earlier = transitions_of([["B-PER", "I-PER"]])
+    later = made.fitted(examples, replace(own, own_transitions=earlier))
+    assert later.at(0.0).transitions == earlier
+    kept = made.fitted((), replace(own, own_transitions=earlier))
+    assert (kept.transitions, kept.first_transitions) == (earlier, earlier)
+
+
+def test_greedy_decoding_and_other_schemes_learn_nothing() -> None:
+    made = task().model_copy(update={"decoding": "greedy"})
+    examples = list(made.read(rows()))
+    assert made.fitted(examples, tiny_base()).transitions is None
+    types_alone = task().relabelled(("O", "PER", "LOC"))
+    assert types_alone.fitted((), replace(tiny_base(), own_labels=("O", "PER", "LOC"))).transitions is None
+    assert task().fitted(examples, tiny_base()).relabelled(made.tags).transitions is None
+
+
+def test_a_task_stored_before_decoding_was_a_setting_answers_as_then() -> None:
+    stored = {k: v for k, v in task().model_dump(mode="json").items() if k not in ("decoding", "transitions")}
+    assert TokenClassification.model_validate(stored).decoding == "greedy"
+
+
+@pytest.mark.parametrize("decoding", ["viterbi", "greedy"])
+def test_what_is_scored_is_what_is_answered(decoding: str) -> None:
+    """Long and short rows, in windows: scores count the entities that `render` shows, and viterbi shows every tag that it chose."""
+    settings = {"decoding": decoding, "max_length": 12, "stride": 3}
+    made, broken = task(**settings), 0
+    base = with_head(made)
+    examples = [*made.read(rows()), *(long_example(made, 60, seed) for seed in range(4))]
+    made = made.fitted(examples, base)
+    found = predict(made, base, base.model, dataset(made, base, examples), wanted=frozenset({"f1"}))
+    for prediction, example in zip(found, examples, strict=True):
+        shown, names = made.render(prediction), [made.tags[index] for index in prediction["chosen"]]
+        assert len(shown["entities"]) == made.statistics(prediction, example)["predicted"].sum()
+        broken += shown["tags"] != names
+        if decoding == "greedy":
+            assert names == [made.tags[index] for index in prediction["probability"].argmax(1)]
+    assert (broken == 0) == (decoding == "viterbi")

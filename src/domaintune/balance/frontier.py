@@ -73,9 +73,9 @@ def predict_at(
     the strength that a mapping has for it ("": where it has none)."""
     weights = attached.domain_weights()
 
-    def models(name: str | None) -> AbstractContextManager[nn.Module]:
+    def models(name: str | None) -> tuple[float, AbstractContextManager[nn.Module]]:
         at = strength[name or ""] if isinstance(strength, Mapping) else strength * weights.get(name or "", 1.0)
-        return nullcontext(attached.view(at, head=side.head, form=form))
+        return at, nullcontext(attached.view(at, head=side.head, form=form))
 
     return predict_by_domain(
         side.task, base, models, side.data, domains=weights, wanted=wanted, mode=mode, budget=budget

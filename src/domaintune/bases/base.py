@@ -67,6 +67,8 @@ class Base:
     model: nn.Module
     processor: Any
     own_labels: tuple[str, ...] = ()
+    own_transitions: tuple[tuple[float, float, float], ...] | None = None
+    """Of a run: what its own head decodes with (see `tasks.tag_chains.Transitions`)."""
     unnamed_labels: tuple[str, ...] = ()
     """Of a head whose labels nobody named: transformers' placeholders (LABEL_0, ...). `own_labels` is empty then."""
     own_problem_type: str | None = None

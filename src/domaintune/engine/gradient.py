@@ -19,7 +19,7 @@ from domaintune.engine.precision import computing
 from domaintune.errors import TrainingError
 from domaintune.methods.base import Attached
 from domaintune.settings import Precision
-from domaintune.tasks.base import Batch, Dataset, Item, Task, item_domains
+from domaintune.tasks.base import Batch, Dataset, Item, Task
 
 STREAMS = {"step": 0, "augment": 1, "pull": 2}
 
@@ -104,7 +104,10 @@ class StepGradient:
     @functools.cached_property
     def domains(self) -> list[str | None] | None:
         """Each item's domain, where domains have weights of their own."""
-        return item_domains(self.data) if self.attached.domain_weights() else None
+        if not self.attached.domain_weights():
+            return None
+        pairs = zip(self.data.examples, self.data.spans, strict=True)
+        return [example.domain for example, span in pairs for _ in span]
 
     def _domain(self, position: int) -> str | None:
         return None if self.domains is None else self.domains[position]

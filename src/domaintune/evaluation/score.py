@@ -74,8 +74,8 @@ def predict(
     ]
 
 
-Models = Callable[[str | None], AbstractContextManager[nn.Module]]
-"""The model of a domain, for as long as the context lasts."""
+Models = Callable[[str | None], tuple[float, AbstractContextManager[nn.Module]]]
+"""Of a domain the strength and its model, for as long as the context lasts."""
 
 
 def by_domain(examples: Sequence[Any], names: Collection[str]) -> dict[str | None, list[int]]:
@@ -118,8 +118,9 @@ def predict_by_domain(
     made: list[Prediction | None] = [None] * len(data.examples)
     for name, positions in by_domain(data.examples, domains).items():
         part = data if len(positions) == len(data.examples) else subset(data, positions)
-        with models(name) as model:
-            predictions = predict(task, base, model, part, wanted=wanted, mode=mode, budget=budget)
+        strength, context = models(name)
+        with context as model:
+            predictions = predict(task.at(strength), base, model, part, wanted=wanted, mode=mode, budget=budget)
         for position, prediction in zip(positions, predictions, strict=True):
             made[position] = prediction
     return [prediction for prediction in made if prediction is not None]

@@ -220,8 +220,12 @@ class Task(BaseModel, ABC):
         where labels size nothing."""
         return self
 
-    def weighted(self, train: Sequence[Any]) -> Self:
-        """This task with the class weights of the training examples alone, where it has any; `build` saw the other parts too."""
+    def fitted(self, train: Sequence[Any], base: Base) -> Self:
+        """This task with what the training examples alone teach (`build` saw the other parts too): class weights, how tags follow."""
+        return self
+
+    def at(self, strength: float) -> Self:
+        """This task for a model of this strength: what a head decodes with may be learned as its weights are."""
         return self
 
     @property
@@ -383,11 +387,6 @@ class Task(BaseModel, ABC):
     def majority(self, train: Sequence[Any], examples: Sequence[Any]) -> list[Prediction] | None:
         """What one would predict for each from the training targets alone (the commonest label); None where it has no meaning."""
         return None
-
-
-def item_domains(data: Dataset) -> list[str | None]:
-    """The domain of every item's example."""
-    return [example.domain for example, span in zip(data.examples, data.spans, strict=True) for _ in span]
 
 
 def dataset(task: Task, base: Base, examples: Sequence[Any]) -> Dataset:

@@ -116,7 +116,7 @@ class ImageClassification(Task):
     def relabelled(self, labels: Sequence[str]) -> ImageClassification:
         return self.model_copy(update={"labels": tuple(labels), "weights": None})
 
-    def weighted(self, train: Sequence[ImageExample]) -> ImageClassification:
+    def fitted(self, train: Sequence[ImageExample], base: Base) -> ImageClassification:
         if self.weights is None:
             return self
         found = [index for example in train for index in example.labels]

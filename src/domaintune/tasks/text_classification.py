@@ -155,7 +155,7 @@ class TextClassification(Task):
     def scoring(self, labels: Sequence[str]) -> TextClassification:
         return self.model_copy(update={"scored": tuple(labels)}) if self.multi_label else self
 
-    def weighted(self, train: Sequence[TextExample]) -> TextClassification:
+    def fitted(self, train: Sequence[TextExample], base: Base) -> TextClassification:
         if self.weights is None:
             return self
         found = [index for example in train for index in example.labels]

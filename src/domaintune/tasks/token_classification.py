@@ -35,10 +35,10 @@ from domaintune.tasks.base import (
     Task,
 )
 from domaintune.tasks.classification import class_scores, class_weights, shown, with_shown
+from domaintune.tasks.tag_chains import Transitions, between, likeliest, transitions_of
+from domaintune.tasks.tag_findings import tag_findings
 from domaintune.tasks.tag_sequences import (
     OUTSIDE,
-    broken_positions,
-    entities,
     entity_counts,
     is_tag,
     reduce_entities,
@@ -48,12 +48,11 @@ from domaintune.tasks.tag_sequences import (
     tagged_characters,
     tags_of,
 )
-from domaintune.tasks.unlikely_spans import TaggedRow, unlikely_spans
+from domaintune.tasks.token_losses import IGNORED, wide
 from domaintune.tasks.word_windows import tokenize_words, windows
 
 DEFAULT_MAX_LENGTH = 512
-IGNORED = -100
-FEW_ENTITIES = 5
+UNLEARNED: dict[str, Any] = {"transitions": None, "first_transitions": None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +90,11 @@ class TokenClassification(Task):
     """The types that count in scores; None: all."""
     scheme: Scheme = "BIO"
     """Of `tags`: another one where a base's own head has it, whose answers alone are read."""
+    decoding: Literal["viterbi", "greedy"] = "greedy"
+    """Of words' probabilities to tags: the likeliest valid sequence, or the likeliest tag of each word."""
+    transitions: Transitions | None = None
+    """Of the trained head, learned from the train part; at strength 0 those of the head to start from, `first_transitions`."""
+    first_transitions: Transitions | None = None
 
     @classmethod
     def build(cls, rows: Sequence[Row], base: Base, settings: TokenClassificationSettings) -> TokenClassification:
@@ -108,6 +112,7 @@ class TokenClassification(Task):
             tokens_column=settings.tokens_column,
             tags_column=settings.tags_column,
             weights=None,
+            decoding=settings.decoding,
         )
         found = Counter(tag for row in rows for tag in draft._tag_names(row, len(draft._tokens(row))))
         mentions = Counter({tag[2:]: 0 for tag in found if tag != OUTSIDE})
@@ -189,7 +194,9 @@ class TokenClassification(Task):
         """Raises DataError where `labels` are neither BIO tags nor O and types alone (IO)."""
         scheme, found = scheme_of(labels)
         types = (*(name for name in self.types if name in found), *sorted(found - set(self.types)))
-        return self.model_copy(update={"tags": tuple(labels), "types": types, "weights": None, "scheme": scheme})
+        return self.model_copy(
+            update={"tags": tuple(labels), "types": types, "weights": None, "scheme": scheme, **UNLEARNED}
+        )
 
     def scoring(self, labels: Sequence[str]) -> TokenClassification:
         return self.model_copy(update={"scored": tuple(labels)})
@@ -207,38 +214,26 @@ class TokenClassification(Task):
         """As BIO."""
         return to_bio([self.tags[index] for index in tags], self.scheme)
 
-    def weighted(self, train: Sequence[TokenExample]) -> TokenClassification:
-        if self.weights is None:
+    def fitted(self, train: Sequence[TokenExample], base: Base) -> TokenClassification:
+        update: dict[str, Any] = dict(UNLEARNED)
+        if self.weights is not None:
+            found = [tag for example in train for tag in example.tags]
+            update["weights"] = class_weights(found, count=len(self.tags), kind="balanced")
+        if self.decoding == "viterbi" and self.scheme == "BIO":
+            own = base.owns(self.head())
+            learned = transitions_of(self._names(e.tags) for e in train) if train else base.own_transitions
+            update["transitions"] = learned
+            update["first_transitions"] = base.own_transitions if own else learned
+        return self.model_copy(update=update)
+
+    def at(self, strength: float) -> TokenClassification:
+        if self.transitions == self.first_transitions:
             return self
-        found = [tag for example in train for tag in example.tags]
-        return self.model_copy(update={"weights": class_weights(found, count=len(self.tags), kind="balanced")})
+        made = between(self.first_transitions, self.transitions, strength)
+        return self.model_copy(update={"transitions": made, "first_transitions": made})
 
     def check(self, examples: Sequence[TokenExample]) -> Iterator[Finding]:
-        names = [self._names(example.tags) for example in examples]
-        broken = tuple(e.where for e, tags in zip(examples, names, strict=True) if broken_positions(tags))
-        if broken:
-            yield Finding.of(
-                broken,
-                "broken-tags",
-                "warning",
-                "[row has|rows have] an I-TYPE that continues nothing; such words count as no entity.",
-                remedy="Begin every entity with B-TYPE.",
-                why="Such words are trained on as the inside of an entity that has no beginning.",
-            )
-        counts = Counter(entity.type for tags in names for entity in entities(tags))
-        rare = [name for name in sorted(self.types) if 0 < counts[name] < FEW_ENTITIES]
-        if rare:
-            yield Finding(
-                "rare-label",
-                "warning",
-                f"fewer than {FEW_ENTITIES} entities: {', '.join(rare[:10])}; their scores mean little.",
-                (),
-                "Label more rows with these types, or join them with others: --label-map OLD=NEW.",
-                "What so few rows teach and test is chance.",
-                len(rare),
-            )
-        tagged = zip(examples, names, strict=True)
-        yield from unlikely_spans([TaggedRow(e.where, e.tokens, entities(tags)) for e, tags in tagged])
+        return tag_findings([(e.where, e.tokens, self._names(e.tags)) for e in examples], self.types)
 
     def keys(self, example: TokenExample) -> Keys:
         names = self._names(example.tags)
@@ -296,7 +291,7 @@ class TokenClassification(Task):
         return {"word": float(torch.tensor(self.weights, dtype=torch.float64, device=labels.device)[labels].sum())}
 
     def loss(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        logits = _wide(model(**batch.inputs).logits)
+        logits = wide(model(**batch.inputs).logits)
         weights = None if self.weights is None else logits.new_tensor(self.weights)
         labels = batch.targets["labels"].reshape(-1)
         flat = logits.reshape(-1, logits.shape[-1])
@@ -315,12 +310,18 @@ class TokenClassification(Task):
         probability = np.zeros((len(example.tokens), len(self.tags)))
         for part in raw:
             probability[part["words"]] = part["probability"]
-        return {"probability": probability, "tokens": example.tokens}
+        return {"probability": probability, "tokens": example.tokens, "chosen": self._chosen(probability)}
+
+    def _chosen(self, probability: np.ndarray) -> np.ndarray:
+        """The tag of each word [words], from probabilities [words, tags]."""
+        if self.decoding == "viterbi" and self.scheme == "BIO":
+            return likeliest(probability, self.tags, self.transitions)
+        return np.asarray(probability.argmax(1))
 
     def statistics(self, prediction: Prediction, example: TokenExample) -> Record:
         probability = np.asarray(prediction["probability"])
         tags = np.asarray(example.tags)
-        found, true = self._scored_names(probability.argmax(1)), self._scored_names(example.tags)
+        found, true = self._scored_names(prediction["chosen"]), self._scored_names(example.tags)
         names = np.array(self._scored_names(range(len(self.tags))))  # of tags that do not count: outside
         right = np.where(names == np.array(true)[:, None], probability, 0.0).sum(1)
         return {
@@ -359,8 +360,7 @@ class TokenClassification(Task):
 
     def render(self, prediction: Prediction) -> dict[str, Any]:
         """`tags`, one a word, and `entities` with type, start, end (words, exclusive), text and score (see `span_probability`)."""
-        probability = np.asarray(prediction["probability"])
-        chosen = probability.argmax(1)
+        chosen = np.asarray(prediction["chosen"])
         made = rendered(self._names(chosen), prediction["tokens"])
         for entity in made["entities"]:
             place = {"start": entity["start"], "end": entity["end"]}
@@ -371,7 +371,7 @@ class TokenClassification(Task):
         return rendered(self._names(example.tags), example.tokens)
 
     def as_reference(self, prediction: Prediction, example: TokenExample) -> TokenExample:
-        tags = tuple(int(index) for index in np.asarray(prediction["probability"]).argmax(1))
+        tags = tuple(int(index) for index in prediction["chosen"])
         return replace(example, tags=tags, by_base=True)
 
     def divergence(self, tuned: nn.Module, base_model: nn.Module, batch: Batch) -> tuple[Tensor, float]:
@@ -383,12 +383,11 @@ class TokenClassification(Task):
     def majority(self, train: Sequence[TokenExample], examples: Sequence[TokenExample]) -> list[Prediction]:
         """Every word outside."""
         outside = np.eye(len(self.tags))[self.tags.index(OUTSIDE)]
-        return [{"probability": np.tile(outside, (len(e.tokens), 1)), "tokens": e.tokens} for e in examples]
-
-
-def _wide(logits: Tensor) -> Tensor:
-    """float32 at least."""
-    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+        made = (np.tile(outside, (len(example.tokens), 1)) for example in examples)
+        return [
+            {"probability": rows, "tokens": e.tokens, "chosen": rows.argmax(1)}
+            for rows, e in zip(made, examples, strict=True)
+        ]
 
 
 def _word_rows(logits: Tensor, batch: Batch) -> Tensor:
