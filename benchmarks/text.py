@@ -36,14 +36,12 @@ from domaintune.heads import general_base, starting_base
 from domaintune.inputs import checksums
 from domaintune.parts import Parts, assemble
 from domaintune.pipeline import general_of, tune
-from domaintune.predict import load, open_base
+from domaintune.predict import Run, load, open_base
 from domaintune.provenance import peak_memory
 from domaintune.recipe import Recipe
 from domaintune.resolve import epochs_for, has_new_labels
 from domaintune.run import RunFolder
 from domaintune.tasks.base import Record, Task, dataset
-from domaintune.tasks.tag_sequences import entity_counts
-from domaintune.tasks.token_classification import TokenClassification
 
 RESULTS = Path("benchmarks/results/text")
 UNUSED = RUNS / "unused"
@@ -159,22 +157,20 @@ def ours(cell: str, method: str, seed: int) -> dict[str, Any]:
                 f"{s:g}": sets.scores(lambda head, s=s: run.view(s, head=head), reference, known[f"{s:g}"], strength=s)
                 for s in strengths
             },
-            **greedy(sets, output),
+            **greedy(sets, run),
         }
 
     return row(RESULTS, f"{cell}.{method}.{seed}", key, measure)
 
 
-def greedy(sets: Sets, run: Path) -> dict[str, list[list[int]]]:
-    """Of entities the test pairs at strength 1 with each word's likeliest tag, from the probabilities that the run recorded: what is not
-    due to decoding."""
-    task = sets.parts.task
-    if not isinstance(task, TokenClassification):
+def greedy(sets: Sets, run: Run) -> dict[str, list[list[int]]]:
+    """Of entities the test pairs at strength 1 with each word's likeliest tag: what is not due to decoding."""
+    if sets.recipe.task.name != "token-classification":
         return {}
-    _, records = load_records(run / "records" / "test.safetensors")
-    tagged = [[task._names(tags) for tags in (r["probability"].argmax(1), r["tags"])] for r in records["1"]]
-    counts = [entity_counts(found, true, task.types) for found, true in tagged]
-    return {"greedy": pairs(task, counts)}
+    task = sets.parts.task.model_copy(update={"decoding": "greedy"})
+    data = dataset(task, sets.base, sets.parts.test)
+    raw = predict(task, sets.base, run.view(1.0), data, wanted=frozenset({task.primary.name}))
+    return {"greedy": pairs(task, records_of(task, data, raw))}
 
 
 def ours_higher(cell: str, method: str, seed: int) -> None:

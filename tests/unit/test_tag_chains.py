@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from domaintune.tasks.tag_chains import NONE, between, likeliest, tag_scores, transitions_of
+from domaintune.tasks.tag_chains import NONE, between, likeliest, marginals, tag_scores, transitions_of
 from domaintune.tasks.tag_sequences import broken_positions, tags_of
 
 TAGS = tags_of(["PER", "LOC"])
@@ -29,11 +29,35 @@ def test_it_is_the_best_of_all_sequences(seed: int, learned: bool) -> None:
     texts = [["O", "B-PER", "I-PER", "O"], ["B-LOC", "O", "O"], ["B-LOC", "B-PER", "I-PER", "I-PER"]]
     transitions = transitions_of(texts) if learned else None
     found = likeliest(probability, tags, transitions)
-    logs = np.log(np.maximum(probability, np.finfo(np.float64).tiny))
+    logs = np.log(probability)
     every = itertools.product(range(len(tags)), repeat=len(probability))
     best = max(every, key=lambda path: score(path, logs, tags, transitions))
     assert score(tuple(found), logs, tags, transitions) == pytest.approx(score(best, logs, tags, transitions))
     assert not broken_positions([tags[index] for index in found])
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("learned", [False, True])
+def test_marginals_are_sums_over_all_sequences(seed: int, learned: bool) -> None:
+    generator = np.random.default_rng(seed)
+    probability = generator.dirichlet(np.full(len(TAGS), 0.3), size=4)
+    transitions = transitions_of([["O", "B-PER", "I-PER", "O"], ["B-LOC", "O", "O"]]) if learned else None
+    logs, expected = np.log(probability), np.zeros(probability.shape)
+    for path in itertools.product(range(len(TAGS)), repeat=4):
+        expected[range(4), path] += math.exp(score(path, logs, TAGS, transitions))
+    expected /= expected.sum(1, keepdims=True)
+    np.testing.assert_allclose(marginals(probability, TAGS, transitions), expected, atol=1e-12)
+
+
+def test_marginals_of_long_and_of_impossible_texts_are_probabilities() -> None:
+    generator = np.random.default_rng(0)
+    long = generator.dirichlet(np.full(len(TAGS), 0.1), size=3000)
+    certain = np.eye(len(TAGS))[[2, 4, 0, 2] * 500]  # I-PER, I-LOC, O, I-PER
+    for probability in (long, certain, np.zeros((5, len(TAGS)))):
+        made = marginals(probability, TAGS, transitions_of([["B-X", "I-X", "I-X"]] * 1000))
+        assert np.isfinite(made).all()
+        np.testing.assert_allclose(made.sum(1), 1, atol=1e-12)
+    assert marginals(np.zeros((0, len(TAGS))), TAGS, None).shape == (0, len(TAGS))
 
 
 def test_a_valid_sequence_of_likeliest_tags_stays_where_nothing_is_learned() -> None:

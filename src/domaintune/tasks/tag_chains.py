@@ -1,5 +1,5 @@
-"""Tags of words as one sequence: which may follow which, how much likelier than by chance, and the likeliest sequence of all. Pure
-functions, no model."""
+"""Tags of words as one sequence: which may follow which, how much likelier than by chance, the likeliest sequence of all, and the
+probabilities of its words. Pure functions, no model."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ Transitions = tuple[tuple[float, float, float], ...]
 """[4, 3] in nats: rows the start of a text and after O, B, I; columns O, B, I. How much likelier a kind of tag is there than anywhere,
 log P(kind | before) - log P(kind); 0 where it may not stand."""
 NONE: Transitions = ((0.0, 0.0, 0.0),) * 4
+FLOOR = 1e-100
+"""Of a word's probabilities: a tag that a model excludes may be the only one that can follow."""
 FORBIDDEN = ((0, 2), (1, 2))
 """Inside at the start of a text and after O."""
 
@@ -61,6 +63,27 @@ def tag_scores(tags: tuple[str, ...], transitions: Transitions | None) -> tuple[
     return first, after
 
 
+def marginals(probability: np.ndarray, tags: Sequence[str], transitions: Transitions | None) -> np.ndarray:
+    """The probability of each tag at each word over all valid sequences [words, tags], where a sequence has the product of its words'
+    probabilities and transitions. `probability` [words, tags], `tags` BIO with O among them.
+
+    Source: Rabiner, A tutorial on hidden Markov models, 1989, the forward-backward procedure with scaling.
+    """
+    if not len(probability):
+        return probability
+    first, after = (np.exp(scores) for scores in tag_scores(tuple(tags), transitions))
+    each = np.maximum(probability, FLOOR)
+    ahead, behind, scale = np.empty(each.shape), np.ones(each.shape), np.empty((len(each), 1))
+    for word, row in enumerate(each):
+        ahead[word] = (ahead[word - 1] @ after if word else first) * row
+        scale[word] = ahead[word].sum()
+        ahead[word] /= scale[word]
+    for word in range(len(each) - 1, 0, -1):
+        behind[word - 1] = after @ (each[word] * behind[word]) / scale[word]
+    made: np.ndarray = ahead * behind
+    return made / made.sum(1, keepdims=True)  # 1 but for rounding
+
+
 def likeliest(probability: np.ndarray, tags: Sequence[str], transitions: Transitions | None) -> np.ndarray:
     """The valid sequence of BIO tags with the highest sum of log probabilities and transitions: positions in `tags`, one a word.
     `probability` [words, tags], `tags` with O among them.
@@ -71,7 +94,7 @@ def likeliest(probability: np.ndarray, tags: Sequence[str], transitions: Transit
     if not len(path):
         return path
     first, after = tag_scores(tuple(tags), transitions)
-    logs = np.log(np.maximum(probability, np.finfo(np.float64).tiny))
+    logs = np.log(np.maximum(probability, FLOOR))
     best, back = first + logs[0], np.zeros(probability.shape, dtype=np.int64)
     for word in range(1, len(path)):
         ways = best[:, None] + after

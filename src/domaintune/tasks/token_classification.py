@@ -35,7 +35,7 @@ from domaintune.tasks.base import (
     Task,
 )
 from domaintune.tasks.classification import class_scores, class_weights, shown, with_shown
-from domaintune.tasks.tag_chains import Transitions, between, likeliest, transitions_of
+from domaintune.tasks.tag_chains import Transitions, between, likeliest, marginals, transitions_of
 from domaintune.tasks.tag_findings import tag_findings
 from domaintune.tasks.tag_sequences import (
     OUTSIDE,
@@ -310,13 +310,11 @@ class TokenClassification(Task):
         probability = np.zeros((len(example.tokens), len(self.tags)))
         for part in raw:
             probability[part["words"]] = part["probability"]
-        return {"probability": probability, "tokens": example.tokens, "chosen": self._chosen(probability)}
-
-    def _chosen(self, probability: np.ndarray) -> np.ndarray:
-        """The tag of each word [words], from probabilities [words, tags]."""
+        chosen = probability.argmax(1)
         if self.decoding == "viterbi" and self.scheme == "BIO":
-            return likeliest(probability, self.tags, self.transitions)
-        return np.asarray(probability.argmax(1))
+            chosen = likeliest(probability, self.tags, self.transitions)
+            probability = marginals(probability, self.tags, self.transitions)
+        return {"probability": probability, "tokens": example.tokens, "chosen": chosen}
 
     def statistics(self, prediction: Prediction, example: TokenExample) -> Record:
         probability = np.asarray(prediction["probability"])
