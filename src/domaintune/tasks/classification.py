@@ -5,17 +5,21 @@ from __future__ import annotations
 import difflib
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
+from domaintune.bases.base import Base, HeadSpec
 from domaintune.errors import DataError
-from domaintune.tasks.base import Example, Prediction, Record
+from domaintune.tasks.base import Batch, Example, Finding, Prediction, Primary, RawPrediction, Record, Task
 
+FEW = 5
+"""Of a label: fewer rows, pictures or entities are rare."""
 NUMBER = re.compile(r"[+-]?\d+(?:\.\d*)?")
 
 
@@ -265,5 +269,119 @@ def majority_prediction(targets: Sequence[Sequence[int]], count: int, *, multi_l
     return {"probability": shares if multi_label else shares / max(shares.sum(), 1e-12)}
 
 
+def rare_labels(rare: Sequence[str], *, few: int, unit: str, remedy: str) -> Iterator[Finding]:
+    if rare:
+        yield Finding(
+            "rare-label",
+            "warning",
+            f"fewer than {few} {unit}: {', '.join(rare[:10])}; their scores mean little.",
+            (),
+            f"{remedy}, or join them with others: --label-map OLD=NEW.",
+            "What so few rows teach and test is chance.",
+            len(rare),
+        )
+
+
 def no_target(example: Example) -> DataError:
     return DataError("the row has no label.", where=example.where, remedy="Give a label, or leave the row out.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledExample(Example):
+    labels: tuple[int, ...]
+    """Positions in the task's label map; empty for an unlabelled row."""
+
+
+class Classification(Task):
+    """One label of a whole input, or several. Subclasses read inputs and collate `target`, multi-hot [batch, labels], and, where an
+    example has several items, each one's `scale` [batch]."""
+
+    primary: ClassVar[Primary] = Primary("accuracy", binary=True, counts=("correct",))
+    scores: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1", "mcc", "log_loss")
+
+    labels: tuple[str, ...]
+    multi_label: bool = False
+    weights: tuple[float, ...] | None
+    scored: tuple[str, ...] | None = None
+    """Of several labels: which count, in targets and answers; None: all."""
+
+    def head(self) -> HeadSpec:
+        kind = "multi_label_classification" if self.multi_label else None
+        return HeadSpec(auto_class=self.auto_class, labels=self.labels, problem_type=kind)
+
+    def relabelled(self, labels: Sequence[str]) -> Self:
+        return self.model_copy(update={"labels": tuple(labels), "weights": None})
+
+    def scoring(self, labels: Sequence[str]) -> Self:
+        return self.model_copy(update={"scored": tuple(labels)}) if self.multi_label else self
+
+    def fitted(self, train: Sequence[LabelledExample], base: Base) -> Self:
+        if self.weights is None:
+            return self
+        found = [index for example in train for index in example.labels]
+        return self.model_copy(update={"weights": class_weights(found, count=len(self.labels), kind="balanced")})
+
+    @property
+    def one_label(self) -> bool:
+        return not self.multi_label
+
+    def _rare(self, examples: Sequence[LabelledExample], *, unit: str, remedy: str) -> Iterator[Finding]:
+        counts = np.bincount([index for e in examples for index in e.labels], minlength=len(self.labels))
+        rare = [self.labels[index] for index in np.flatnonzero((counts > 0) & (counts < FEW))]
+        yield from rare_labels(rare, few=FEW, unit=unit, remedy=remedy)
+
+    def _row_weights(self, batch: Batch) -> Tensor:
+        target = batch.targets["target"]
+        return target_weights(target, self.weights, batch.targets.get("scale", target.new_ones(len(target))))
+
+    def units(self, batch: Batch) -> dict[str, float]:
+        return {"label": float(self._row_weights(batch).double().sum())}
+
+    def loss(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        logits = model(**batch.inputs).logits
+        weights = self._row_weights(batch)
+        return {"label": classification_loss(logits, batch.targets["target"], weights, multi_label=self.multi_label)}
+
+    def predict(self, base: Base, model: nn.Module, batch: Batch, wanted: frozenset[str]) -> list[RawPrediction]:
+        rows = probabilities(model(**batch.inputs).logits, multi_label=self.multi_label)
+        return [{"probability": row} for row in rows]
+
+    def join(self, example: LabelledExample, raw: Sequence[RawPrediction]) -> Prediction:
+        return {"probability": np.mean([part["probability"] for part in raw], axis=0)}
+
+    def statistics(self, prediction: Prediction, example: LabelledExample) -> Record:
+        target, probability = multi_hot(example.labels, len(self.labels)), np.asarray(prediction["probability"])
+        if self.scored is not None:
+            counts = np.isin(self.labels, self.scored)
+            target, probability = target[counts], probability[counts]
+        return classification_record(probability, target, multi_label=self.multi_label)
+
+    def reduce(self, records: Sequence[Record], weights: np.ndarray) -> dict[str, np.ndarray]:
+        return reduce_classification(records, weights, multi_label=self.multi_label)
+
+    def classes(self, records: Sequence[Record]) -> dict[str, dict[str, float | None]]:
+        return label_scores([name for name in self.labels if self.scored is None or name in self.scored], records)
+
+    def confidences(self, records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
+        return label_confidences(records, multi_label=self.multi_label)
+
+    def calibrated(self, prediction: Prediction, strength: float) -> Prediction:
+        return with_shown(prediction, self.temperature(strength), multi_label=self.multi_label)
+
+    def render(self, prediction: Prediction) -> dict[str, Any]:
+        return render_labels(prediction, self.labels, multi_label=self.multi_label)
+
+    def render_target(self, example: LabelledExample, prediction: Prediction) -> dict[str, Any]:
+        return render_target_labels(example.labels, shown(prediction), self.labels, multi_label=self.multi_label)
+
+    def as_reference(self, prediction: Prediction, example: LabelledExample) -> LabelledExample:
+        return replace(example, labels=predicted_labels(prediction, multi_label=self.multi_label))
+
+    def divergence(self, tuned: nn.Module, base_model: nn.Module, batch: Batch) -> tuple[Tensor, float]:
+        """Over items."""
+        ours, theirs = tuned(**batch.inputs).logits, base_model(**batch.inputs).logits
+        return classification_divergence(ours, theirs, multi_label=self.multi_label), float(len(batch.items))
+
+    def majority(self, train: Sequence[LabelledExample], examples: Sequence[LabelledExample]) -> list[Prediction]:
+        made = majority_prediction([e.labels for e in train], len(self.labels), multi_label=self.multi_label)
+        return [made] * len(examples)

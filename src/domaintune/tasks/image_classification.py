@@ -10,46 +10,21 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
 
-from domaintune.bases.base import Base, HeadSpec
+from domaintune.bases.base import Base
 from domaintune.counting import counted
 from domaintune.data.pictures import examine_pictures, open_picture
 from domaintune.data.rows import Row
 from domaintune.errors import BaseError, DataError
 from domaintune.settings import ImageClassificationSettings
-from domaintune.tasks.base import (
-    Batch,
-    Example,
-    Finding,
-    Item,
-    Keys,
-    Mode,
-    Prediction,
-    Primary,
-    RawPrediction,
-    Record,
-    Task,
-)
+from domaintune.tasks.base import Batch, Finding, Item, Keys, Mode
 from domaintune.tasks.classification import (
+    Classification,
+    LabelledExample,
     class_weights,
-    classification_divergence,
-    classification_loss,
-    classification_record,
-    label_confidences,
     label_index,
     label_map,
-    label_scores,
-    majority_prediction,
     multi_hot,
-    predicted_labels,
-    probabilities,
-    reduce_classification,
-    render_labels,
-    render_target_labels,
-    shown,
-    target_weights,
-    with_shown,
 )
 from domaintune.tasks.mirroring import mirror_findings, mirrors
 from domaintune.tasks.picture_sizes import channels_of, first_line, forward_fault
@@ -57,31 +32,24 @@ from domaintune.tasks.picture_sizes import channels_of, first_line, forward_faul
 IMAGE, LABEL = "image", "label"
 CROP_ASPECTS = (3 / 4, 4 / 3)
 CROP_ATTEMPTS = 10
-FEW_PICTURES = 5
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageExample(Example):
+class ImageExample(LabelledExample):
     image: str
     """Path."""
     sha256: str
     """Of the file's bytes."""
-    labels: tuple[int, ...]
-    """Position in the task's label map; empty for an unlabelled row."""
 
 
-class ImageClassification(Task):
+class ImageClassification(Classification):
     """The label of a picture. Pictures are decoded, resized and cropped once by the base's image processor and kept in 8 bits;
     the processor's rescaling and normalisation follow in each batch, after the augmentation."""
 
     name: ClassVar[str] = "image-classification"
     auto_class: ClassVar[str] = "AutoModelForImageClassification"
-    primary: ClassVar[Primary] = Primary("accuracy", binary=True, counts=("correct",))
-    scores: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1", "mcc", "log_loss")
     input_kind: ClassVar[Literal["picture"]] = "picture"
 
-    labels: tuple[str, ...]
-    weights: tuple[float, ...] | None
     flip: bool
     crop: float
 
@@ -110,41 +78,14 @@ class ImageClassification(Task):
     def has_target(self, row: Row) -> bool:
         return row.values.get(LABEL) not in (None, "")
 
-    def head(self) -> HeadSpec:
-        return HeadSpec(auto_class=self.auto_class, labels=self.labels)
-
-    def relabelled(self, labels: Sequence[str]) -> ImageClassification:
-        return self.model_copy(update={"labels": tuple(labels), "weights": None})
-
-    def fitted(self, train: Sequence[ImageExample], base: Base) -> ImageClassification:
-        if self.weights is None:
-            return self
-        found = [index for example in train for index in example.labels]
-        return self.model_copy(update={"weights": class_weights(found, count=len(self.labels), kind="balanced")})
-
     def check(self, examples: Sequence[ImageExample]) -> Iterator[Finding]:
         yield from mirror_findings(self.flip, self.labels)
-        counts = np.bincount([index for e in examples for index in e.labels], minlength=len(self.labels))
-        rare = [self.labels[index] for index in np.flatnonzero((counts > 0) & (counts < FEW_PICTURES))]
-        if rare:
-            yield Finding(
-                "rare-label",
-                "warning",
-                f"fewer than {FEW_PICTURES} pictures: {', '.join(rare[:10])}; their scores mean little.",
-                (),
-                "Add pictures of these classes, or join them with others: --label-map OLD=NEW.",
-                "What so few rows teach and test is chance.",
-                len(rare),
-            )
+        yield from self._rare(examples, unit="pictures", remedy="Add pictures of these classes")
 
     def keys(self, example: ImageExample) -> Keys:
         names = tuple(self.labels[index] for index in example.labels)
         target = "".join(names)
         return Keys(example.sha256, target, target, example.group, example.domain, names)
-
-    @property
-    def one_label(self) -> bool:
-        return True
 
     def picture(self, example: ImageExample) -> str:
         return example.image
@@ -182,60 +123,8 @@ class ImageClassification(Task):
             targets = {"target": torch.from_numpy(np.stack([item.targets["target"] for item in items]))}
         return Batch(inputs, targets, items)
 
-    def _row_weights(self, batch: Batch) -> Tensor:
-        target = batch.targets["target"]
-        return target_weights(target, self.weights, target.new_ones(len(target)))
-
-    def units(self, batch: Batch) -> dict[str, float]:
-        return {"label": float(self._row_weights(batch).double().sum())}
-
-    def loss(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        logits = model(**batch.inputs).logits
-        weights = self._row_weights(batch)
-        return {"label": classification_loss(logits, batch.targets["target"], weights, multi_label=False)}
-
-    def predict(self, base: Base, model: nn.Module, batch: Batch, wanted: frozenset[str]) -> list[RawPrediction]:
-        rows = probabilities(model(**batch.inputs).logits, multi_label=False)
-        return [{"probability": row} for row in rows]
-
-    def join(self, example: ImageExample, raw: Sequence[RawPrediction]) -> Prediction:
-        return raw[0]
-
-    def statistics(self, prediction: Prediction, example: ImageExample) -> Record:
-        target = multi_hot(example.labels, len(self.labels))
-        return classification_record(np.asarray(prediction["probability"]), target, multi_label=False)
-
-    def reduce(self, records: Sequence[Record], weights: np.ndarray) -> dict[str, np.ndarray]:
-        return reduce_classification(records, weights, multi_label=False)
-
-    def classes(self, records: Sequence[Record]) -> dict[str, dict[str, float | None]]:
-        return label_scores(self.labels, records)
-
-    def confidences(self, records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
-        return label_confidences(records, multi_label=False)
-
-    def calibrated(self, prediction: Prediction, strength: float) -> Prediction:
-        return with_shown(prediction, self.temperature(strength), multi_label=False)
-
     def altered(self, example: ImageExample, change: Callable[[Sequence[str]], Sequence[str]]) -> ImageExample:
         return replace(example, image=change([example.image])[0])
-
-    def render(self, prediction: Prediction) -> dict[str, Any]:
-        return render_labels(prediction, self.labels, multi_label=False)
-
-    def render_target(self, example: ImageExample, prediction: Prediction) -> dict[str, Any]:
-        probability = shown(prediction)
-        return render_target_labels(example.labels, probability, self.labels, multi_label=False)
-
-    def as_reference(self, prediction: Prediction, example: ImageExample) -> ImageExample:
-        return replace(example, labels=predicted_labels(prediction, multi_label=False))
-
-    def divergence(self, tuned: nn.Module, base_model: nn.Module, batch: Batch) -> tuple[Tensor, float]:
-        ours, theirs = tuned(**batch.inputs).logits, base_model(**batch.inputs).logits
-        return classification_divergence(ours, theirs, multi_label=False), float(len(batch.items))
-
-    def majority(self, train: Sequence[ImageExample], examples: Sequence[ImageExample]) -> list[Prediction]:
-        return [majority_prediction([e.labels for e in train], len(self.labels), multi_label=False)] * len(examples)
 
 
 def _label_name(row: Row) -> str:

@@ -6,10 +6,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from domaintune.tasks.base import Finding
+from domaintune.tasks.classification import FEW, rare_labels
 from domaintune.tasks.tag_sequences import broken_positions, entities
 from domaintune.tasks.unlikely_spans import TaggedRow, unlikely_spans
-
-FEW_ENTITIES = 5
 
 
 def tag_findings(rows: Sequence[tuple[str, Sequence[str], Sequence[str]]], types: Sequence[str]) -> Iterator[Finding]:
@@ -26,15 +25,6 @@ def tag_findings(rows: Sequence[tuple[str, Sequence[str], Sequence[str]]], types
         )
     tagged = [TaggedRow(where, words, entities(tags)) for where, words, tags in rows]
     counts = Counter(span.type for row in tagged for span in row.spans)
-    rare = [name for name in sorted(types) if 0 < counts[name] < FEW_ENTITIES]
-    if rare:
-        yield Finding(
-            "rare-label",
-            "warning",
-            f"fewer than {FEW_ENTITIES} entities: {', '.join(rare[:10])}; their scores mean little.",
-            (),
-            "Label more rows with these types, or join them with others: --label-map OLD=NEW.",
-            "What so few rows teach and test is chance.",
-            len(rare),
-        )
+    rare = [name for name in sorted(types) if 0 < counts[name] < FEW]
+    yield from rare_labels(rare, few=FEW, unit="entities", remedy="Label more rows with these types")
     yield from unlikely_spans(tagged)

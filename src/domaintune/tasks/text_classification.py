@@ -9,46 +9,21 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
-from domaintune.bases.base import Base, HeadSpec
+from domaintune.bases.base import Base
 from domaintune.bases.limits import token_limit
 from domaintune.data.rows import Row
 from domaintune.data.splits import normal_form
 from domaintune.errors import BaseError, DataError
 from domaintune.settings import TextClassificationSettings
-from domaintune.tasks.base import (
-    Batch,
-    Example,
-    Finding,
-    Item,
-    Keys,
-    Mode,
-    Prediction,
-    Primary,
-    RawPrediction,
-    Record,
-    Task,
-)
+from domaintune.tasks.base import Batch, Finding, Item, Keys, Mode
 from domaintune.tasks.classification import (
+    Classification,
+    LabelledExample,
     class_weights,
-    classification_divergence,
-    classification_loss,
-    classification_record,
-    label_confidences,
     label_index,
     label_map,
-    label_scores,
-    majority_prediction,
     multi_hot,
-    predicted_labels,
-    probabilities,
-    reduce_classification,
-    render_labels,
-    render_target_labels,
-    shown,
-    target_weights,
-    with_shown,
 )
 from domaintune.tasks.word_windows import require_fast
 
@@ -58,32 +33,22 @@ AT_ONCE = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextExample(Example):
+class TextExample(LabelledExample):
     text: str
-    labels: tuple[int, ...]
-    """Positions in the task's label map; empty for an unlabelled row."""
 
 
-class TextClassification(Task):
+class TextClassification(Classification):
     """Labels of a text. Of texts longer than `max_length` tokens the first or last tokens are read (`long_texts`), or all in windows,
     whose probabilities are averaged; in training each window carries the text's label with its share of one row's weight."""
 
     name: ClassVar[str] = "text-classification"
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
-    primary: ClassVar[Primary] = Primary("accuracy", binary=True, counts=("correct",))
 
-    scores: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1", "mcc", "log_loss")
-
-    labels: tuple[str, ...]
-    multi_label: bool
     max_length: int
     long_texts: Literal["windows", "head", "tail"] = "windows"
     text_column: str
     label_column: str
     label_separator: str
-    weights: tuple[float, ...] | None
-    scored: tuple[str, ...] | None = None
-    """Of several labels: which count, in targets and answers; None: all."""
 
     @classmethod
     def build(cls, rows: Sequence[Row], base: Base, settings: TextClassificationSettings) -> TextClassification:
@@ -145,35 +110,8 @@ class TextClassification(Task):
             return self.multi_label or any(entry not in (None, "") for entry in value)
         return value is not None and (self.multi_label or not isinstance(value, str) or bool(value.strip()))
 
-    def head(self) -> HeadSpec:
-        kind = "multi_label_classification" if self.multi_label else None
-        return HeadSpec(auto_class=self.auto_class, labels=self.labels, problem_type=kind)
-
-    def relabelled(self, labels: Sequence[str]) -> TextClassification:
-        return self.model_copy(update={"labels": tuple(labels), "weights": None})
-
-    def scoring(self, labels: Sequence[str]) -> TextClassification:
-        return self.model_copy(update={"scored": tuple(labels)}) if self.multi_label else self
-
-    def fitted(self, train: Sequence[TextExample], base: Base) -> TextClassification:
-        if self.weights is None:
-            return self
-        found = [index for example in train for index in example.labels]
-        return self.model_copy(update={"weights": class_weights(found, count=len(self.labels), kind="balanced")})
-
     def check(self, examples: Sequence[TextExample]) -> Iterator[Finding]:
-        counts = np.bincount([i for e in examples for i in e.labels], minlength=len(self.labels))
-        rare = [self.labels[i] for i in np.flatnonzero((counts > 0) & (counts < 5))]
-        if rare:
-            yield Finding(
-                "rare-label",
-                "warning",
-                f"fewer than 5 rows: {', '.join(rare[:10])}; their scores mean little.",
-                (),
-                "Label more rows of these classes, or join them with others: --label-map OLD=NEW.",
-                "What so few rows teach and test is chance.",
-                len(rare),
-            )
+        yield from self._rare(examples, unit="rows", remedy="Label more rows of these classes")
         marks = Counter(mark for name in self.labels for mark in ",;|#/" if mark in name)
         joined = [name for name in self.labels if any(mark in name for mark in marks)]
         if self.multi_label and joined and all(len(example.labels) < 2 for example in examples):
@@ -191,10 +129,6 @@ class TextClassification(Task):
         names = tuple(self.labels[index] for index in example.labels)
         target = self.label_separator.join(names)
         return Keys(normal_form(example.text), target, target, example.group, example.domain, names)
-
-    @property
-    def one_label(self) -> bool:
-        return not self.multi_label
 
     def texts(self, example: TextExample) -> tuple[str, ...]:
         return (example.text,)
@@ -260,65 +194,8 @@ class TextClassification(Task):
             }
         return Batch(dict(inputs), targets, items)
 
-    def _row_weights(self, batch: Batch) -> Tensor:
-        return target_weights(batch.targets["target"], self.weights, batch.targets["scale"])
-
-    def units(self, batch: Batch) -> dict[str, float]:
-        return {"label": float(self._row_weights(batch).double().sum())}
-
-    def loss(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        logits = model(**batch.inputs).logits
-        weights = self._row_weights(batch)
-        return {"label": classification_loss(logits, batch.targets["target"], weights, multi_label=self.multi_label)}
-
-    def predict(self, base: Base, model: nn.Module, batch: Batch, wanted: frozenset[str]) -> list[RawPrediction]:
-        rows = probabilities(model(**batch.inputs).logits, multi_label=self.multi_label)
-        return [{"probability": row} for row in rows]
-
-    def join(self, example: TextExample, raw: Sequence[RawPrediction]) -> Prediction:
-        return {"probability": np.mean([part["probability"] for part in raw], axis=0)}
-
-    def statistics(self, prediction: Prediction, example: TextExample) -> Record:
-        target, probability = multi_hot(example.labels, len(self.labels)), np.asarray(prediction["probability"])
-        if self.scored is not None:
-            counts = np.isin(self.labels, self.scored)
-            target, probability = target[counts], probability[counts]
-        return classification_record(probability, target, multi_label=self.multi_label)
-
-    def reduce(self, records: Sequence[Record], weights: np.ndarray) -> dict[str, np.ndarray]:
-        return reduce_classification(records, weights, multi_label=self.multi_label)
-
-    def classes(self, records: Sequence[Record]) -> dict[str, dict[str, float | None]]:
-        return label_scores(
-            self.labels if self.scored is None else [n for n in self.labels if n in self.scored], records
-        )
-
-    def confidences(self, records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
-        return label_confidences(records, multi_label=self.multi_label)
-
-    def calibrated(self, prediction: Prediction, strength: float) -> Prediction:
-        return with_shown(prediction, self.temperature(strength), multi_label=self.multi_label)
-
     def altered(self, example: TextExample, change: Callable[[Sequence[str]], Sequence[str]]) -> TextExample:
         return replace(example, text=change([example.text])[0])
-
-    def render(self, prediction: Prediction) -> dict[str, Any]:
-        return render_labels(prediction, self.labels, multi_label=self.multi_label)
-
-    def render_target(self, example: TextExample, prediction: Prediction) -> dict[str, Any]:
-        probability = shown(prediction)
-        return render_target_labels(example.labels, probability, self.labels, multi_label=self.multi_label)
-
-    def as_reference(self, prediction: Prediction, example: TextExample) -> TextExample:
-        return replace(example, labels=predicted_labels(prediction, multi_label=self.multi_label))
-
-    def divergence(self, tuned: nn.Module, base_model: nn.Module, batch: Batch) -> tuple[Tensor, float]:
-        ours, theirs = tuned(**batch.inputs).logits, base_model(**batch.inputs).logits
-        return classification_divergence(ours, theirs, multi_label=self.multi_label), float(len(batch.items))
-
-    def majority(self, train: Sequence[TextExample], examples: Sequence[TextExample]) -> list[Prediction]:
-        made = majority_prediction([e.labels for e in train], len(self.labels), multi_label=self.multi_label)
-        return [made] * len(examples)
 
 
 def _ends_as_text(base: Base) -> dict[str, bool]:
