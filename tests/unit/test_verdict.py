@@ -228,7 +228,7 @@ def test_where_nothing_is_left_to_gain_no_rows_are_asked_for():
 def test_no_one_is_told_to_label_more_rows_than_anyone_would():
     result = verdict(*[at(1.0, estimate(0.1, 0.02), estimate(0.951, 0.08, lower=0.9))] * 2)
     assert result.general_rows_needed is None
-    assert "at the floor of 0.95" in result.sentence
+    assert "too little above the floor of 0.95 for 10,000 general rows to show" in result.sentence
     result = verdict(*[at(1.0, estimate(0.001, 0.04), estimate(0.99, 0.02))] * 2)
     assert result.test_rows_needed is None
     assert "more than 10,000 test rows" in result.sentence

@@ -124,7 +124,7 @@ def _open(shown: Confirmed, told: str, wants: list[str], *, floor: float, test_r
                 if general_needed
                 else f"more seeds (now {shown.seeds}) are needed to settle the {word}: general rows alone would not"
                 if seeds
-                else f"{word} is at the floor of {least:g}, above which only a lower strength can lift it"
+                else f"{word} is too little above the floor of {least:g} for {MOST_ROWS:,} general rows to show; a lower strength would lift it"
             )
         else:
             wants.append(f"{word} is below the floor of {least:g} ({setting}): a lower strength would lose less")
