@@ -26,8 +26,8 @@ def table(path: Path, count: int, *, labels=("negative", "positive"), start=0, c
     return str(path)
 
 
-def save_base(folder: Path, family: str = "bert") -> None:
-    base = tiny_base(family, "text-classification")
+def save_base(folder: Path, family: str = "bert", task: str = "text-classification") -> None:
+    base = tiny_base(family, task)
     base.model.save_pretrained(folder / "base")
     base.processor.save_pretrained(folder / "base")
 

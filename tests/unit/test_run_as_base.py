@@ -162,3 +162,39 @@ def test_rows_of_the_base_of_a_run_that_grows_are_found_from_any_folder(
     why = "rows that this or an earlier run trains or chooses on"
     assert f"40 rows of general were left out: {why}." in read_json(tmp_path / "grown/scores.json")["notes"]
     assert set(read_json(runs / "first/seen.json")) <= set(read_json(tmp_path / "grown/seen.json"))
+
+
+def tagged(path: Path, count: int, start: int = 0, **_: Any) -> str:
+    """Names of one to three words."""
+    lines = []
+    for number in range(start, start + count):
+        name = ["Ada", "Lovelace", "Byron"][: 1 + number % 3]
+        tokens = ["on", "day", str(number), *name, "came"]
+        tags = ["O"] * 3 + ["B-PER", "I-PER", "I-PER"][: len(name)] + ["O"]
+        lines.append(json.dumps({"tokens": tokens, "tags": tags}))
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return str(path)
+
+
+def test_a_run_of_entities_as_the_base_decodes_as_it_did(tmp_path: Path) -> None:
+    """What was learned of how tags follow each other belongs to the head: strength 0 of the second run is the first at its strength."""
+    save_base(tmp_path, task="token-classification")
+    given = {"task": "token-classification", "general": None, "balance": {"strengths": [0.0, 1.0]}}
+    parts = {
+        part: tagged(tmp_path / f"{part}.jsonl", 30, start)
+        for part, start in (("train", 0), ("dev", 60), ("test", 120))
+    }
+    first = tune(recipe(tmp_path, table=tagged, **given, **parts, output=str(tmp_path / "first")))
+    second = tune(
+        recipe(tmp_path, table=tagged, **given, **parts, base=str(tmp_path / "first"), output=str(tmp_path / "second"))
+    )
+    assert first.task.transitions is not None
+    assert second.task.first_transitions == first.task.at(first.strength).transitions
+    assert second.task.transitions is not None
+    rows = [json.loads(line) for line in Path(parts["test"]).read_text().splitlines()]
+    asked = [{"tokens": row["tokens"]} for row in rows]
+    for before, after in zip(first.predict(asked), second.predict(asked, strength=0.0), strict=True):
+        assert before["tags"] == after["tags"]
+    stored = load(tmp_path / "second")
+    assert stored.task == second.task
+    assert stored.predict(asked) == second.predict(asked)
