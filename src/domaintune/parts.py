@@ -282,10 +282,8 @@ def _general_parts(
     given = [row for name in ("general", "general_check") for row in rows.get(name, ())]
     labelled = [task.has_target(row) for row in given]
     if any(labelled) and not all(labelled):
-        row = given[labelled.index(False)]
-        raise DataError(
-            "a general row without a label among labelled ones.", where=row.where, remedy="Label all or none."
-        )
+        where = given[labelled.index(False)].where
+        raise DataError("a general row without a label among labelled ones.", where=where, remedy="Label all or none.")
     agreement = not all(labelled)
     general_task, head, fits_head = _general_task(recipe, base, task, found, given, agreement=agreement)
     if recipe.data.general_labels is not None:
@@ -322,6 +320,7 @@ def _general_parts(
         choose, learn, _ = split(general_task, choose, fraction=LEARN_FRACTION, seed=recipe.data_seed + 3)
         if len(learn) < 2:
             raise DataError("too few rows to fit a head on.", where="--general", remedy="Give more rows.")
+        general_task = general_task.fitted(learn, base) if head == "general" else general_task
     headline, name = check, "general-check"
     if headline is None:
         choose, cut, whole = split(general_task, choose, fraction=0.5, seed=recipe.data_seed + 4)

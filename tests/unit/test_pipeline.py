@@ -32,7 +32,9 @@ from domaintune.predict import Run
 from domaintune.preview import check, plan
 from domaintune.recipe import DataSettings
 from domaintune.report.wording import silence_told
+from domaintune.tasks.tag_chains import transitions_of
 from domaintune.tasks.text_classification import TextClassification, TextExample
+from domaintune.tasks.token_classification import TokenClassification
 from domaintune.terminal import trust_lines
 
 
@@ -293,6 +295,11 @@ def test_a_tagger_of_any_labels_is_a_base_with_a_general_set(tmp_path: Path, own
     general = assemble(labelled, base).general
     assert general is not None
     assert (general.head, len(general.learn) > 0) == ("general", own != ("O", "B-LOC", "I-LOC"))
+    task = general.task
+    assert isinstance(task, TokenClassification)
+    tags = [[task.tags[index] for index in e.tags] for e in general.learn]
+    expected = transitions_of(tags) if tags else None  # its own head decodes as it came
+    assert (task.transitions, task.first_transitions) == (expected, expected)
 
 
 def test_pictures_without_boxes_are_a_general_set(tmp_path: Path) -> None:
