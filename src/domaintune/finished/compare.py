@@ -159,7 +159,7 @@ def _candidate(name: str, folder: RunFolder, data: str | None, encoding: str | N
             "trainable_parameters": folder.read("scores.json")["trainable_parameters"],
             **{key: float(np.mean([own[key] for own in times])) for key in ("training_seconds", "seconds")},
             "seen_rows": first.seen,
-            "notes": first.notes,
+            "notes": list(dict.fromkeys(note for member in scored for note in member.notes)),
         },
         first.rows,
         first.places,
