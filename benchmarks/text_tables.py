@@ -145,11 +145,16 @@ def is_old(name: str, rows: Sequence[Row]) -> bool:
     if name.startswith("peer-"):
         kind = re.sub("-(same|own)$", "", name.removeprefix("peer-"))
         return any(_is_old_peer(row, kind) for row in rows)
-    if any(today(row["key"]["code"]) != today(code_hash(row["key"]["recipe"]["task"]["name"])) for row in rows):
+    if any(_is_of_other_code(row["key"]) for row in rows):
         return True
     if name not in OURS:
         return False
     return has_other_settings(rows, name, ("method", "training", "learning_rate", "epochs", "balance"))
+
+
+def _is_of_other_code(key: dict[str, Any]) -> bool:
+    """A key without a recipe is older than that it holds one."""
+    return "recipe" not in key or today(key["code"]) != today(code_hash(key["recipe"]["task"]["name"]))
 
 
 def has_other_settings(rows: Sequence[Row], method: str, names: Sequence[str]) -> bool:
