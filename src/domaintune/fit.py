@@ -371,9 +371,7 @@ def _train_folds(job: _Job, rows: Sequence[Any]) -> list[_Fold]:
     kept = []
     for number, (inside, outside) in enumerate(fold_positions(recipe, task, rows)):
         data, dev = (job.data([rows[i] for i in part]) for part in (inside, outside))
-        kept.append(
-            _train_fold(replace(job, task=task.fitted(data.examples, job.base)), data, dev, name=f"fold-{number}")
-        )
+        kept.append(_train_fold(job, data, dev, name=f"fold-{number}"))
         job = job.with_training(precision=kept[0].training.precision)  # the first fold's is that of all
     return kept
 

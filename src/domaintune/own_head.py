@@ -10,6 +10,7 @@ from dataclasses import replace
 from domaintune.bases.base import Base
 from domaintune.counting import counted
 from domaintune.data.labels import alike
+from domaintune.errors import DataError
 from domaintune.tasks.base import Task
 from domaintune.tasks.tag_sequences import tags_of
 from domaintune.tasks.token_classification import TokenClassification
@@ -23,6 +24,21 @@ def with_units(task: Task, labels: Sequence[str]) -> Task:
     if getattr(task, "weights", None) is not None:
         made = made.model_copy(update={"weights": (1.0,) * len(labels)})
     return made
+
+
+def of_own_head(task: Task, base: Base) -> Task | None:
+    """The task with the labels of the base's own head, where these are others and the head is one for it."""
+    own = base.own_labels
+    return None if not own or set(own) == set(task.head().labels) else in_own_order(task, base)
+
+
+def in_own_order(task: Task, base: Base) -> Task | None:
+    """The task with the labels of the base's own head in its order; None where that is none for it."""
+    try:
+        kept = task.relabelled(base.own_labels)
+    except DataError:  # a head for something else: the base is a body alone
+        return None
+    return kept.fitted((), base) if base.owns(kept.head()) else None
 
 
 def with_whole_head(base: Base, task: Task, notes: list[str], *, given: bool) -> Task:

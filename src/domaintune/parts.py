@@ -22,7 +22,7 @@ from domaintune.errors import DataError, RecipeError
 from domaintune.evaluation.units import with_kept_whole
 from domaintune.growth import as_before, extended, places_of
 from domaintune.inputs import DOMAIN, given_paths
-from domaintune.own_head import general_head_told, head_left, with_whole_head
+from domaintune.own_head import general_head_told, head_left, in_own_order, of_own_head, with_whole_head
 from domaintune.partition import domain_parts, grown_parts, split
 from domaintune.recipe import DataSettings, Recipe
 from domaintune.settings import TextClassificationSettings
@@ -137,6 +137,7 @@ def assemble(recipe: Recipe, base: Base, *, seen: Iterable[str] = ()) -> Parts:
         _require_general_labels(general)
         if general.head == "general" and general.learn:
             notes.append(general_head_told(task, general.task, len(general.learn)))
+        task, general = _with_learned(task, general, train, base)
     notes += head_left(base, task, task if general is None else general.task)
     places: dict[str, dict[str, list[tuple[int, int]]]] = {"train": {}, "dev": {}, "test": {}}
     for by_file, part in zip(places.values(), (train, dev or (), test), strict=True):
@@ -267,6 +268,17 @@ def examples_with_groups(
     return made
 
 
+def _with_learned(task: Task, general: GeneralParts, train: Sequence[Any], base: Base) -> tuple[Task, GeneralParts]:
+    """The domain's and the general task with what the learn part teaches, which the general head, or the one to start from, is fitted on."""
+    learn = general.learn
+    if not learn:
+        return task, general
+    if general.head == "general":
+        return task, replace(general, task=general.task.fitted(learn, base))
+    task, shared = (one.fitted(train, base, start=learn) for one in (task, general.task))
+    return task, replace(general, task=shared)
+
+
 def _general_parts(
     recipe: Recipe,
     base: Base,
@@ -320,7 +332,6 @@ def _general_parts(
         choose, learn, _ = split(general_task, choose, fraction=LEARN_FRACTION, seed=recipe.data_seed + 3)
         if len(learn) < 2:
             raise DataError("too few rows to fit a head on.", where="--general", remedy="Give more rows.")
-        general_task = general_task.fitted(learn, base) if head == "general" else general_task
     headline, name = check, "general-check"
     if headline is None:
         choose, cut, whole = split(general_task, choose, fraction=0.5, seed=recipe.data_seed + 4)
@@ -346,20 +357,6 @@ def _labels_all(task: Task, rows: Sequence[Row]) -> bool:
         return False
 
 
-def _of_own_head(task: Task, base: Base) -> Task | None:
-    """The task with the labels of the base's own head, where these are others and the head is one for it."""
-    own = base.own_labels
-    return None if not own or set(own) == set(task.head().labels) else _in_own_order(task, base)
-
-
-def _in_own_order(task: Task, base: Base) -> Task | None:
-    try:
-        kept = task.relabelled(base.own_labels)
-    except DataError:  # a head for something else: the base is a body alone
-        return None
-    return kept.fitted((), base) if base.owns(kept.head()) else None
-
-
 def _general_task(
     recipe: Recipe, base: Base, task: Task, found: Sequence[str], rows: Sequence[Row], *, agreement: bool
 ) -> tuple[Task, str, bool]:
@@ -372,13 +369,13 @@ def _general_task(
     if not domain_labels:
         return task, "domain", False
     if agreement:
-        kept = _of_own_head(task, base)
+        kept = of_own_head(task, base)
         return (task, "domain", False) if kept is None else (kept, "general", False)
     settings = recipe.task.model_copy(update={"labels": None} if "labels" in type(recipe.task).model_fields else {})
     try:
         built = TASKS[recipe.task.name].build(rows, base, settings)
     except DataError:  # labels that make no task of their own, such as a single one
-        kept = _of_own_head(task, base)
+        kept = of_own_head(task, base)
         if kept is not None and _labels_all(kept, rows):
             return kept, "general", False
         if _labels_all(task, rows):
@@ -386,7 +383,7 @@ def _general_task(
         raise
     labels = set(built.head().labels)
     if labels not in (domain_labels, set(found)) and labels <= own:
-        kept = _in_own_order(built, base)
+        kept = in_own_order(built, base)
         if kept is not None:
             return kept, "general", False
     if labels <= domain_labels:

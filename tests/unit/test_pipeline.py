@@ -302,6 +302,23 @@ def test_a_tagger_of_any_labels_is_a_base_with_a_general_set(tmp_path: Path, own
     assert (task.transitions, task.first_transitions) == (expected, expected)
 
 
+def test_a_head_fitted_on_the_general_rows_decodes_with_what_they_teach(tmp_path: Path) -> None:
+    """At 0; at 1 with what the domain's rows teach, of the domain's side and the general one alike."""
+    rows = [{"tokens": ["the", "fox", str(n)], "tags": ["O", "B-DRUG", "I-DRUG"]} for n in range(12)]
+    others = [{"tokens": ["dog", str(n), "ran"], "tags": ["B-DRUG", "O", "O"]} for n in range(40)]
+    parts = {"train": rows, "dev": rows, "test": rows, "general": others}
+    values = {"task": "token-classification", "base": "x", "output": str(tmp_path / "run")}
+    made = assemble(
+        recipe(tmp_path, **values, **parts, data={"keep_leaks": True}), tiny_base("bert", "token-classification")
+    )
+    assert made.general is not None
+    assert (made.general.head, len(made.general.learn) > 0) == ("domain", True)
+    for task in (made.task, made.general.task):
+        assert isinstance(task, TokenClassification)
+        tags = [[[task.tags[index] for index in e.tags] for e in part] for part in (made.general.learn, made.train)]
+        assert (task.first_transitions, task.transitions) == tuple(map(transitions_of, tags))
+
+
 def test_pictures_without_boxes_are_a_general_set(tmp_path: Path) -> None:
     """Where the base shows nothing in them, a model that shows nothing either agrees with it."""
     base = tiny_base("rt-detr-v2", "object-detection")

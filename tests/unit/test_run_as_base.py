@@ -22,6 +22,7 @@ from domaintune.report.card import render_card
 from domaintune.report.records import Records
 from domaintune.run import read_json, write_json
 from domaintune.stored import tensors_checksum
+from domaintune.tasks.token_classification import TokenClassification
 
 CHANGED = "its weights changed since this run was made"
 
@@ -164,37 +165,87 @@ def test_rows_of_the_base_of_a_run_that_grows_are_found_from_any_folder(
     assert set(read_json(runs / "first/seen.json")) <= set(read_json(tmp_path / "grown/seen.json"))
 
 
-def tagged(path: Path, count: int, start: int = 0, **_: Any) -> str:
-    """Names of one to three words."""
+def tagged(path: Path, count: int, start: int = 0, *, longest: int = 3, **_: Any) -> str:
+    """Names of one to `longest` words, in two domains."""
     lines = []
     for number in range(start, start + count):
-        name = ["Ada", "Lovelace", "Byron"][: 1 + number % 3]
+        name = ["Ada", "Lovelace", "Byron"][: 1 + number % longest]
         tokens = ["on", "day", str(number), *name, "came"]
         tags = ["O"] * 3 + ["B-PER", "I-PER", "I-PER"][: len(name)] + ["O"]
-        lines.append(json.dumps({"tokens": tokens, "tags": tags}))
+        lines.append(json.dumps({"tokens": tokens, "tags": tags, "source": "ab"[number % 2]}))
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return str(path)
 
 
-def test_a_run_of_entities_as_the_base_decodes_as_it_did(tmp_path: Path) -> None:
-    """What was learned of how tags follow each other belongs to the head: strength 0 of the second run is the first at its strength."""
-    save_base(tmp_path, task="token-classification")
-    given = {"task": "token-classification", "general": None, "balance": {"strengths": [0.0, 1.0]}}
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, str | None]]:
+    """The transitions that each prediction was decoded with, and its row's domain."""
+    seen: list[tuple[Any, str | None]] = []
+    join = TokenClassification.join
+
+    def told(self: TokenClassification, example: Any, raw: Any) -> Any:
+        seen.append((self.transitions, example.domain))
+        return join(self, example, raw)
+
+    monkeypatch.setattr(TokenClassification, "join", told)
+    return seen
+
+
+def entities_on(folder: Path, base: str, output: str, *, longest: int = 3, **more: Any) -> Any:
+    starts = {"train": 0, "dev": 60, "test": 120}
     parts = {
-        part: tagged(tmp_path / f"{part}.jsonl", 30, start)
-        for part, start in (("train", 0), ("dev", 60), ("test", 120))
+        part: tagged(folder / f"{part}-{longest}.jsonl", 30, start, longest=longest) for part, start in starts.items()
     }
-    first = tune(recipe(tmp_path, table=tagged, **given, **parts, output=str(tmp_path / "first")))
-    second = tune(
-        recipe(tmp_path, table=tagged, **given, **parts, base=str(tmp_path / "first"), output=str(tmp_path / "second"))
-    )
-    assert first.task.transitions is not None
-    assert second.task.first_transitions == first.task.at(first.strength).transitions
-    assert second.task.transitions is not None
-    rows = [json.loads(line) for line in Path(parts["test"]).read_text().splitlines()]
-    asked = [{"tokens": row["tokens"]} for row in rows]
-    for before, after in zip(first.predict(asked), second.predict(asked, strength=0.0), strict=True):
-        assert before["tags"] == after["tags"]
+    given = {
+        "task": "token-classification",
+        "general": None,
+        "balance": {"strengths": [0.0, 0.25, 1.0]},
+        **parts,
+        **more,
+    }
+    return tune(recipe(folder, table=tagged, base=str(folder / base), output=str(folder / output), **given))
+
+
+def test_a_run_of_entities_as_the_base_decodes_as_it_did(tmp_path: Path, decoded: list[tuple[Any, str | None]]) -> None:
+    """What was learned of how tags follow each other belongs to the head: strength 0 of the second run is the first at its strength, and
+    from there it goes to what the second run's rows teach."""
+    save_base(tmp_path, task="token-classification")
+    first = entities_on(tmp_path, "base", "first")
+    dial = read_json(tmp_path / "first/strength.json")
+    write_json(tmp_path / "first/strength.json", {**dial, "chosen": 0.25})
+    first = load(tmp_path / "first")
+    second = entities_on(tmp_path, "first", "second", longest=1)
+    third = entities_on(tmp_path, "second", "third", longest=2)
+    assert first.task.transitions == first.task.first_transitions, "of a fitted head, at every strength"
+    assert second.task.first_transitions == first.task.transitions
+    assert second.task.transitions not in (None, second.task.first_transitions)
+    assert third.task.first_transitions == second.task.at(second.strength).transitions
+    asked = [{"tokens": ["on", "day", "7", "Ada", "Byron", "came"]}, {"tokens": ["Ada"]}]
+    before, after = first.predict(asked, strength=0.25), second.predict(asked, strength=0.0)
+    assert [made["tags"] for made in before] == [made["tags"] for made in after]
     stored = load(tmp_path / "second")
     assert stored.task == second.task
-    assert stored.predict(asked) == second.predict(asked)
+    for strength in (0.0, 0.25, 1.0):
+        decoded.clear()
+        stored.predict(asked, strength=strength)
+        assert {found for found, _ in decoded} == {second.task.at(strength).transitions}
+
+
+def test_tags_are_decoded_at_the_strength_and_weight_of_their_rows(
+    tmp_path: Path, decoded: list[tuple[Any, str | None]]
+) -> None:
+    """In training, in the frontier and the confirmation, and in use; on the base's own head, where 0 is the base."""
+    save_base(tmp_path, task="token-classification")
+    entities_on(tmp_path, "base", "first", longest=1)
+    decoded.clear()
+    run = entities_on(
+        tmp_path, "first", "run", data={"domain_column": "source"}, evaluation={"draws": 100, "robustness": False}
+    )
+    weights, task = run.domains, run.task
+    assert set(weights) == {"a", "b"}
+    expected = {(task.at(s * weights[name]).transitions, name) for s in (0.0, 0.25, 1.0) for name in weights}
+    assert expected <= set(decoded)
+    assert len({found for found, _ in expected}) > 3
+    decoded.clear()
+    run.predict([{"tokens": ["Ada"], "source": "a"}, {"tokens": ["Ada"], "source": "c"}], strength={"": 1.0, "a": 0.3})
+    assert set(decoded) == {(task.at(0.3).transitions, "a"), (task.transitions, "c")}

@@ -646,3 +646,28 @@ def test_what_is_scored_is_what_is_answered(decoding: str) -> None:
         if decoding == "greedy":
             assert names == [made.tags[index] for index in prediction["probability"].argmax(1)]
     assert (broken == 0) == (decoding == "viterbi")
+
+
+def test_a_head_that_lacks_the_begin_of_a_type_is_read_word_by_word() -> None:
+    """Its I-TYPE could follow nothing: another name would stand in its place."""
+    own = ("B-LOC", "I-LOC", "I-PER", "O")
+    made = task().relabelled(own).fitted((), replace(tiny_base(), own_labels=own))
+    probability = np.array([[0.01, 0.0, 0.98, 0.01], [0.0, 0.01, 0.98, 0.01]] * 200)
+    (example,) = made.read([Row({"tokens": ["Angela", "Merkel"] * 200}, "x", 1)], labelled=False)
+    found = made.join(example, [{"probability": probability, "words": np.arange(400)}])
+    assert made.transitions is None
+    assert made.render(found)["entities"] == []
+    np.testing.assert_array_equal(found["probability"], probability)
+
+
+def test_targets_that_no_sequence_has_are_judged_as_outside() -> None:
+    """As scores judge them; else each would cost the largest loss there is, and bend the temperature."""
+    made = task()
+    (example,) = made.read([Row({"tokens": ["a", "b", "c"], "tags": ["O", "I-PER", "O"]}, "x", 1)])
+    found = made.join(example, [{"probability": np.full((3, 5), 0.2), "words": np.arange(3)}])
+    record = made.statistics(found, example)
+    assert record["tags"].tolist() == [0, 0, 0]
+    assert float(record["log_loss"]) < 3 * -np.log(0.2)
+    assert record["target"].sum() == 0
+    greedy = made.model_copy(update={"decoding": "greedy"})
+    assert greedy.statistics(found, example)["tags"].tolist() == [0, made.tags.index("I-PER"), 0]

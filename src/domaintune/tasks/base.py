@@ -220,8 +220,9 @@ class Task(BaseModel, ABC):
         where labels size nothing."""
         return self
 
-    def fitted(self, train: Sequence[Any], base: Base) -> Self:
-        """This task with what the training examples alone teach (`build` saw the other parts too): class weights, how tags follow."""
+    def fitted(self, train: Sequence[Any], base: Base, *, start: Sequence[Any] = ()) -> Self:
+        """This task with what the training examples alone teach (`build` saw the other parts too): class weights, how tags follow;
+        `start`: what the head to start from is fitted on, where that is not the base's own and other examples."""
         return self
 
     def at(self, strength: float) -> Self:

@@ -315,7 +315,7 @@ class Classification(Task):
     def scoring(self, labels: Sequence[str]) -> Self:
         return self.model_copy(update={"scored": tuple(labels)}) if self.multi_label else self
 
-    def fitted(self, train: Sequence[LabelledExample], base: Base) -> Self:
+    def fitted(self, train: Sequence[LabelledExample], base: Base, *, start: Sequence[Any] = ()) -> Self:
         if self.weights is None:
             return self
         found = [index for example in train for index in example.labels]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -48,6 +49,17 @@ def scheme_of(labels: Sequence[str]) -> tuple[Scheme, set[str]]:
             remedy="Use a base whose tags are O, B-TYPE, I-TYPE, or O and types alone.",
         )
     return scheme, {to_bio([label], scheme)[0][2:] for label in labels if label != OUTSIDE}
+
+
+def unknown_tag(tag: str, tags: Sequence[str], types: Sequence[str], *, where: str) -> DataError:
+    near = difflib.get_close_matches(tag, tags, n=1)
+    return DataError(
+        f"unknown tag '{tag}' (known types: {', '.join(types)}).",
+        where=where,
+        remedy=f"Did you mean '{near[0]}'?"
+        if near
+        else "Mend the row, or train with the type: tune --set task.labels=[...].",
+    )
 
 
 def entities(tags: Sequence[str]) -> list[Entity]:

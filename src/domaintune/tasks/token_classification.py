@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -39,6 +38,7 @@ from domaintune.tasks.tag_chains import Transitions, between, likeliest, margina
 from domaintune.tasks.tag_findings import tag_findings
 from domaintune.tasks.tag_sequences import (
     OUTSIDE,
+    broken_positions,
     entity_counts,
     is_tag,
     reduce_entities,
@@ -47,12 +47,12 @@ from domaintune.tasks.tag_sequences import (
     span_probability,
     tagged_characters,
     tags_of,
+    unknown_tag,
 )
 from domaintune.tasks.token_losses import IGNORED, wide
 from domaintune.tasks.word_windows import tokenize_words, windows
 
 DEFAULT_MAX_LENGTH = 512
-UNLEARNED: dict[str, Any] = {"transitions": None, "first_transitions": None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,19 +166,9 @@ class TokenClassification(Task):
             names = self._tag_names(row, len(tokens)) if labelled else []
             unknown = next((name for name in names if name not in index), None)
             if unknown is not None:
-                raise self._unknown(unknown, row.where)
+                raise unknown_tag(unknown, self.tags, self.types, where=row.where)
             tags = tuple(index[name] for name in names)
             yield TokenExample(file=row.file, line=row.line, tokens=tuple(tokens), tags=tags)
-
-    def _unknown(self, tag: str, where: str) -> DataError:
-        near = difflib.get_close_matches(tag, self.tags, n=1)
-        return DataError(
-            f"unknown tag '{tag}' (known types: {', '.join(self.types)}).",
-            where=where,
-            remedy=f"Did you mean '{near[0]}'?"
-            if near
-            else "Mend the row, or train with the type: tune --set task.labels=[...].",
-        )
 
     def from_bare(self, value: str) -> dict[str, Any]:
         """Words and single punctuation marks; Chinese and Japanese characters one by one."""
@@ -194,9 +184,8 @@ class TokenClassification(Task):
         """Raises DataError where `labels` are neither BIO tags nor O and types alone (IO)."""
         scheme, found = scheme_of(labels)
         types = (*(name for name in self.types if name in found), *sorted(found - set(self.types)))
-        return self.model_copy(
-            update={"tags": tuple(labels), "types": types, "weights": None, "scheme": scheme, **UNLEARNED}
-        )
+        unlearned = dict.fromkeys(("weights", "transitions", "first_transitions"))
+        return self.model_copy(update={"tags": tuple(labels), "types": types, "scheme": scheme, **unlearned})
 
     def scoring(self, labels: Sequence[str]) -> TokenClassification:
         return self.model_copy(update={"scored": tuple(labels)})
@@ -214,17 +203,33 @@ class TokenClassification(Task):
         """As BIO."""
         return to_bio([self.tags[index] for index in tags], self.scheme)
 
-    def fitted(self, train: Sequence[TokenExample], base: Base) -> TokenClassification:
-        update: dict[str, Any] = dict(UNLEARNED)
-        if self.weights is not None:
-            found = [tag for example in train for tag in example.tags]
-            update["weights"] = class_weights(found, count=len(self.tags), kind="balanced")
-        if self.decoding == "viterbi" and self.scheme == "BIO":
-            own = base.owns(self.head())
-            learned = transitions_of(self._names(e.tags) for e in train) if train else base.own_transitions
-            update["transitions"] = learned
-            update["first_transitions"] = base.own_transitions if own else learned
-        return self.model_copy(update=update)
+    def fitted(
+        self, train: Sequence[TokenExample], base: Base, *, start: Sequence[TokenExample] = ()
+    ) -> TokenClassification:
+        weights, first, learned = self.weights, None, None
+        if weights is not None:
+            weights = class_weights([tag for e in train for tag in e.tags], count=len(self.tags), kind="balanced")
+        if self._as_sequence:
+            own = base.own_transitions
+            learned = transitions_of(self._names(e.tags) for e in train) if train else own
+            first = own if base.owns(self.head()) else transitions_of(self._names(e.tags) for e in start or train)
+        return self.model_copy(update={"weights": weights, "transitions": learned, "first_transitions": first})
+
+    @property
+    def _as_sequence(self) -> bool:
+        """Not where a head lacks the B-TYPE of an I-TYPE, which could follow nothing."""
+        return (
+            self.decoding == "viterbi"
+            and self.scheme == "BIO"
+            and all(f"B{tag[1:]}" in self.tags for tag in self.tags if tag != OUTSIDE)
+        )
+
+    def _readable(self, tags: Sequence[int]) -> np.ndarray:
+        """Targets, O where an I-TYPE continues nothing: no sequence has it."""
+        made = np.array(tags)
+        if self._as_sequence:
+            made[broken_positions(self._names(tags))] = self.tags.index(OUTSIDE)
+        return made
 
     def at(self, strength: float) -> TokenClassification:
         if self.transitions == self.first_transitions:
@@ -311,15 +316,15 @@ class TokenClassification(Task):
         for part in raw:
             probability[part["words"]] = part["probability"]
         chosen = probability.argmax(1)
-        if self.decoding == "viterbi" and self.scheme == "BIO":
+        if self._as_sequence:
             chosen = likeliest(probability, self.tags, self.transitions)
             probability = marginals(probability, self.tags, self.transitions)
         return {"probability": probability, "tokens": example.tokens, "chosen": chosen}
 
     def statistics(self, prediction: Prediction, example: TokenExample) -> Record:
         probability = np.asarray(prediction["probability"])
-        tags = np.asarray(example.tags)
-        found, true = self._scored_names(prediction["chosen"]), self._scored_names(example.tags)
+        tags = self._readable(example.tags)
+        found, true = self._scored_names(prediction["chosen"]), self._scored_names(tags)
         names = np.array(self._scored_names(range(len(self.tags))))  # of tags that do not count: outside
         right = np.where(names == np.array(true)[:, None], probability, 0.0).sum(1)
         return {
