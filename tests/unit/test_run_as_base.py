@@ -17,7 +17,7 @@ from domaintune import Recipe, load, tune
 from domaintune.errors import BaseError, RunError
 from domaintune.methods.lora import LoRAAttached
 from domaintune.pipeline import opened
-from domaintune.predict import run_as_base
+from domaintune.predict import Run, run_as_base
 from domaintune.report.card import render_card
 from domaintune.report.records import Records
 from domaintune.run import read_json, write_json
@@ -210,16 +210,21 @@ def test_a_run_of_entities_as_the_base_decodes_as_it_did(tmp_path: Path, decoded
     """What was learned of how tags follow each other belongs to the head: strength 0 of the second run is the first at its strength, and
     from there it goes to what the second run's rows teach."""
     save_base(tmp_path, task="token-classification")
-    first = entities_on(tmp_path, "base", "first")
-    dial = read_json(tmp_path / "first/strength.json")
-    write_json(tmp_path / "first/strength.json", {**dial, "chosen": 0.25})
-    first = load(tmp_path / "first")
-    second = entities_on(tmp_path, "first", "second", longest=1)
+
+    def at_a_quarter(name: str) -> Run:
+        dial = read_json(tmp_path / name / "strength.json")
+        write_json(tmp_path / name / "strength.json", {**dial, "chosen": 0.25})
+        return load(tmp_path / name)
+
+    entities_on(tmp_path, "base", "first")
+    first = at_a_quarter("first")
+    entities_on(tmp_path, "first", "second", longest=1)
+    second = at_a_quarter("second")
     third = entities_on(tmp_path, "second", "third", longest=2)
     assert first.task.transitions == first.task.first_transitions, "of a fitted head, at every strength"
     assert second.task.first_transitions == first.task.transitions
     assert second.task.transitions not in (None, second.task.first_transitions)
-    assert third.task.first_transitions == second.task.at(second.strength).transitions
+    assert third.task.first_transitions == second.task.at(0.25).transitions
     asked = [{"tokens": ["on", "day", "7", "Ada", "Byron", "came"]}, {"tokens": ["Ada"]}]
     before, after = first.predict(asked, strength=0.25), second.predict(asked, strength=0.0)
     assert [made["tags"] for made in before] == [made["tags"] for made in after]
