@@ -305,10 +305,10 @@ def overall(results: Path, seeds: Sequence[int]) -> list[str]:
             (MAIN, "Our best method", False),
             (("lora",), "LoRA, our default,", False),
             (two, "Our best method with the better of two learning rates", False),
-            (MAIN, "Our best method, each word's likeliest tag as peers have it,", True),
+            (MAIN, "Our best method, each word's likeliest tag as peers have it (kept: with ours decoded),", True),
             (two, "The same with the better of two learning rates", True),
         )
-        for names, title, alone in ways[: 2 if start == "own" else 5]:
+        for names, title, alone in ways if start == "same" else (ways[0], ways[1], ways[3]):
             lines += [f"\n{title} minus the best peer {label}:\n"]
             lines += [
                 "| cell | ours | peer | seeds | at 1 | interval | kept: ours, peer | at the chosen | interval | kept |",
@@ -328,7 +328,7 @@ def word_by_word(row: Row) -> Row:
 def _differences(
     results: Path, names: Sequence[str], peers: Sequence[str], seeds: Sequence[int], alone: bool
 ) -> list[str]:
-    """`alone`: ours with each word's likeliest tag at strength 1."""
+    """`alone`: ours with each word's likeliest tag, at strength 1 alone."""
     lines: list[str] = []
     values: dict[str, list[float]] = {"one": [], "chosen": []}
     draws: dict[str, list[np.ndarray]] = {"one": [], "chosen": []}
@@ -345,6 +345,9 @@ def _differences(
         pair = (list(map(word_by_word, pair[0])), pair[1]) if alone else pair
         for name, at in (("one", one), ("chosen", chosen)):
             each, drawn = difference(*pair, at)
+            if alone and at is chosen:
+                cells += ["", "", ""]
+                continue
             if not old:
                 values[name].append(float(each.mean()))
                 draws[name].append(drawn)
@@ -353,7 +356,7 @@ def _differences(
         lines.append(f"| {' | '.join(cells)} |")
     if draws["one"]:
         means = []
-        for name in ("one", "chosen"):
+        for name in ("one",) if alone else ("one", "chosen"):
             each, drawn = np.array(values[name]), mean_draws(np.stack(draws[name], axis=1), seed=1)
             means.append(f"{each.mean():+.3f} | {interval(each, drawn)} |")
         lines.append(
