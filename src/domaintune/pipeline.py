@@ -82,6 +82,7 @@ def tune(
         torch.set_num_threads(threads)
         report("base", None)
         base, parts = opened(recipe, revision=held.get("revision") or revision, started=held.get("started"))
+        parts = with_method_notes(recipe, base, parts)
         if fate == "remove":  # not before all that the recipe names is known to fit
             untrained(recipe, base, parts)
         recipe = budgeted(recipe, parts.task, remembered=held.get("micro_batch_budget"))
@@ -119,6 +120,11 @@ def opened(recipe: Recipe, *, revision: str | None = None, started: float | None
         note = f"{base.name} is taken at its strength, which is 0: as the base that it was made on, without what it learned."
         parts = replace(parts, notes=[note, *parts.notes])
     return base, parts
+
+
+def with_method_notes(recipe: Recipe, base: Base, parts: Parts) -> Parts:
+    """The parts with what the method says of the base before their notes."""
+    return replace(parts, notes=[*method_from(recipe.method).notes(base), *parts.notes])
 
 
 def untrained(recipe: Recipe, base: Base, parts: Parts) -> Attached:

@@ -17,7 +17,7 @@ from domaintune.growth import grown
 from domaintune.heads import head_training, takes_training
 from domaintune.inputs import checksums, files
 from domaintune.parts import Parts
-from domaintune.pipeline import general_of, opened, threads_restored, told_findings, untrained
+from domaintune.pipeline import general_of, opened, threads_restored, told_findings, untrained, with_method_notes
 from domaintune.recipe import Recipe, TrainingSettings
 from domaintune.resolve import training_settings
 from domaintune.run import RunFolder
@@ -84,6 +84,7 @@ def _planned(recipe: Recipe, *, overwrite: bool) -> Plan:
     RunFolder(Path(recipe.output)).fate(recipe, data=checksums(recipe), inputs=files(recipe), overwrite=overwrite)
     recipe = grown(recipe)
     base, parts = opened(recipe)
+    parts = with_method_notes(recipe, base, parts)
     task = parts.task
     attached = untrained(recipe, base, parts)
     data = dataset(task, attached.base, parts.train)

@@ -210,7 +210,7 @@ class LoRASettings(Settings):
     """Where `data.domain_column` names several domains, each learns a weight in [0, 1] for the shared update; the largest is 1."""
     targets: tuple[str, ...] = ("all-linear",)
     """By anatomy: `attention`, `mlp`, `convolution`, `all-linear` (every linear and, in convnets, convolution site of the blocks);
-    `CHAIN.` before a name restricts it to one chain."""
+    `CHAIN.` before a name restricts it to one chain. Experts that a base holds together in one tensor are no layers: a note names them."""
 
 
 class PTuningSettings(Settings):

@@ -274,6 +274,40 @@ BEYOND: dict[str, tuple[Any, tuple[tuple[str, int], ...], tuple[int, int, int, i
         (("decoder", 3),),
         (12, 0, 0, 0),
     ),
+    # experts that the probe sends no tokens to too: a router, and 8 experts of two layers in every second block
+    "switch-transformers": (
+        lambda: T.SwitchTransformersForConditionalGeneration(
+            T.SwitchTransformersConfig(
+                vocab_size=VOCAB,
+                d_model=32,
+                d_kv=8,
+                d_ff=48,
+                num_layers=2,
+                num_decoder_layers=2,
+                num_heads=4,
+                num_experts=8,
+                num_sparse_encoder_layers=1,
+                num_sparse_decoder_layers=1,
+                pad_token_id=0,
+                eos_token_id=5,
+                decoder_start_token_id=0,
+            )
+        ),
+        (("encoder", 2), ("decoder", 2)),
+        (24, 38, 0, 0),
+    ),
+    "nllb-moe": (
+        lambda: T.NllbMoeForConditionalGeneration(
+            T.NllbMoeConfig(
+                **{**BART, "decoder_start_token_id": 5},
+                num_experts=8,
+                encoder_sparse_step=2,
+                decoder_sparse_step=2,
+            )
+        ),
+        (("encoder", 2), ("decoder", 2)),
+        (24, 38, 0, 0),
+    ),
     # length before batch, attention matrices as bare parameters
     "xlnet": (
         lambda: T.XLNetModel(
@@ -319,6 +353,26 @@ def test_architectures_beyond_the_list(name: str) -> None:
         anatomy = examine(make())
     assert tuple((chain.name, len(chain.blocks)) for chain in anatomy.chains) == chains
     assert site_counts(anatomy) == sites
+
+
+def test_parts_for_other_inputs_are_no_experts() -> None:
+    """Adapters for languages: the one that runs is given all rows, and no other ever runs."""
+
+    class Adapted(nn.Module):
+        def __init__(self, dense: nn.Module) -> None:
+            super().__init__()
+            self.dense = dense
+            self.languages = nn.ModuleDict({"en": nn.Linear(32, 32), "de": nn.Linear(32, 32)})
+
+        def forward(self, hidden: Tensor) -> Tensor:
+            adapted: Tensor = self.languages["en"](self.dense(hidden))
+            return adapted
+
+    model = tiny_model("bert", TEXT)
+    for block in model.bert.encoder.layer:
+        block.output.dense = Adapted(block.output.dense)
+    paths = [site.path for site in examine(model).sites if "languages" in site.path]
+    assert paths == [f"bert.encoder.layer.{index}.output.dense.languages.en" for index in range(3)]
 
 
 def test_what_cannot_be_found_is_refused_by_name() -> None:

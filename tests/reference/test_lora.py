@@ -304,6 +304,38 @@ def test_tied_weight_is_refused_by_name() -> None:
         attach(base)
 
 
+def test_experts_that_are_one_tensor_are_told() -> None:
+    config = transformers.MixtralConfig(
+        vocab_size=100, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, num_local_experts=4, pad_token_id=0,
+    )  # fmt: skip
+    base = Base(name="tiny-mixtral", model=transformers.MixtralForCausalLM(config), processor=None)
+    (note,) = method_from(LoRASettings()).notes(base)
+    experts = 2 * 4 * 32 * 48 * 3 / sum(p.numel() for p in base.model.parameters())
+    assert f"leaves out mlp.experts.gate_up_proj, mlp.experts.down_proj ({experts:.0%}" in note
+    assert "freeze" in note
+    assert "full" in note
+    assert method_from(LoRASettings(targets=("attention",))).notes(base) == []  # nobody asked for them
+    assert [method_from(LoRASettings()).notes(shared_base(family)) for family in FAMILIES] == [[]] * len(FAMILIES)
+
+
+def test_experts_without_rows_of_a_subclass_of_linear_are_adapted() -> None:
+    class Same(nn.Linear):
+        pass
+
+    config = transformers.SwitchTransformersConfig(
+        vocab_size=100, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_decoder_layers=2, num_heads=4, num_experts=8,
+        num_sparse_encoder_layers=1, num_sparse_decoder_layers=1, pad_token_id=0, decoder_start_token_id=0,
+    )  # fmt: skip
+    model = transformers.SwitchTransformersForConditionalGeneration(config)
+    experts = [path for path, one in model.named_modules() if "expert_" in path and isinstance(one, nn.Linear)]
+    for path in experts:
+        old = model.get_submodule(path)
+        set_submodule_(model, path, Same(old.in_features, old.out_features, bias=False))
+    base = Base(name="tiny-switch", model=model.requires_grad_(False), processor=None)
+    assert {path for path in attach(base).paths if "expert_" in path} == set(experts)
+
+
 def test_targets_that_choose_nothing_are_refused() -> None:
     with pytest.raises(MethodError, match="selector 'attention': no layer of this base matches"):
         attach(shared_base("resnet"), targets=("attention",))

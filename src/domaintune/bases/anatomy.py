@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from domaintune.bases.chains import Found, Survey, find_attention, find_chains, name_chains
+from domaintune.bases.chains import Found, Survey, find_attention, find_chains, idle_experts, name_chains
 from domaintune.bases.parts import Anatomy, Chain, Cut, Site, inside
 from domaintune.bases.probe import Call, Dependence, probe_inputs, probing, record
 from domaintune.bases.selectors import select_parameters, select_sites
@@ -106,7 +106,7 @@ def attention_modules(survey: Survey, found: list[Found], attending: tuple[str, 
 
 
 def sites_of(survey: Survey, chains: tuple[Chain, ...], attention: tuple[str, ...]) -> list[Site]:
-    """Every linear and convolution layer that ran inside a block, in the order of the modules.
+    """Every linear and convolution layer that ran inside a block, or would run on other tokens, in the order of the modules.
 
     "attention": inside an attention module, or fed by the very tensor that one returned which has no layer of its own behind the
     softmax (the output projection, which BERT keeps beside it).
@@ -119,11 +119,13 @@ def sites_of(survey: Survey, chains: tuple[Chain, ...], attention: tuple[str, ..
         for tensor in call.outputs
         if tensor.is_floating_point()
     }
+    idle = idle_experts(survey)
     sites = []
     for chain in chains:
         for index, block in enumerate(chain.blocks):
-            for path, kind in survey.sites.items():
-                if not inside(path, block):
+            for path in survey.modules:
+                ran = path if path in survey.sites else idle.get(path)
+                if ran is None or not inside(path, block):
                     continue
                 role: Literal["attention", "mlp", "convolution"]
                 module = survey.modules[path]
@@ -134,9 +136,9 @@ def sites_of(survey: Survey, chains: tuple[Chain, ...], attention: tuple[str, ..
                 elif any(inside(path, one) for one in attention):
                     role = "attention"
                 else:
-                    fed = survey.recording.first(path).inputs
+                    fed = survey.recording.first(ran).inputs
                     role = "attention" if any(t.untyped_storage().data_ptr() in returned for t in fed) else "mlp"
-                sites.append(Site(path, kind, role, chain.name, index, groups, depthwise))
+                sites.append(Site(path, survey.sites[ran], role, chain.name, index, groups, depthwise))
     return sites
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -69,6 +70,42 @@ class Survey:
     def pixel_nodes(self) -> set[Node]:
         """Where the model's floating-point inputs enter the graph; empty for text."""
         return set(self.recording.first("").input_nodes)
+
+
+def idle_experts(survey: Survey) -> dict[str, str]:
+    """Sites of experts that no row of the probe was sent to -> the same layer of one that some were.
+
+    Experts are equal parts of one list of which several ran, or one on fewer rows than what holds the list was given. A single part
+    that got all rows is no expert: of adapters for languages the configured one runs, and the others never do.
+    """
+    found: dict[str, str] = {}
+    for path, module in survey.modules.items():
+        if not isinstance(module, (*LISTS, nn.ModuleDict)):
+            continue
+        parts = survey.children(path)
+        ran = [part for part in parts if part in survey.recording.calls]
+        if not ran or (len(ran) == 1 and not _on_some_rows(survey, ran[0], of=path)):
+            continue
+        for part in parts:
+            if part not in ran and _shapes(survey.modules[part]) == _shapes(survey.modules[ran[0]]):
+                found |= {part + site[len(ran[0]) :]: site for site in survey.sites if inside(site, ran[0])}
+    return found
+
+
+def _on_some_rows(survey: Survey, part: str, *, of: str) -> bool:
+    """Whether `part` of the list at `of` was given fewer rows [..., width] than the innermost module that ran and holds the list."""
+    calls = survey.recording.calls
+    while of and of not in calls:
+        of = of.rpartition(".")[0]
+    given, whole = (
+        next((math.prod(t.shape[:-1]) for t in calls[path][0].inputs if t.is_floating_point()), 0)
+        for path in (part, of)
+    )
+    return given < whole
+
+
+def _shapes(module: nn.Module) -> dict[str, torch.Size]:
+    return {name: parameter.shape for name, parameter in module.named_parameters()}
 
 
 def find_attention(survey: Survey) -> tuple[str, ...]:

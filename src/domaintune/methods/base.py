@@ -48,6 +48,10 @@ class Method(ABC):
             MethodError: the base lacks what the method needs, by name, with the alternatives.
         """
 
+    def notes(self, base: Base) -> list[str]:
+        """Sentences on what of the base the method leaves as it is, though one would expect it to learn."""
+        return []
+
     def as_saved(self, base: Base, folder: Path) -> Method:
         """The method that left the adapter in `folder`, where the settings leave open what the adapter says."""
         return self

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,6 +55,19 @@ class LoRA(Method):
 
     settings: LoRASettings
 
+    def notes(self, base: Base) -> list[str]:
+        """Where experts are meant (`all-linear`, `mlp`): those that the base holds together in one tensor, which get no update."""
+        meant = {"all-linear", "mlp"} & {selector.rpartition(".")[2] for selector in self.settings.targets}
+        stacked = stacked_weights(base.model) if meant else {}
+        if not stacked:
+            return []
+        names = dict.fromkeys(re.sub(r".*\.\d+\.", "", name) for name in stacked)
+        share = sum(p.numel() for p in stacked.values()) / sum(p.numel() for p in base.model.parameters())
+        return [
+            f"LoRA leaves out {', '.join(names)} ({share:.0%} of the base's weights): tensors that hold several matrices each, as "
+            "of experts, are no layers that it knows. The methods freeze (in its blocks) and full train them."
+        ]
+
     def attach(self, base: Base, *, generator: torch.Generator, domains: Sequence[str] = ()) -> LoRAAttached:
         sites = select_sites(base.anatomy, self.settings.targets)
         aliases = module_paths(base.model)
@@ -79,6 +93,17 @@ class LoRA(Method):
                 set_submodule_(model, alias, layer)
         named = tuple(domains) if self.settings.domain_weights and len(domains) > 1 else ()
         return LoRAAttached(base, model, paths=chosen, left_out=left_out, settings=self.settings, domains=named)
+
+
+def stacked_weights(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters by name that hold several matrices [count, rows, columns] and are no convolution's."""
+    return {
+        f"{path}.{name}".removeprefix("."): parameter
+        for path, module in model.named_modules()
+        if not isinstance(module, nn.modules.conv._ConvNd)
+        for name, parameter in module.named_parameters(recurse=False)
+        if parameter.ndim == 3 and min(parameter.shape) > 1
+    }
 
 
 def module_paths(model: nn.Module) -> dict[str, tuple[str, ...]]:
@@ -124,9 +149,13 @@ def layer_faults(base: Base, paths: Sequence[str]) -> dict[str, str]:
     derived = [path for path, layer in layers.items() if type(layer) not in LAYERS and isinstance(layer, nn.Linear)]
     with torch.no_grad():
         calls = record(base.fork().eval(), probe_inputs(base.model)).calls if derived else {}
+    # Experts that the probe sends no rows to are as those that ran.
+    alike = {
+        (type(layers[path]), layers[path].weight.shape): calls[path][0].inputs for path in derived if path in calls
+    }
     faults = {}
     for path, layer in layers.items():
-        seen = calls[path][0].inputs if path in calls else ()
+        seen = calls[path][0].inputs if path in calls else alike.get((type(layer), layer.weight.shape), ())
         if type(layer) not in LAYERS and not (
             isinstance(layer, nn.Linear) and len(seen) == 1 and is_linear(layer, *seen)
         ):

@@ -25,6 +25,7 @@ from domaintune.bases.attention import (
 )
 from domaintune.bases.base import Base, fork
 from domaintune.bases.limits import token_limit
+from domaintune.bases.parts import inside
 from domaintune.bases.probe import probe_inputs
 from domaintune.errors import MethodError
 from domaintune.methods.base import Attached, Form, Method, ParameterGroup
@@ -80,6 +81,22 @@ class PTuning(Method):
     """
 
     settings: PTuningSettings
+
+    def notes(self, base: Base) -> list[str]:
+        """Chains whose attention takes no learned keys and values, where others' does."""
+        sites = attention_sites(base.model)
+        chains = [chain for chain in base.anatomy.chains if chain.kind == "transformer"] if sites else []
+        learning = [chain for chain in chains if any(inside(s.path, block) for s in sites for block in chain.blocks)]
+        left, named = (
+            ", ".join(chain.name for chain in part)
+            for part in ([chain for chain in chains if chain not in learning], learning)
+        )
+        if not left or not named:
+            return []
+        return [
+            f"P-tuning leaves the {left} as it is: its attention does not call transformers' attention interface, so that learned "
+            f"keys and values stand in the {named} alone. LoRA, freeze and full reach it."
+        ]
 
     def attach(self, base: Base, *, generator: torch.Generator, domains: Sequence[str] = ()) -> Attached:
         probe = probe_inputs(base.model)
