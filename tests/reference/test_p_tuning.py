@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+import transformers
 from torch import Tensor, nn
 
 from domaintune.bases.attention import IMPLEMENTATION, SLOT, Prefix
@@ -32,6 +33,8 @@ REARRANGED = {"swin", "rt-detr-v2", "d-fine"}  # windows, feature maps: no seque
 VERSION_1 = [case for case in VERSION_2 if case[0] not in REARRANGED]
 NO_ATTENTION = [("resnet", PICTURES), ("mobilenet-v2", PICTURES), ("deberta-v2", TEXT)]
 N = 4
+_SMALL = {"vocab_size": tiny.VOCAB, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4,
+          "intermediate_size": 48, "pad_token_id": 0}  # fmt: skip
 
 
 def _generator(seed: int = 0) -> torch.Generator:
@@ -163,6 +166,59 @@ def test_models_that_rearrange_refuse_version_1(family: str, task: str, num_virt
     settings = PTuningSettings(version=1, num_virtual_tokens=num_virtual_tokens)
     with pytest.raises(MethodError, match=r"cannot carry virtual tokens .* Use P-tuning version 2"):
         PTuning(settings).attach(_base(family, task), generator=_generator())
+
+
+def _causal(model: Any) -> Base:
+    return Base(name="tiny", model=model.eval().requires_grad_(False), processor=tiny.tokenizer("causal"))
+
+
+def test_positions_before_a_text_without_finite_gradients_refuse_version_1() -> None:
+    """Ministral 3 scales its queries by log(1 + floor(position / length)), and the virtual tokens stand at -n to -1."""
+    config = transformers.AutoConfig.for_model(
+        "ministral3", **_SMALL, num_key_value_heads=2, head_dim=8, max_position_embeddings=130
+    )
+    base = _causal(transformers.AutoModelForCausalLM.from_config(config))
+    with pytest.raises(MethodError, match=r"nothing finite at their positions. Use P-tuning version 2"):
+        _attach(base, version=1)
+    assert _attach(base).sites
+
+
+def test_version_1_on_a_model_of_texts_and_pictures() -> None:
+    text = {**_SMALL, "num_key_value_heads": 2, "head_dim": 8, "sliding_window": 16}
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.Gemma3Config(
+        text_config=text,
+        vision_config={**vision, "image_size": 16, "patch_size": 8},
+        mm_tokens_per_image=4,
+        image_token_id=398,
+        boi_token_index=397,
+        eoi_token_index=396,
+    )
+    base = _causal(transformers.AutoModelForCausalLM.from_config(config))
+    assert base.config.get_text_config() is not base.config
+    stream = _moved(base, GENERATION, version=1).model.get_submodule(STREAM)
+    assert isinstance(stream, PromptStream)
+    assert stream.inputs()["position_ids"].tolist() == [[-4, -3, -2, -1]]  # the text's configuration is rotary
+
+
+def test_chains_without_learned_keys_are_told() -> None:
+    config = transformers.LongT5Config(
+        vocab_size=tiny.VOCAB, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, pad_token_id=0,
+        eos_token_id=5, decoder_start_token_id=0,
+    )  # fmt: skip
+    base = _causal(transformers.LongT5ForConditionalGeneration(config))
+    method = PTuning(PTuningSettings())
+    (note,) = method.notes(base)
+    assert "leaves the encoder as it is" in note
+    assert "in the decoder alone" in note
+    for family, task in [
+        ("t5", TRANSLATION),
+        ("bert", TEXT),
+        ("vit", PICTURES),
+        ("rt-detr-v2", DETECTION),
+        *NO_ATTENTION,
+    ]:
+        assert method.notes(tiny.tiny_base(family, task)) == []
 
 
 PADDED = [(f, t) for f, t in VERSION_2 if t not in (PICTURES, DETECTION)]

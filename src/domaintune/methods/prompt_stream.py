@@ -244,9 +244,10 @@ def stream_inputs(config: Any, probe: Mapping[str, Tensor], num_virtual_tokens: 
     """
     if "input_ids" not in probe:
         return {name: tensor[:1] for name, tensor in probe.items()}
-    ids = torch.full((1, num_virtual_tokens), 1 if config.pad_token_id == 0 else 0)
+    text = config.get_text_config()  # a model of texts and pictures has one of each
+    ids = torch.full((1, num_virtual_tokens), 1 if text.pad_token_id == 0 else 0)
     made = text_inputs(config, probe, ids)
-    if getattr(config, "rope_parameters", None):
+    if getattr(text, "rope_parameters", None):
         made["position_ids"] = torch.arange(-num_virtual_tokens, 0, device=made["input_ids"].device)[None]
     return made
 
@@ -258,16 +259,18 @@ def text_inputs(config: Any, probe: Mapping[str, Tensor], ids: Tensor) -> dict[s
     for name in ("input_ids", "decoder_input_ids"):
         if name in probe:
             made[name] = ids.to(probe[name].device, copy=True)
-    if "decoder_input_ids" in made and isinstance(config.eos_token_id, int):
-        made["input_ids"][:, -1] = config.eos_token_id
+    end = config.get_text_config().eos_token_id
+    if "decoder_input_ids" in made and isinstance(end, int):
+        made["input_ids"][:, -1] = end
     return made
 
 
 def check_stream(model: nn.Module, sites: Sequence[AttentionSite], *, where: str, num_virtual_tokens: int) -> None:
-    """Run the stream once and see that each attention got its n keys.
+    """Run the stream once, back too, and see that each attention got its n keys and every virtual token a gradient that is finite.
 
     Raises:
-        MethodError: the blocks do not take a sequence of another length, or rearrange it.
+        MethodError: the blocks do not take a sequence of another length, rearrange it, or compute no finite gradients at the
+            positions before a text (Ministral 3, which scales its queries by the logarithm of the position).
     """
     stream = model.get_submodule(STREAM)
     assert isinstance(stream, PromptStream)
@@ -276,13 +279,22 @@ def check_stream(model: nn.Module, sites: Sequence[AttentionSite], *, where: str
         "Use P-tuning version 2, LoRA or Freeze.",
     )
     try:
-        with torch.no_grad():
+        with torch.enable_grad():
             stream.run_()
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         reason = str(error).strip().split("\n")[0]
         raise MethodError(f"{what} ({reason}).", where=where, remedy=remedy) from error
+    made: list[Tensor] = []
     for site in sites:
         prefix = model.get_submodule(site.path)._modules[SLOT]
         assert isinstance(prefix, StreamedPrefix)
         if site.calls > 1 or prefix.streamed is None or prefix.streamed.keys.shape[1] != num_virtual_tokens:
             raise MethodError(f"{what}: at {site.path} they are not one sequence.", where=where, remedy=remedy)
+        made += [prefix.streamed.keys, prefix.streamed.values]
+        prefix.streamed = None
+    stream.seen = None
+    tables = [encoder.table for encoder in stream.encoders if isinstance(encoder, PromptEncoder)]
+    total = torch.stack([one.float().sum() for one in made]).sum()
+    gradients = torch.autograd.grad(total, tables, allow_unused=True)
+    if not all(bool(one.isfinite().all()) for one in (*made, *gradients) if one is not None):
+        raise MethodError(f"{what}: it computes nothing finite at their positions.", where=where, remedy=remedy)
