@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from tiny import TEXT, tiny_base, tiny_model
+from tiny import TEXT, VOCAB, tiny_base, tiny_model, tokenizer
 from torch.nn import functional
 
 from domaintune.bases.base import Base
@@ -191,6 +191,39 @@ def test_decoding_with_a_cache_is_decoding_without(family: str, num_beams: int) 
         decode(base.model, base.processor, inputs, replace(task.decoding(), use_cache=use)) for use in (True, False)
     )
     assert cached == uncached
+
+
+@pytest.mark.parametrize("sample", [False, True])
+def test_a_state_that_takes_padding_in_is_decoded_without(sample: bool) -> None:
+    config = transformers.RecurrentGemmaConfig(
+        vocab_size=VOCAB, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
+        intermediate_size=48, lru_width=32, attention_window_size=16, pad_token_id=0, bos_token_id=6, eos_token_id=5,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = transformers.RecurrentGemmaForCausalLM(config)
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.2)
+    base = Base(name="tiny", model=model.eval().requires_grad_(False), processor=tokenizer("causal"))
+    assert not base.ignores_left_padding
+    task = Generation.build(pairs(PAIRS), base, GenerationSettings(max_new_tokens=4, sample=sample))
+    items = [item for example in task.read(pairs(PAIRS)) for item in task.prepare(base, example)]
+
+    def texts(parts: list[list[Item]]) -> list[str]:
+        batches = [task.collate(base, part, "predict") for part in parts]
+        return [
+            raw["text"] for batch in batches for raw in task.predict(base, base.model, batch, frozenset({"output"}))
+        ]
+
+    together = texts([items])
+    assert len({len(item.inputs["decode_ids"]) for item in items}) < len(items)  # some of one length
+    assert together == texts([[item] for item in items])
+    assert len(set(together)) > 1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_attention_ignores_padding(family: str) -> None:
+    assert tiny_base(family, "generation").ignores_left_padding
 
 
 def test_samples_follow_the_softmax() -> None:

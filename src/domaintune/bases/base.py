@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from domaintune.bases.anatomy import Anatomy, examine
+from domaintune.bases.padding import ignores_left_padding
 from domaintune.bases.parts import inside
 from domaintune.bases.probe import kept_tensors
 from domaintune.errors import BaseError
@@ -110,6 +111,11 @@ class Base:
     def anatomy(self) -> Anatomy:
         """Embeddings, chains of blocks, sites and cuts, found once by structure and by a probe forward."""
         return examine(self.model)
+
+    @cached_property
+    def ignores_left_padding(self) -> bool:
+        """Of a causal model: whether rows of unequal length can be decoded together, found once by two short forwards."""
+        return ignores_left_padding(self.model, self.processor.pad_token_id or 0)
 
     def with_head(self, name: str, spec: HeadSpec, *, generator: torch.Generator) -> Base:
         """This base with one more head, freshly initialised, or its own where its own labels are the same set; modules that the

@@ -72,6 +72,22 @@ def decode(model: nn.Module, tokenizer: Any, inputs: Mapping[str, Tensor], decod
     return [_output(row, tokenizer, decoding.stop, config.eos_token_id) for row in sequences[:, start:].tolist()]
 
 
+@torch.no_grad()
+def decode_by_length(
+    model: nn.Module, tokenizer: Any, inputs: Mapping[str, Tensor], decoding: Decoding
+) -> list[Output]:
+    """As `decode`, without padding: rows of each length by themselves, for models that do not ignore what stands before a text."""
+    lengths = inputs["attention_mask"].sum(1)
+    made: dict[int, Output] = {}
+    for length in lengths.unique().tolist():
+        rows = (lengths == length).nonzero()[:, 0]
+        part = {name: tensor[rows, tensor.shape[1] - length :] for name, tensor in inputs.items()}
+        # RecurrentGemma's modules keep the state of the last rows, which a forward without a cache drops.
+        model(part["input_ids"][:, :1], use_cache=False)
+        made |= zip(rows.tolist(), decode(model, tokenizer, part, decoding), strict=True)
+    return [made[row] for row in range(len(lengths))]
+
+
 def _output(row: list[int], tokenizer: Any, stop: Sequence[str], ends: Sequence[int]) -> Output:
     """Of generated ids, padded at their end. A row that a stop string ended has no end token, though the padding may look like one."""
     text: str = tokenizer.decode(row, skip_special_tokens=True)

@@ -19,7 +19,7 @@ from domaintune.errors import BaseError
 from domaintune.settings import GenerationSettings
 from domaintune.tasks.base import Batch, Finding, Item, Keys, Mode, Prediction, Primary, RawPrediction, Record, Task
 from domaintune.tasks.chat_rendering import as_lines, front_ids, has_template, plain_ids, prints_date
-from domaintune.tasks.decoding import Decoding, cut_at_stop, decode
+from domaintune.tasks.decoding import Decoding, cut_at_stop, decode, decode_by_length
 from domaintune.tasks.generation_examples import (
     PromptExample,
     TextExample,
@@ -301,7 +301,8 @@ class Generation(Task):
         if chosen:
             prompts = self.collate(base, [batch.items[index] for index in chosen], "predict")
             inputs = prompts.to(batch.inputs["input_ids"].device).inputs
-            outputs = decode(model, base.processor, inputs, self.decoding())
+            read = decode if base.ignores_left_padding else decode_by_length
+            outputs = read(model, base.processor, inputs, self.decoding())
             for index, output in zip(chosen, outputs, strict=True):
                 text = output.text.removeprefix(self.free_opening or "")
                 raw[index].update(text=text, ids=output.ids, unfinished=output.unfinished, cut=batch.items[index].cut)
