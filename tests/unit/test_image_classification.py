@@ -318,3 +318,20 @@ def test_divergence_and_majority(folder: Path) -> None:
     assert (float(total), units) == (0.0, 9.0)
     assert made.render(made.majority(examples[2:], examples[:1])[0])["label"] == "dog"
     assert {finding.name for finding in made.check(examples)} == {"rare-label"}
+
+
+def test_a_processor_without_pixel_values_is_refused(folder: Path) -> None:
+    """ImageGPT's gives the nearest of its clusters of colours for each pixel."""
+
+    class Clustering:
+        def __call__(self, **options: Any) -> Any:
+            return {"input_ids": np.zeros((1, 64), dtype=np.int64)}
+
+    with pytest.raises(BaseError, match=r"Clustering gives no pixel_values \(input_ids\)"):
+        task(folder, replace(tiny_base(), processor=Clustering()))
+
+
+def test_a_classifier_without_logits_is_refused(folder: Path) -> None:
+    model = transformers.PPLCNetForImageClassification(transformers.PPLCNetConfig(scale=0.25)).eval()
+    with pytest.raises(BaseError, match="the outputs of PPLCNetForImageClassification have no logits"):
+        task(folder, replace(tiny_base(), model=model))

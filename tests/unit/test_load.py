@@ -15,7 +15,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from tiny import tiny_base, tiny_model, tokenizer
+from tiny import config, tiny_base, tiny_model, tokenizer
 
 from domaintune.bases import load as loading
 from domaintune.bases.base import HeadSpec, head_paths
@@ -178,6 +178,13 @@ def test_backbones_of_timm_are_refused_by_name(family: str, settings: dict[str, 
         transformers.AutoConfig.for_model(family).save_pretrained(tmp_path)
     with pytest.raises(BaseError, match=f"'{family}' in this configuration takes its backbone from timm"):
         load_base(str(tmp_path), auto_class="AutoModelForObjectDetection")
+
+
+def test_an_encoder_without_its_decoder_is_refused_as_such(tmp_path: Path) -> None:
+    transformers.T5EncoderModel(config("t5")).save_pretrained(tmp_path)
+    tokenizer("seq2seq").save_pretrained(tmp_path)
+    with pytest.raises(BaseError, match=r"They are an encoder's alone \(T5EncoderModel\): give the whole model's"):
+        load_base(str(tmp_path), auto_class=CLASSIFIER)
 
 
 def test_only_safetensors_are_read(tmp_path: Path) -> None:

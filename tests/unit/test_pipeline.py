@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from PIL import Image
 from small_runs import recipe, save_base, table
 from tiny import tiny_base
@@ -27,6 +28,7 @@ from domaintune.cli import app
 from domaintune.confirm import majority_score
 from domaintune.engine.checkpoint import MANIFEST
 from domaintune.errors import BaseError, DataError, DomainTuneError, MethodError, RecipeError, RunError
+from domaintune.methods.lora import LoRA, LoRAAttached
 from domaintune.parts import assemble
 from domaintune.predict import Run
 from domaintune.preview import check, plan
@@ -66,6 +68,47 @@ def test_a_run_predicts_what_it_scored(folder: Path) -> None:
     assert not (folder / "runs/x/checkpoint").exists()
     with pytest.raises(RunError, match=r"strength"):
         run.predict(texts[:1], strength=1.2)
+
+
+def test_what_the_method_leaves_as_it_is_is_said_before_training(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LoRA, "notes", lambda self, base: ["LoRA leaves out the experts."])
+    assert plan(recipe(folder)).notes[0] == "LoRA leaves out the experts."
+    said: list[str] = []
+    stages: list[str] = []
+    tune(
+        recipe(folder),
+        report=lambda stage, progress: stages.append(stage),
+        say=lambda lines: said.extend([*lines, str("train" in stages)]),
+    )
+    assert said[0] == "note: LoRA leaves out the experts."
+    assert said[-1] == "False"
+
+
+def test_a_base_of_characters_with_a_slow_tokenizer(folder: Path) -> None:
+    """CANINE hashes code points: its ids are no rows of a table, and its tokenizer does not say where tokens stand."""
+    model = transformers.CanineForSequenceClassification(
+        transformers.CanineConfig(
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=48,
+            num_hash_buckets=64,
+            num_hash_functions=2,
+            max_position_embeddings=512,
+        )
+    )
+    model.save_pretrained(folder / "base")
+    for file in (folder / "base").glob("*token*"):
+        file.unlink()
+    transformers.CanineTokenizer(model_max_length=256).save_pretrained(folder / "base")
+    with pytest.raises(BaseError, match=r"Read one end of long texts \(--set task.long_texts=head or tail\)"):
+        tune(recipe(folder))
+    run = tune(
+        recipe(folder, task={"name": "text-classification", "long_texts": "head"}, output=str(folder / "runs" / "head"))
+    )
+    assert run.predict(["a lovely view"])[0]["label"] in {"negative", "positive"}
+    assert isinstance(run.attached, LoRAAttached)
+    assert len(run.attached.paths) == 24
 
 
 def test_a_run_is_reproducible_and_its_resolved_recipe_reruns_it(folder: Path) -> None:

@@ -211,11 +211,15 @@ def _refuse_other_weights(model: nn.Module, missing: set[str], name: str) -> Non
     inside = [n for n, _ in model.named_parameters() if not hasattr(model, body) or n.split(".")[0] == body]
     lacking = [n for n in inside if n in missing]
     if 2 * len(lacking) > len(inside):
+        remedy = "Give weights of the architecture that config.json names."
+        held = [n for n in inside if n not in missing]
+        if all("decoder" in n.split(".") for n in lacking) and any("encoder" in n.split(".") for n in held):
+            remedy = "They are an encoder's alone (T5EncoderModel): give the whole model's, or a base that is one, such as BERT."
         raise BaseError(
             f"its weights are not those of a {type(model).__name__}: {len(lacking)} of {len(inside)} tensors of the body are "
             f"missing, such as '{lacking[0]}'.",
             where=name,
-            remedy="Give weights of the architecture that config.json names.",
+            remedy=remedy,
         )
 
 

@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from domaintune.errors import BaseError
 
 TOKENS = 8
+CODE_POINTS = 256  # taken where ids are no rows of a table
 SIZES = (64, 128, 256, 512)  # sides in pixels that are tried where the configuration names none
 SINGLE_PIXELS = 128 * 128  # pictures above this area are probed one at a time
 LARGE_PIXELS = 256 * 256  # above this area a smaller picture is tried first
@@ -316,11 +317,14 @@ def _vocabulary_size(model: nn.Module) -> int:
     from transformers import PreTrainedModel
 
     stock = next((module for module in model.modules() if isinstance(module, PreTrainedModel)), None)
-    embedding = (
-        stock.get_input_embeddings()
-        if stock is not None
-        else next((module for module in model.modules() if isinstance(module, nn.Embedding)), None)
-    )
+    try:
+        embedding = (
+            stock.get_input_embeddings()
+            if stock is not None
+            else next((module for module in model.modules() if isinstance(module, nn.Embedding)), None)
+        )
+    except NotImplementedError:  # CANINE hashes code points into several tables
+        return CODE_POINTS
     if embedding is None:
         raise BaseError("no token embedding found, so that no input can be made.", where=type(model).__name__)
     return int(embedding.weight.shape[0])

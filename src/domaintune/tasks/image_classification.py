@@ -32,6 +32,7 @@ from domaintune.tasks.picture_sizes import channels_of, first_line, forward_faul
 IMAGE, LABEL = "image", "label"
 CROP_ASPECTS = (3 / 4, 4 / 3)
 CROP_ATTEMPTS = 10
+KNOWN = "ViT, DINOv2, Swin, ConvNeXt, ResNet, MobileNet, ..."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,13 +159,20 @@ def _check_processor(base: Base) -> None:
     """That the processor's work in two halves equals its work in one, and that the base computes what comes of it.
 
     Raises:
-        BaseError: it does not, or it gives no pictures that the base takes.
+        BaseError: it does not, it gives no pictures that the base takes, or the base's outputs have no logits.
     """
     name, channels = type(base.processor).__name__, channels_of(base.config)
     noise = np.random.default_rng(0).integers(0, 256, (97, 131, 3), dtype=np.uint8)
     picture = Image.fromarray(noise).convert("L" if channels == 1 else "RGB")
     try:
-        whole = np.asarray(base.processor(images=picture, return_tensors="np")["pixel_values"])
+        made = base.processor(images=picture, return_tensors="np")
+        if "pixel_values" not in made:  # ImageGPT's gives clusters of colours
+            raise BaseError(
+                f"{name} gives no pixel_values ({', '.join(made)}).",
+                where=base.name,
+                remedy=f"Use a base that takes pictures as they are ({KNOWN}).",
+            )
+        whole = np.asarray(made["pixel_values"])
         pixels = _resized(base, picture)
         halves = _normalised(base, [pixels])
     except ValueError as error:
@@ -177,15 +185,23 @@ def _check_processor(base: Base) -> None:
         raise BaseError(
             f"{name} does more than resize, crop, rescale and normalise.",
             where=base.name,
-            remedy="Use a base whose image processor does these alone (ViT, DINOv2, Swin, ConvNeXt, ResNet, MobileNet, ...).",
+            remedy=f"Use a base whose image processor does these alone ({KNOWN}).",
         )
-    made, height, width = pixels.shape
-    if fault := forward_fault(base, channels=made, height=height, width=width):
+    depth, height, width = pixels.shape
+    if fault := forward_fault(base, channels=depth, height=height, width=width):
         raise BaseError(
-            f"{name} makes pictures of {width} x {height} pixels and {counted(made, '[channel|channels]')}, which the model does not "
+            f"{name} makes pictures of {width} x {height} pixels and {counted(depth, '[channel|channels]')}, which the model does not "
             f"compute ({fault}).",
             where=base.name,
             remedy="Correct the size in its preprocessor_config.json.",
+        )
+    with torch.no_grad():
+        outputs = base.model(pixel_values=torch.from_numpy(whole).to(device=base.device, dtype=base.dtype))
+    if "logits" not in outputs:  # PP-LCNet
+        raise BaseError(
+            f"the outputs of {type(base.model).__name__} have no logits.",
+            where=base.name,
+            remedy=f"Use another classifier of pictures ({KNOWN}).",
         )
 
 

@@ -140,7 +140,7 @@ class TextClassification(Classification):
         if self.long_texts != "windows":
             yield from ((self._end(base, example),) for example in examples)
             return
-        require_fast(base.processor)
+        require_fast(base.processor, instead="Read one end of long texts (--set task.long_texts=head or tail), or use")
         for first in range(0, len(examples), AT_ONCE):
             chunk = examples[first : first + AT_ONCE]
             texts = [example.text for example in chunk]

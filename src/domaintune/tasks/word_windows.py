@@ -33,15 +33,16 @@ class Window:
     positions: np.ndarray
 
 
-def require_fast(tokenizer: Any) -> None:
-    """
+def require_fast(tokenizer: Any, *, instead: str = "") -> None:
+    """`instead`: what else can be done, before the other remedy.
+
     Raises:
         BaseError: a tokenizer that cannot tell where its tokens stand, nor cut a text into windows.
     """
     if not tokenizer.is_fast:
         raise BaseError(
             f"{type(tokenizer).__name__} does not tell where its tokens stand in the text.",
-            remedy="Use a base with a fast tokenizer (tokenizer.json).",
+            remedy=f"{instead or 'Use'} a base with a fast tokenizer (tokenizer.json).",
         )
 
 
