@@ -11,6 +11,7 @@ from domaintune.checks.shared import (
     Part,
     label_findings,
     like_labels,
+    many_domains,
     near_findings,
     repeats,
     shared_findings,
@@ -95,6 +96,24 @@ def test_labels_that_test_hardly_has() -> None:
     assert (found.message, found.count) == ("fewer than 5 rows of test: 'y' (4), 'z' (0).", 2)
     alike = part("test", *[(f"t{n}", "xyz"[n % 3]) for n in range(15)])
     assert not list(label_findings({"train": train, "test": alike}))
+
+
+def test_a_column_of_ids_given_as_domains_is_told() -> None:
+    def of(*domains: str | None) -> list[Finding]:
+        keys = [Keys(f"text {n}", "x", "x", domain=name) for n, name in enumerate(domains)]
+        return list(many_domains(Part("train", keys, [f"f:{n}" for n in range(len(domains))])))
+
+    (found,) = of(*(f"id{n}" for n in range(120)), None)
+    assert (found.name, found.severity, found.message) == (
+        "many-domains",
+        "warning",
+        "train names 120 domains in 120 rows.",
+    )
+    assert "data.domain_column" in found.remedy
+    assert not of(*("ab" * 10))
+    assert of(*("ab" * 9))
+    assert not of(*("a" * 5))  # one domain, of however few rows
+    assert not of(None, None)
 
 
 def test_parts_of_few_rows_or_groups() -> None:

@@ -28,6 +28,7 @@ FEW_OF_LABEL = 5
 NEAR = 0.8
 MOST_CHAINS = 5
 FEW_UNITS = 10
+FEW_OF_DOMAIN = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,7 @@ def shared_findings(parts: Mapping[str, Part], *, near: bool, one_label: bool) -
     for part in parts.values():
         yield from repeats(part, texts=near)
     train = parts["train"]
+    yield from many_domains(train)
     for name, part in parts.items():
         if name != "train":
             yield from shared_rows(train, part)
@@ -97,6 +99,18 @@ def shared_findings(parts: Mapping[str, Part], *, near: bool, one_label: bool) -
         yield from label_findings(domain)
     yield from unseen_labels(domain, severity="error" if one_label else "warning")
     yield from like_labels(domain)
+
+
+def many_domains(train: Part) -> Iterator[Finding]:
+    """`many-domains`: more than one, of fewer rows each, on average, than say anything about a domain."""
+    counts = Counter(key.domain for key in train.keys if key.domain is not None)
+    if len(counts) > 1 and counts.total() < FEW_OF_DOMAIN * len(counts):
+        yield Finding(
+            "many-domains", "warning",
+            f"train names {len(counts):,} domains in {counted(counts.total(), '[row|rows]')}.", (),
+            "Name a column that says where rows come from (--set data.domain_column=...), not one of ids or texts, or none.",
+            "So few rows fix neither a weight of their domain nor a score of it.", len(counts),
+        )  # fmt: skip
 
 
 def few_rows(name: str, groups: Sequence[str | None]) -> Iterator[Finding]:
