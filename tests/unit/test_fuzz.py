@@ -162,6 +162,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for place in (made, made / "voc", made / "yolo" / "images"):
         place.mkdir(exist_ok=True, parents=True)
         (place / "p.png").write_bytes(picture())
+    for name in FORMATS:  # here, as each test may be a worker's first
+        (made / name).parent.mkdir(exist_ok=True, parents=True)
     return made
 
 
@@ -173,7 +175,6 @@ def path_of(folder: Path, name: str) -> str:
 @pytest.mark.parametrize("name", FORMATS)
 def test_whole_files_lose_nothing(folder: Path, name: str) -> None:
     task, content, entries = FORMATS[name]
-    (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_bytes(content)
     made = read_part(path_of(folder, name), Wanted(task), targets=True)
     assert len(made.rows) + len(made.left_out) == entries
