@@ -345,10 +345,10 @@ def _differences(
         old = is_old(mine[0], pair[0]) or is_old(theirs[0], pair[1])
         pair = (list(map(word_by_word, pair[0])), pair[1]) if alone else pair
         for name, at in (("one", one), ("chosen", chosen)):
-            each, drawn = difference(*pair, at)
             if alone and at is chosen:
                 cells += ["", "", ""]
                 continue
+            each, drawn = difference(*pair, at)
             if not old:
                 values[name].append(float(each.mean()))
                 draws[name].append(drawn)

@@ -21,6 +21,17 @@ TEXT = [
 ]
 
 VOCAB = 400
+T5: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "d_model": 32,
+    "d_kv": 8,
+    "d_ff": 48,
+    "num_layers": 2,
+    "num_heads": 4,
+    "pad_token_id": 0,
+    "eos_token_id": 5,
+    "decoder_start_token_id": 0,
+}
 
 
 @functools.cache
@@ -152,17 +163,7 @@ def config(family: str) -> Any:
         "qwen3": lambda: t.Qwen3Config(**_small(num_key_value_heads=2, head_dim=8, tie_word_embeddings=True, **causal)),
         "marian": lambda: t.MarianConfig(**seq2seq, share_encoder_decoder_embeddings=True),
         "m2m100": lambda: t.M2M100Config(**{**seq2seq, "decoder_start_token_id": 5}, scale_embedding=True),
-        "t5": lambda: t.T5Config(
-            vocab_size=VOCAB,
-            d_model=32,
-            d_kv=8,
-            d_ff=48,
-            num_layers=2,
-            num_heads=4,
-            pad_token_id=0,
-            eos_token_id=5,
-            decoder_start_token_id=0,
-        ),
+        "t5": lambda: t.T5Config(**T5),
         "vit": lambda: t.ViTConfig(**pictures),
         "dinov2": lambda: t.Dinov2Config(
             **{k: v for k, v in pictures.items() if k != "intermediate_size"}, mlp_ratio=2

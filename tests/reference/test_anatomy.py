@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from tiny import VOCAB, config, tiny_model
+from tiny import T5, VOCAB, config, tiny_model
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -208,15 +208,7 @@ BEYOND: dict[str, tuple[Any, tuple[tuple[str, int], ...], tuple[int, int, int, i
     "t5-of-one-block": (
         lambda: T.T5ForConditionalGeneration(
             T.T5Config(
-                vocab_size=VOCAB,
-                d_model=32,
-                d_kv=8,
-                d_ff=48,
-                num_layers=1,
-                num_heads=4,
-                pad_token_id=0,
-                eos_token_id=5,
-                decoder_start_token_id=0,
+                **{**T5, "num_layers": 1},
             )
         ),
         (("encoder", 1), ("decoder", 1)),
@@ -243,15 +235,7 @@ BEYOND: dict[str, tuple[Any, tuple[tuple[str, int], ...], tuple[int, int, int, i
     "longt5-with-global-tokens": (
         lambda: T.LongT5ForConditionalGeneration(
             T.LongT5Config(
-                vocab_size=VOCAB,
-                d_model=32,
-                d_kv=8,
-                d_ff=48,
-                num_layers=2,
-                num_heads=4,
-                pad_token_id=0,
-                eos_token_id=5,
-                decoder_start_token_id=0,
+                **T5,
                 encoder_attention_type="transient-global",
             )
         ),
@@ -278,19 +262,11 @@ BEYOND: dict[str, tuple[Any, tuple[tuple[str, int], ...], tuple[int, int, int, i
     "switch-transformers": (
         lambda: T.SwitchTransformersForConditionalGeneration(
             T.SwitchTransformersConfig(
-                vocab_size=VOCAB,
-                d_model=32,
-                d_kv=8,
-                d_ff=48,
-                num_layers=2,
+                **T5,
                 num_decoder_layers=2,
-                num_heads=4,
                 num_experts=8,
                 num_sparse_encoder_layers=1,
                 num_sparse_decoder_layers=1,
-                pad_token_id=0,
-                eos_token_id=5,
-                decoder_start_token_id=0,
             )
         ),
         (("encoder", 2), ("decoder", 2)),
