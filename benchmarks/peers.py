@@ -114,7 +114,7 @@ def fitted(
 
     def score() -> float:
         model.eval()
-        with torch.autocast("cpu", torch.bfloat16, enabled=sixteen_bits):
+        with torch.autocast(base.device.type, torch.bfloat16, enabled=sixteen_bits):
             value = primary_score(task, base, model, dev)[0]
         model.train()
         return value
@@ -132,7 +132,7 @@ def fitted(
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             output_dir=folder, num_train_epochs=epochs, learning_rate=rate, save_strategy="no", report_to=[], seed=seed,
-            use_cpu=True, disable_tqdm=True, remove_unused_columns=False, logging_strategy="no", dataloader_pin_memory=False,
+            use_cpu=base.device.type == "cpu", disable_tqdm=True, remove_unused_columns=False, logging_strategy="no", dataloader_pin_memory=False,
             **mine,
         )  # fmt: skip
         Scored(
@@ -140,7 +140,7 @@ def fitted(
             args=arguments,
             train_dataset=Rows(data.items),
             eval_dataset=Rows(dev.items),
-            data_collator=lambda items: {"batch": task.collate(base, items, "train")},
+            data_collator=lambda items: {"batch": task.collate(base, items, "train").to(base.device)},
         ).train()
     if own_defaults:
         return model.eval(), score()

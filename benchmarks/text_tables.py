@@ -216,12 +216,16 @@ def line(label: str, name: str, rows: Sequence[Row], seeds: Sequence[int]) -> st
     else:
         rates = ", ".join(format(r["rate"], "g") for r in rows)
         cells += ["", "", "", f"rate {rates}"]
-    cells += [
-        f"{rows[0]['trainable']:,}",
-        f"{np.mean([row['seconds'] for row in rows]):.0f}",
-        f"{max(row['memory'] for row in rows) / 2**20:,.0f}",
-    ]
+    cells += [f"{rows[0]['trainable']:,}", *cost(rows)]
     return f"| {' | '.join(cells)} |"
+
+
+def cost(rows: Sequence[Row]) -> tuple[str, str]:
+    """Seconds and MiB of those that a processor alone made: of others many shared one GPU."""
+    alone = [row for row in rows if row["provenance"]["machine"].get("gpu") is None]
+    if not alone:
+        return "", ""
+    return f"{np.mean([row['seconds'] for row in alone]):.0f}", f"{max(row['memory'] for row in alone) / 2**20:,.0f}"
 
 
 HEAD = f"""| method | domain, s = 1 | general | check | kept | kept (check) | domain, chosen | kept, chosen | kept (check), chosen | chosen s | trained | seconds | MiB |
