@@ -26,8 +26,9 @@ def table(path: Path, count: int, *, labels=("negative", "positive"), start=0, c
     return str(path)
 
 
-def save_base(folder: Path, family: str = "bert", task: str = "text-classification") -> None:
+def save_base(folder: Path, family: str = "bert", task: str = "text-classification", **config: object) -> None:
     base = tiny_base(family, task)
+    base.model.config.update(config)
     base.model.save_pretrained(folder / "base")
     base.processor.save_pretrained(folder / "base")
 

@@ -72,30 +72,67 @@ def test_links_between_codes_end_and_say_how_they_are_known() -> None:
             assert len(set(steps)) == len(steps), "a circle"
 
 
+def store_peer(
+    folder: Path,
+    kind: str,
+    dev: float,
+    trainable: int,
+    *,
+    seed: int = 0,
+    gpu: str | None = None,
+    code: str | None = None,
+) -> None:
+    import rows
+    from cells import PEERS
+
+    made = {
+        "peer": code or rows.peers_hash(),
+        "start_code": rows.start_hash(),
+        "kind": kind,
+        "settings": PEERS[kind].plain(),
+        "start": "own",
+        "recipe": {"seed": seed},
+    }
+    place = {"machine": {"gpu": gpu}}
+    row = {"key": made, "rate": 1.0, "dev": {"1.0": dev}, "trainable": trainable, "scores": {}, "provenance": place}
+    (folder / f"product_reviews.peer-{kind}-own.{seed}.json").write_text(json.dumps(row))
+
+
 def test_equally_good_peers_on_dev(tmp_path: Path) -> None:
     """The one that trains least counts, and old rows only where there are no others."""
     import text_tables as tables
-    from cells import PEERS
-
-    def peer(kind: str, dev: float, trainable: int, *, code: str | None = None) -> None:
-        import rows
-
-        made = {
-            "peer": code or rows.peers_hash(),
-            "start_code": rows.start_hash(),
-            "kind": kind,
-            "settings": PEERS[kind].plain(),
-            "start": "own",
-            "recipe": {"seed": 0},
-        }
-        row = {"key": made, "rate": 1.0, "dev": {"1.0": dev}, "trainable": trainable, "scores": {}}
-        (tmp_path / f"product_reviews.peer-{kind}-own.0.json").write_text(json.dumps(row))
 
     names = [f"peer-{kind}-own" for kind in ("full", "lora", "frozen")]
+
+    def best() -> str:
+        mine, theirs = tables.best_pairs(tmp_path, "product_reviews", names, names, [0])
+        assert mine == theirs
+        return str(mine[0][0])
+
     for kind, trainable in (("full", 30), ("lora", 10), ("frozen", 20)):
-        peer(kind, 0.9, trainable)
-    assert tables.best(tmp_path, "product_reviews", names, [0])[0] == "peer-lora-own"
-    peer("full", 0.95, 30, code="older")
-    assert tables.best(tmp_path, "product_reviews", names, [0])[0] == "peer-lora-own"
-    peer("frozen", 0.95, 20)
-    assert tables.best(tmp_path, "product_reviews", names, [0])[0] == "peer-frozen-own"
+        store_peer(tmp_path, kind, 0.9, trainable)
+    assert best() == "peer-lora-own"
+    store_peer(tmp_path, "full", 0.95, 30, code="older")
+    assert best() == "peer-lora-own"
+    store_peer(tmp_path, "frozen", 0.95, 20)
+    assert best() == "peer-frozen-own"
+
+
+def test_rows_are_paired_from_one_base_and_the_best_is_each_seeds_own(tmp_path: Path) -> None:
+    import text_tables as tables
+
+    mine, theirs = (["peer-lora-own", "peer-frozen-own"], ["peer-full-own", "peer-prefix-own"])
+    for seed, devs in ((0, (0.9, 0.8, 0.7, 0.6)), (1, (0.8, 0.9, 0.6, 0.7))):
+        for kind, dev in zip(("lora", "frozen", "full", "prefix"), devs, strict=True):
+            store_peer(tmp_path, kind, dev, 1, seed=seed)
+    sides = tables.best_pairs(tmp_path, "product_reviews", mine, theirs, [0, 1, 2])
+    assert [[name for name, _ in side] for side in sides] == [mine, theirs]
+    assert [[tables.seed_of(row) for _, row in side] for side in sides] == [[0, 1], [0, 1]]
+
+    # The best of ours is from another base than the peers' most: the other one counts, and in plain pairs none.
+    for kind, dev in (("lora", 0.8), ("full", 0.6), ("prefix", 0.7)):
+        store_peer(tmp_path, kind, dev, 1, seed=1, gpu="G")
+    sides = tables.best_pairs(tmp_path, "product_reviews", mine, theirs, [0, 1, 2])
+    assert [name for name, _ in sides[0]] == ["peer-lora-own", "peer-lora-own"]
+    frozen, full = (tables.found(tmp_path, "product_reviews", name, [0, 1]) for name in (mine[1], theirs[0]))
+    assert [len(side) for side in tables.paired(frozen, full)] == [1, 1]

@@ -76,7 +76,7 @@ def test_training_and_scores(cell: Cell, tmp_path: Path) -> None:
         assert all(epoch.train_loss > 0 for epoch in done.epochs)
     assert len(scores) == 4
     batch = batch_of(base, task, range(4), "score").to(base.device)
-    assert torch.equal(outputs(attached.view(1.0, form="terms"), batch), outputs(attached.model, batch))
+    assert close(outputs(attached.view(1.0, form="terms"), batch), outputs(attached.model, batch))  # equal on a CPU
 
 
 @pytest.mark.parametrize("method", ["full", "freeze", "lora", "p-tuning"])
@@ -93,8 +93,12 @@ def test_a_run_of_the_gpu_is_one_of_the_cpu(tmp_path: Path, method: str) -> None
 
 @pytest.mark.parametrize(("begins", "goes_on"), [("cuda", "cpu"), ("cpu", "cuda")])
 def test_a_training_goes_on_on_the_other_processor(tmp_path: Path, begins: str, goes_on: str) -> None:
-    small_runs.save_base(tmp_path)
-    made = small_runs.recipe(tmp_path, general=None, device=begins)
+    small_runs.save_base(
+        tmp_path, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
+    )  # masks are of a processor's own stream
+    made = small_runs.recipe(
+        tmp_path, general=None, device=begins, training={"epochs": 2, "learning_rate": 0.001, "precision": "fp32"}
+    )
 
     def stop(stage: str, progress: object) -> None:
         if stage == "train":
