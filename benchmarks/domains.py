@@ -21,9 +21,9 @@ import general_bases
 import numpy as np
 from cells import RUNS, SHARED
 from rows import code_hash, digest, row
+from stored_rows import DRAWS, age_of, has_other_settings, interval, is_old, mean_draws, ratio
 from text import key_of as settings_key
 from text import pairs
-from text_tables import DRAWS, age_of, has_other_settings, interval, is_old, mean_draws, ratio
 
 from domaintune.counting import counted
 from domaintune.data.formats import read_rows

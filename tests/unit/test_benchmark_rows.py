@@ -100,12 +100,12 @@ def store_peer(
 
 def test_equally_good_peers_on_dev(tmp_path: Path) -> None:
     """The one that trains least counts, and old rows only where there are no others."""
-    import text_tables as tables
+    import stored_rows
 
     names = [f"peer-{kind}-own" for kind in ("full", "lora", "frozen")]
 
     def best() -> str:
-        mine, theirs = tables.best_pairs(tmp_path, "product_reviews", names, names, [0])
+        mine, theirs = stored_rows.best_pairs(tmp_path, "product_reviews", names, names, [0])
         assert mine == theirs
         return str(mine[0][0])
 
@@ -119,20 +119,20 @@ def test_equally_good_peers_on_dev(tmp_path: Path) -> None:
 
 
 def test_rows_are_paired_from_one_base_and_the_best_is_each_seeds_own(tmp_path: Path) -> None:
-    import text_tables as tables
+    import stored_rows
 
     mine, theirs = (["peer-lora-own", "peer-frozen-own"], ["peer-full-own", "peer-prefix-own"])
     for seed, devs in ((0, (0.9, 0.8, 0.7, 0.6)), (1, (0.8, 0.9, 0.6, 0.7))):
         for kind, dev in zip(("lora", "frozen", "full", "prefix"), devs, strict=True):
             store_peer(tmp_path, kind, dev, 1, seed=seed)
-    sides = tables.best_pairs(tmp_path, "product_reviews", mine, theirs, [0, 1, 2])
+    sides = stored_rows.best_pairs(tmp_path, "product_reviews", mine, theirs, [0, 1, 2])
     assert [[name for name, _ in side] for side in sides] == [mine, theirs]
-    assert [[tables.seed_of(row) for _, row in side] for side in sides] == [[0, 1], [0, 1]]
+    assert [[stored_rows.seed_of(row) for _, row in side] for side in sides] == [[0, 1], [0, 1]]
 
     # The best of ours is from another base than the peers' most: the other one counts, and in plain pairs none.
     for kind, dev in (("lora", 0.8), ("full", 0.6), ("prefix", 0.7)):
         store_peer(tmp_path, kind, dev, 1, seed=1, gpu="G")
-    sides = tables.best_pairs(tmp_path, "product_reviews", mine, theirs, [0, 1, 2])
+    sides = stored_rows.best_pairs(tmp_path, "product_reviews", mine, theirs, [0, 1, 2])
     assert [name for name, _ in sides[0]] == ["peer-lora-own", "peer-lora-own"]
-    frozen, full = (tables.found(tmp_path, "product_reviews", name, [0, 1]) for name in (mine[1], theirs[0]))
-    assert [len(side) for side in tables.paired(frozen, full)] == [1, 1]
+    frozen, full = (stored_rows.found(tmp_path, "product_reviews", name, [0, 1]) for name in (mine[1], theirs[0]))
+    assert [len(side) for side in stored_rows.paired(frozen, full)] == [1, 1]
