@@ -15,6 +15,7 @@ from domaintune.resolve import epochs_for
 
 SHARED = Path(os.environ.get("DOMAINTUNE_SHARED", "../shared")) / "data"
 RUNS = Path("runs/bench/text")
+GPU = "gpu"
 MOST_ROWS = 1000
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cells import CELLS, OURS, PEERS, plain_recipe
+from cells import CELLS, GPU, OURS, PEERS, plain_recipe
 from rows import alike, code_hash, peers_hash, settings_of, start_hash, today, wants_third_rate
 
 from domaintune.evaluation.intervals import Estimate
@@ -123,7 +123,8 @@ def interval(each: np.ndarray, draws: np.ndarray) -> str:
 def found(results: Path, cell: str, name: str, seeds: Sequence[int]) -> list[Row]:
     """The rows of one name that differ in the seed alone: today's; where there are none, those like the first seed's, which is the one
     that is measured anew first."""
-    rows = [row for seed in seeds if (row := stored(results, f"{cell}.{name}", seed)) is not None]
+    places = (results, results / GPU)
+    rows = [row for place in places for seed in seeds if (row := stored(place, f"{cell}.{name}", seed)) is not None]
     if now := [row for row in rows if not is_old(name, [row])]:
         return now
     return [row for row in rows if alike(_without_seed(row), _without_seed(rows[0]))]

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from cells import CELLS, MAIN, OURS, PEERS, RUNS, SHARED, first_rate, peer_names, plain_recipe, training_of
+from cells import CELLS, GPU, MAIN, OURS, PEERS, RUNS, SHARED, first_rate, peer_names, plain_recipe, training_of
 from rows import code_hash, digest, peers_hash, row, settings_of, start_hash, wants_third_rate
 
 from domaintune.bases.base import Base
@@ -44,6 +44,7 @@ from domaintune.run import RunFolder
 from domaintune.tasks.base import Record, Task, dataset
 
 RESULTS = Path("benchmarks/results/text")
+"""Rows of a GPU lie in a folder of their own in it: they start from bases that were made there."""
 UNUSED = RUNS / "unused"
 
 
@@ -55,6 +56,11 @@ def key_of(recipe: Recipe) -> dict[str, Any]:
         if k not in ("output", "train", "dev", "test", "general", "general_check")
     }
     return {"recipe": plain | {"base": Path(recipe.base).name}, "data": checksums(recipe)}
+
+
+def place() -> Path:
+    """Of this machine's rows."""
+    return RESULTS / GPU if torch.cuda.is_available() else RESULTS
 
 
 def pairs(task: Task, records: Sequence[Record]) -> list[list[int]]:
@@ -160,7 +166,7 @@ def ours(cell: str, method: str, seed: int) -> dict[str, Any]:
             **greedy(sets, run),
         }
 
-    return row(RESULTS, f"{cell}.{method}.{seed}", key, measure)
+    return row(place(), f"{cell}.{method}.{seed}", key, measure)
 
 
 def greedy(sets: Sets, run: Run) -> dict[str, list[list[int]]]:
@@ -242,7 +248,7 @@ def peer(cell: str, kind: str, start: str, seed: int) -> dict[str, Any]:
             "scores": {"0": before, "1": after},
         }
 
-    return row(RESULTS, f"{cell}.peer-{kind}-{start}.{seed}", key, measure)
+    return row(place(), f"{cell}.peer-{kind}-{start}.{seed}", key, measure)
 
 
 def peer_key(cell: str, kind: str, start: str, recipe: Recipe, versions: dict[str, str]) -> dict[str, Any]:
@@ -267,7 +273,7 @@ def peer_key(cell: str, kind: str, start: str, recipe: Recipe, versions: dict[st
 def precision_of_ours(cell: str, method: str, seed: int) -> str:
     """What our method, or else our LoRA, found faster; bf16 where neither is measured."""
     for name in (method, "lora"):
-        if (path := RESULTS / f"{cell}.{name}.{seed}.json").exists():
+        if (path := place() / f"{cell}.{name}.{seed}.json").exists():
             return str(json.loads(path.read_text(encoding="utf-8"))["precision"])
     return "bf16"
 
@@ -298,7 +304,7 @@ def simple(cell: str, seed: int) -> dict[str, Any]:
             "majority": pairs(task, records_of(task, test, majority)),
         }
 
-    return row(RESULTS, f"{cell}.simple.{seed}", {"code": code_hash(CELLS[cell].task), **key_of(recipe)}, measure)
+    return row(place(), f"{cell}.simple.{seed}", {"code": code_hash(CELLS[cell].task), **key_of(recipe)}, measure)
 
 
 def jobs(part: str, cells: Sequence[str], methods: Sequence[str] | None, seeds: Sequence[int]) -> list[list[str]]:

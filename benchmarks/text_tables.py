@@ -57,7 +57,8 @@ def line(label: str, name: str, rows: Sequence[Row], seeds: Sequence[int]) -> st
         return f"| {label} | missing" + " |" * 12
     if "error" in rows[0]:
         return f"| {label} | {rows[0]['error'].replace('|', '/')}" + " |" * 12
-    mark = "" if len(rows) == len(seeds) else f" ({len(rows)} of {len(seeds)} seeds)"
+    measured = len(set(map(seed_of, rows)))
+    mark = "" if measured == len(seeds) else f" ({measured} of {len(seeds)} seeds)"
     mark += age_of(name, rows)
     scores = np.array([score([row], one, "domain") for row in rows])
     low, high = ends(scores, draws_of(rows, one, "domain", np.random.default_rng(0)))
@@ -260,7 +261,7 @@ def p_tuning(results: Path, seeds: Sequence[int]) -> list[str]:
         "`p-tuning-norms` and `p-tuning-biases` are its variants with layer norms, or these and all biases, tuned beside it; `two rates`: the better on dev of the default learning rate and "
         "twice that, seed by seed; `up to three`: and of four times that where twice was the better. Prefix tuning has the better of two or, "
         "by the same rule, three. `greedy`: both sides with each word's likeliest tag, as prefix tuning always has it.\n",
-        "| cell | ours | against | seeds | difference | interval |",
+        "| cell | ours | against | pairs | difference | interval |",
         "|" + " --- |" * 6,
     ]
     others = ("head-only", "peer-prefix-same", "lora")
@@ -292,10 +293,10 @@ def p_tuning(results: Path, seeds: Sequence[int]) -> list[str]:
 
 def _better(results: Path, cell: str, names: Sequence[str], seeds: Sequence[int]) -> list[Row]:
     """Of each seed that has them all the row that is best on dev; a third one is asked for where the second was better than the first."""
-    held = [{seed_of(row): row for row in found(results, cell, name, seeds)} for name in names]
+    held = [{(seed_of(row), of_gpu(row)): row for row in found(results, cell, name, seeds)} for name in names]
     made = []
-    for seed in sorted(set.intersection(*map(set, held[:2]))):
-        rows = [by_seed[seed] for by_seed in held if seed in by_seed]
+    for key in sorted(set.intersection(*map(set, held[:2]))):
+        rows = [by_key[key] for by_key in held if key in by_key]
         if len(rows) == len(held) or dev_score(rows[0]) >= dev_score(rows[1]):
             made.append(max(rows, key=dev_score))
     return made
@@ -304,7 +305,7 @@ def _better(results: Path, cell: str, names: Sequence[str], seeds: Sequence[int]
 def machines(results: Path) -> list[str]:
     """Where the rows were made: how many on each machine, with the versions there."""
     counts: dict[str, int] = {}
-    for path in results.glob("*.json"):
+    for path in results.rglob("*.json"):
         facts = json.loads(path.read_text(encoding="utf-8"))["provenance"]
         machine, versions = facts["machine"], facts["versions"]
         with_gpu = f", one {machine['gpu']}" if machine.get("gpu") else ""

@@ -95,6 +95,8 @@ def store_peer(
     }
     place = {"machine": {"gpu": gpu}}
     row = {"key": made, "rate": 1.0, "dev": {"1.0": dev}, "trainable": trainable, "scores": {}, "provenance": place}
+    folder = folder / "gpu" if gpu else folder
+    folder.mkdir(exist_ok=True)
     (folder / f"product_reviews.peer-{kind}-own.{seed}.json").write_text(json.dumps(row))
 
 
@@ -129,10 +131,13 @@ def test_rows_are_paired_from_one_base_and_the_best_is_each_seeds_own(tmp_path: 
     assert [[name for name, _ in side] for side in sides] == [mine, theirs]
     assert [[stored_rows.seed_of(row) for _, row in side] for side in sides] == [[0, 1], [0, 1]]
 
-    # The best of ours is from another base than the peers' most: the other one counts, and in plain pairs none.
+    # A row that was the best is from another base than most of that seed: it does not count, nor is it paired with rows from there.
     for kind, dev in (("lora", 0.8), ("full", 0.6), ("prefix", 0.7)):
         store_peer(tmp_path, kind, dev, 1, seed=1, gpu="G")
+    for kind in ("lora", "prefix"):
+        (tmp_path / f"product_reviews.peer-{kind}-own.1.json").unlink()
     sides = stored_rows.best_pairs(tmp_path, "product_reviews", mine, theirs, [0, 1, 2])
     assert [name for name, _ in sides[0]] == ["peer-lora-own", "peer-lora-own"]
-    frozen, full = (stored_rows.found(tmp_path, "product_reviews", name, [0, 1]) for name in (mine[1], theirs[0]))
-    assert [len(side) for side in stored_rows.paired(frozen, full)] == [1, 1]
+    frozen, full, prefix = (stored_rows.found(tmp_path, "product_reviews", name, [0, 1]) for name in (mine[1], *theirs))
+    assert [len(side) for side in stored_rows.paired(frozen, full)] == [2, 2]
+    assert [len(side) for side in stored_rows.paired(frozen, prefix)] == [1, 1]
