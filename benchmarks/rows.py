@@ -4,11 +4,13 @@ that it was measured with; which later code is known to give the same numbers is
 from __future__ import annotations
 
 import ast
+import contextlib
+import contextvars
 import functools
 import hashlib
 import json
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +148,23 @@ def commit() -> str:
     return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--", "src") else "")
 
 
+class NotStoredError(Exception):
+    """A row would have to be measured."""
+
+
+_stored_alone = contextvars.ContextVar("stored_alone", default=False)
+
+
+@contextlib.contextmanager
+def stored_alone() -> Iterator[None]:
+    """Within it `row` measures nothing and raises NotStoredError in its place."""
+    token = _stored_alone.set(True)
+    try:
+        yield
+    finally:
+        _stored_alone.reset(token)
+
+
 def row(results: Path, name: str, key: Mapping[str, Any], measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """The stored row of this name and key, else the measured one, stored."""
     path = results / f"{name}.json"
@@ -153,6 +172,8 @@ def row(results: Path, name: str, key: Mapping[str, Any], measure: Callable[[], 
         stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if alike(stored["key"], key):
             return stored
+    if _stored_alone.get():
+        raise NotStoredError(name)
     made = {"key": dict(key), "commit": commit(), **measure(), "provenance": provenance()}
     write_text(path, json.dumps(made, ensure_ascii=False, separators=(",", ":")) + "\n")  # long lists of small numbers
     return made

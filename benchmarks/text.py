@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from cells import CELLS, GPU, MAIN, OURS, PEERS, RUNS, SHARED, first_rate, peer_names, plain_recipe, training_of
-from rows import code_hash, digest, peers_hash, row, settings_of, start_hash, wants_third_rate
+from rows import code_hash, digest, peers_hash, row, settings_of, start_hash, stored_alone, wants_third_rate
 
 from domaintune.bases.base import Base
 from domaintune.data.formats import read_rows
@@ -330,17 +330,30 @@ def run_all(commands: list[list[str]], workers: int) -> None:
     """One process a row, so that memory is the row's own; `workers` at a time."""
     running: list[subprocess.Popen[bytes]] = []
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    failed = []
+    started = []
     for number, command in enumerate(commands, 1):
+        if is_stored(*command[1:]):
+            continue
         while len(running) >= workers:
             running = [process for process in running if process.poll() is None]
             time.sleep(0.2)
         print(f"{number}/{len(commands)}: {' '.join(command[1:])}", flush=True)
         running.append(subprocess.Popen([sys.executable, __file__, *command], env=environment))
-        failed.append(running[-1])
-    bad = sum(process.wait() != 0 for process in failed)
+        started.append(running[-1])
+    bad = sum(process.wait() != 0 for process in started)
+    print(f"{len(commands) - len(started)} of {len(commands)} rows were there.", flush=True)
     if bad:
         sys.exit(f"{bad} of {len(commands)} rows failed; the same command goes on with what is missing.")
+
+
+def is_stored(kind: str, cell: str, name: str, seed: str) -> bool:
+    """Whether nothing would be measured for a row; what is wrong with it, its own process tells."""
+    try:
+        with stored_alone():
+            one(kind, cell, name, int(seed))
+    except Exception:  # noqa: BLE001
+        return False
+    return True
 
 
 def one(kind: str, cell: str, name: str, seed: int) -> None:

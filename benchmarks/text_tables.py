@@ -108,7 +108,9 @@ def cell_table(results: Path, cell: str, seeds: Sequence[int]) -> list[str]:
     picture = plot(results, cell, seeds)
     if picture is not None:
         lines += ["", f"![Gain and loss on {cell}]({picture})", ""]
-        lines += ["Filled: strength 1; hollow: the chosen strength; squares: peers."]
+        lines += [
+            f"Filled: strength 1; hollow: the chosen strength; squares: peers; in brackets how many seeds, where not {len(seeds)}."
+        ]
     lines += [*decoding_gain(results, cell, seeds), "", HEAD]
     lines += [line(name, name, found(results, cell, name, seeds), seeds) for name in OURS]
     for start in ("same", "own"):
@@ -226,7 +228,9 @@ def plot(results: Path, cell: str, seeds: Sequence[int]) -> str | None:
         at = [
             (score(rows, s, "general"), score(rows, s, "domain")) for s in ((one, chosen) if name in OURS else (one,))
         ]
+        measured = len(set(map(seed_of, rows)))
         label = peers.get(name, name) + (" (older)" if is_old(name, rows) else "")
+        label += "" if measured == len(seeds) else f" [{measured}]"
         points.append((label, name in OURS, at, rows))
     if not points:
         return None
@@ -248,6 +252,7 @@ def plot(results: Path, cell: str, seeds: Sequence[int]) -> str | None:
         axes.annotate(label, at[0], xytext=(5, -3), textcoords="offset points", fontsize=7)
     axes.set(xlabel="general score", ylabel="domain score (test)", title=cell)
     axes.grid(alpha=0.3)
+    axes.margins(0.1)
     place = PAGE.with_suffix("") / f"{cell}.svg"
     place.parent.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context({"svg.hashsalt": cell, "svg.fonttype": "none"}):

@@ -58,6 +58,13 @@ def test_a_row_is_measured_once(tmp_path: Path) -> None:
     rows.row(tmp_path, "x.0", key(text_column="body"), measure)
     assert len(calls) == 2
     assert json.loads((tmp_path / "x.0.json").read_text())["key"] == key(text_column="body")
+    with rows.stored_alone():
+        assert rows.row(tmp_path, "x.0", key(text_column="body"), measure)["n"] == 2
+        with pytest.raises(rows.NotStoredError):
+            rows.row(tmp_path, "x.0", key(), measure)
+    assert len(calls) == 2
+    rows.row(tmp_path, "x.0", key(), measure)
+    assert len(calls) == 3
 
 
 def test_links_between_codes_end_and_say_how_they_are_known() -> None:
