@@ -66,9 +66,14 @@ def of_gpu(row: Row) -> bool:
     return row["provenance"]["machine"].get("gpu") is not None
 
 
+def seed_and_base(row: Row) -> tuple[int, bool]:
+    """What rows that are compared have in common."""
+    return seed_of(row), of_gpu(row)
+
+
 def paired(mine: Sequence[Row], theirs: Sequence[Row]) -> tuple[list[Row], list[Row]]:
     """The rows of the seeds that both have, from the same base, in the same order."""
-    held = [{(seed_of(row), of_gpu(row)): row for row in rows} for rows in (mine, theirs)]
+    held = [{seed_and_base(row): row for row in rows} for rows in (mine, theirs)]
     both = sorted(held[0].keys() & held[1].keys())
     return [held[0][key] for key in both], [held[1][key] for key in both]
 
@@ -212,7 +217,7 @@ def _by_seed_and_base(
     rows = [(name, row) for name in names for row in found(results, cell, name, seeds) if dev_score(row) is not None]
     made: dict[tuple[int, bool], list[tuple[str, Row]]] = {}
     for name, row in [entry for entry in rows if not is_old(entry[0], [entry[1]])] or rows:
-        made.setdefault((seed_of(row), of_gpu(row)), []).append((name, row))
+        made.setdefault(seed_and_base(row), []).append((name, row))
     return made
 
 

@@ -34,6 +34,7 @@ from stored_rows import (
     paired,
     ratio,
     score,
+    seed_and_base,
     seed_of,
     word_by_word,
 )  # fmt: skip
@@ -298,7 +299,7 @@ def p_tuning(results: Path, seeds: Sequence[int]) -> list[str]:
 
 def _better(results: Path, cell: str, names: Sequence[str], seeds: Sequence[int]) -> list[Row]:
     """Of each seed that has them all the row that is best on dev; a third one is asked for where the second was better than the first."""
-    held = [{(seed_of(row), of_gpu(row)): row for row in found(results, cell, name, seeds)} for name in names]
+    held = [{seed_and_base(row): row for row in found(results, cell, name, seeds)} for name in names]
     made = []
     for key in sorted(set.intersection(*map(set, held[:2]))):
         rows = [by_key[key] for by_key in held if key in by_key]
