@@ -119,7 +119,7 @@ def first_rate(method: str) -> str:
     return method.removesuffix("-higher").removesuffix("-high")
 
 
-FACTORS = {**{f"{name}-high": 2 for name in (*MAIN, "p-tuning-biases")}, "p-tuning-biases-higher": 4}
+FACTORS = {f"{name}{mark}": factor for mark, factor in (("-high", 2), ("-higher", 4)) for name in (*MAIN, "p-tuning-biases")}
 HIGH = {name: factor * DEFAULT_LEARNING_RATES[OURS[first_rate(name)]["name"]] for name, factor in FACTORS.items()}
 """Our methods with twice their learning rate: a second try, as peers have one; `-higher`, as peers have it too, a third one where the
 second was the better."""
