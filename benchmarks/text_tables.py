@@ -28,6 +28,7 @@ from stored_rows import (
     found,
     interval,
     is_old,
+    lacks_third_rate,
     mean_draws,
     of_gpu,
     one,
@@ -146,13 +147,14 @@ def overall(results: Path, seeds: Sequence[int]) -> list[str]:
         "strength 1, fully tuned as the peers are, and at the strength that is chosen, which gives domain score away to keep 98 % of the general one. Where there is one seed, intervals of a cell are of examples alone.",
     ]
     for start, label in (("same", "from the same start"), ("own", "with its own defaults")):
-        two = (*MAIN, *(f"{name}-high" for name in MAIN))
+        two, three = ([f"{name}{mark}" for mark in marks for name in MAIN] for marks in (("", "-high"), ("", "-high", "-higher")))
         ways = (
             (MAIN, "Our best method", False),
             (("lora",), "LoRA, our default,", False),
             (two, "Our best method with the better of two learning rates", False),
+            (three, "Our best method with the best of up to three learning rates", False),
             (MAIN, "Our best method, each word's likeliest tag as peers have it (kept: with ours decoded),", True),
-            (two, "The same with the better of two learning rates", True),
+            (three, "The same with the best of up to three learning rates", True),
         )
         for names, title, alone in ways if start == "same" else (ways[0], ways[1], ways[3]):
             lines += [f"\n{title} minus the best peer {label}:\n"]
@@ -177,6 +179,7 @@ def _differences(
             lines.append(f"| {cell} | missing" + " |" * 9)
             continue
         cells = [cell, *map(_names, sides), str(len(sides[0]))]
+        cells[1] += " (a third rate missing)" if lacks_third_rate(results, cell, names, seeds) else ""
         old = any(is_old(name, [row]) for side in sides for name, row in side)
         pair = [row for _, row in sides[0]], [row for _, row in sides[1]]
         pair = (list(map(word_by_word, pair[0])), pair[1]) if alone else pair

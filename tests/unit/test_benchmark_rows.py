@@ -127,6 +127,32 @@ def test_equally_good_peers_on_dev(tmp_path: Path) -> None:
     assert best() == "peer-frozen-own"
 
 
+def test_a_third_rate_of_ours_is_asked_for_where_twice_the_rate_was_better(tmp_path: Path) -> None:
+    import stored_rows
+
+    def store(name: str, dev: float, seed: int) -> None:
+        key = {"code": "older", "recipe": {"seed": seed, "task": {"name": "text-classification"}}}
+        row = {"key": key, "dev": dev, "provenance": {"machine": {}}}
+        (tmp_path / f"banking77.{name}.{seed}.json").write_text(json.dumps(row))
+
+    def lacks(names: list[str]) -> bool:
+        return stored_rows.lacks_third_rate(tmp_path, "banking77", names, [0, 1])
+
+    three = ["full", "full-high", "full-higher"]
+    store("full", 0.7, 0)
+    assert not lacks(three)  # nothing to compare with
+    store("full-high", 0.8, 0)
+    assert lacks(three)
+    assert not lacks(three[:2])
+    store("full-higher", 0.1, 0)
+    assert not lacks(three)
+    store("full", 0.7, 1)
+    store("full-high", 0.7, 1)
+    assert not lacks(three)  # with that seed twice the rate is not better
+    store("full-high", 0.8, 1)
+    assert lacks(three)
+
+
 def test_rows_are_paired_from_one_base_and_the_best_is_each_seeds_own(tmp_path: Path) -> None:
     import stored_rows
 
