@@ -119,7 +119,9 @@ def first_rate(method: str) -> str:
     return method.removesuffix("-higher").removesuffix("-high")
 
 
-FACTORS = {f"{name}{mark}": factor for mark, factor in (("-high", 2), ("-higher", 4)) for name in (*MAIN, "p-tuning-biases")}
+FACTORS = {
+    f"{name}{mark}": factor for mark, factor in (("-high", 2), ("-higher", 4)) for name in (*MAIN, "p-tuning-biases")
+}
 HIGH = {name: factor * DEFAULT_LEARNING_RATES[OURS[first_rate(name)]["name"]] for name, factor in FACTORS.items()}
 """Our methods with twice their learning rate: a second try, as peers have one; `-higher`, as peers have it too, a third one, four times
 as high, where the second was the better."""

@@ -40,7 +40,7 @@ TASKS = {
         "tasks/token_classification.py", "tasks/tag_sequences.py", "tasks/tag_chains.py", "tasks/token_losses.py",
         "tasks/word_windows.py",
     ),
-    "image-classification": ("tasks/image_classification.py",),
+    "image-classification": ("tasks/image_classification.py", "tasks/token_losses.py"),
 }  # fmt: skip
 SIZES = (100, 200, 500, 1000, 2000)
 """Of train parts: their numbers of epochs stand in the key."""

@@ -147,7 +147,9 @@ def overall(results: Path, seeds: Sequence[int]) -> list[str]:
         "strength 1, fully tuned as the peers are, and at the strength that is chosen, which gives domain score away to keep 98 % of the general one. Where there is one seed, intervals of a cell are of examples alone.",
     ]
     for start, label in (("same", "from the same start"), ("own", "with its own defaults")):
-        two, three = ([f"{name}{mark}" for mark in marks for name in MAIN] for marks in (("", "-high"), ("", "-high", "-higher")))
+        two, three = (
+            [f"{name}{mark}" for mark in marks for name in MAIN] for marks in (("", "-high"), ("", "-high", "-higher"))
+        )
         ways = (
             (MAIN, "Our best method", False),
             (("lora",), "LoRA, our default,", False),

@@ -22,6 +22,8 @@ from domaintune.settings import Precision
 from domaintune.tasks.base import Batch, Dataset, Item, Task
 
 STREAMS = {"step": 0, "augment": 1, "pull": 2}
+CONSISTENCY = "training.consistency"
+WITHOUT_CONSISTENCY = "Train without: --set training.consistency=0."
 
 
 class Pull(Protocol):
@@ -67,7 +69,10 @@ def accelerator() -> Any:
 class StepGradient:
     """Leaves in the parameters' `.grad` the gradient of the sum over terms of S / U, S the loss sums and U the units of the whole
     step, known before the first backward; 1 where there are none. Where domains have weights of their own, a micro-batch holds
-    items of one domain.
+    items of one domain. With `consistency` each is read twice.
+
+    Raises:
+        TrainingError: consistency is asked of a task that does not compare answers, or of a model in which nothing drops out.
     """
 
     task: Task
@@ -77,6 +82,11 @@ class StepGradient:
     seed: int
     pulls: Sequence[Pull]
     accelerator: Any
+    consistency: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.consistency and type(self.task).disagreement is Task.disagreement:
+            raise TrainingError(f"is not for {self.task.name}.", where=CONSISTENCY, remedy=WITHOUT_CONSISTENCY)
 
     def accumulate_(
         self, micro_batches: Sequence[Sequence[int]], *, epoch: int, step: int, precision: Precision = "fp32"
@@ -86,13 +96,16 @@ class StepGradient:
         device)."""
         batches = [self.collate(positions, epoch=epoch) for positions in micro_batches]
         units = total_units([self.task.units(batch) for batch in batches])
+        if self.consistency:
+            units[CONSISTENCY] = next(iter(units.values()))
         device = next(self.attached.model.parameters()).device
         sixteen_bits, losses = precision == "bf16", []
         for number, (positions, batch) in enumerate(zip(micro_batches, batches, strict=True)):
             torch.manual_seed(seed_of("step", self.seed, step, number))
             with computing(precision), self.attached.in_domain(self._domain(positions[0])) as model:
                 with torch.autocast(device.type, dtype=torch.bfloat16, enabled=sixteen_bits):
-                    sums = self.task.loss(model, batch.to(device))
+                    batch = batch.to(device)
+                    sums = self._twice(model, batch, step) if self.consistency else self.task.loss(model, batch)
                 losses.append(self._backward({key: (value, units[key]) for key, value in sums.items()}))
         for number, pull in enumerate(self.pulls):
             torch.manual_seed(seed_of("pull", self.seed, step, number))
@@ -100,6 +113,25 @@ class StepGradient:
                 terms = pull.terms(self.attached.model, step)
             losses.append(self._backward(terms))
         return losses
+
+    def _twice(self, model: nn.Module, batch: Batch, step: int) -> dict[str, Tensor]:
+        """The mean loss of two readings with other dropout, and a weighted quarter of how far they are apart: half of R-Drop's loss."""
+        outputs: list[Any] = []
+        watch = model.register_forward_hook(lambda _model, _inputs, output: outputs.append(output))
+        try:
+            one, other = (self.task.loss(model, batch) for _ in range(2))
+        finally:
+            watch.remove()
+        first, second = outputs
+        apart = self.task.disagreement(model, first, second, batch)
+        if step == 0 and not bool(apart):
+            raise TrainingError(
+                "two readings of the first step are the same: nothing drops out in training.",
+                where=CONSISTENCY,
+                remedy=f"LoRA can have dropout of its own: --set method.dropout=0.1. {WITHOUT_CONSISTENCY}",
+            )
+        sums = {key: (one[key] + other[key]) / 2 for key in one}
+        return {**sums, CONSISTENCY: self.consistency / 4 * apart}
 
     @functools.cached_property
     def domains(self) -> list[str | None] | None:

@@ -63,7 +63,9 @@ def pace(attached: Attached, task: Task, base: Base, data: Dataset, settings: Tr
     steps, costs = _chosen(task, data, batch_size=batch_size, budget=budget, seed=seed)
     in_epoch = steps_in_epoch(len(data.rows()), batch_size=batch_size)
     asked = narrowed(settings.precision, base.device, steps=(settings.epochs or 0) * in_epoch, in_epoch=in_epoch)
-    gradient = StepGradient(task, base, attached, data, seed=seed, pulls=(), accelerator=accelerator())
+    gradient = StepGradient(
+        task, base, attached, data, seed=seed, pulls=(), accelerator=accelerator(), consistency=settings.consistency
+    )
     kinds: tuple[Precision, ...] = ("fp32", "bf16") if asked == "auto" else (asked,)
     with within_memory("training.micro_batch_budget", budget):
         seconds = {kind: [_timed(gradient, attached, step, costs, kind, asked) for step in steps] for kind in kinds}

@@ -74,7 +74,6 @@ def train(
         raise TrainingError("there is nothing to train on.", where="train", remedy="Give rows.")
     device = next(attached.model.parameters()).device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), Interrupts() as interrupts:
-        gradient = StepGradient(task, base, attached, data, seed=seed, pulls=tuple(pulls), accelerator=accelerator())
         groups = decayed_groups(attached, settings.layer_decay)
         loop = _Loop(
             attached=attached,
@@ -84,7 +83,9 @@ def train(
             seed=seed,
             planned_epochs=planned,
             epochs=planned if stop_after is None else min(stop_after, planned),
-            gradient=gradient,
+            gradient=StepGradient(
+                task, base, attached, data, seed, tuple(pulls), accelerator(), consistency=settings.consistency
+            ),
             optimizer=Optimizer(groups, learning_rate=learning_rate, weight_decay=settings.weight_decay),
             validate=validate,
             folder=None if folder is None else CheckpointFolder(folder),

@@ -20,6 +20,7 @@ from domaintune.counting import counted
 from domaintune.data.rows import Row
 
 Mode = Literal["train", "score", "predict"]
+Severity = Literal["error", "warning", "note"]
 Record = Mapping[str, np.ndarray]
 ROWS_NAMED = 5
 RawPrediction = Mapping[str, Any]
@@ -67,7 +68,7 @@ class Finding:
     labels or boxes it concerns."""
 
     name: str
-    severity: Literal["error", "warning", "note"]
+    severity: Severity
     message: str
     rows: tuple[str, ...]
     remedy: str
@@ -76,14 +77,7 @@ class Finding:
 
     @classmethod
     def of(
-        cls,
-        rows: tuple[str, ...],
-        name: str,
-        severity: Literal["error", "warning", "note"],
-        sentence: str,
-        *,
-        remedy: str,
-        why: str,
+        cls, rows: tuple[str, ...], name: str, severity: Severity, sentence: str, *, remedy: str, why: str
     ) -> Finding:
         """A finding about so many rows; `sentence` goes on after their number, as in `counted`."""
         return cls(name, severity, counted(len(rows), sentence), rows, remedy, why, len(rows))
@@ -320,7 +314,11 @@ class Task(BaseModel, ABC):
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """SUM of each term over its units, with the keys of `units`; additive over micro-batches."""
+        """SUM of each term over its units, with the keys of `units`; additive over micro-batches. One forward of the model."""
+
+    def disagreement(self, model: nn.Module, first: Any, second: Any, batch: Batch) -> Tensor:
+        """KL in both directions between two outputs of the forward of `loss`, summed over its units (of weight 1)."""
+        raise NotImplementedError
 
     @abstractmethod
     def predict(self, base: Base, model: nn.Module, batch: Batch, wanted: frozenset[str]) -> list[RawPrediction]:

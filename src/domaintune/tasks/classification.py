@@ -17,6 +17,7 @@ from torch.nn import functional
 from domaintune.bases.base import Base, HeadSpec
 from domaintune.errors import DataError
 from domaintune.tasks.base import Batch, Example, Finding, Prediction, Primary, RawPrediction, Record, Task
+from domaintune.tasks.token_losses import disagreements, wide
 
 FEW = 5
 """Of a label: fewer rows, pictures or entities are rare."""
@@ -103,7 +104,7 @@ def classification_loss(logits: Tensor, targets: Tensor, row_weights: Tensor, *,
 
     logits and multi-hot targets [batch, labels], row_weights [batch]. Computed in float32 at least.
     """
-    logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    logits = wide(logits)
     if multi_label:
         losses = functional.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="none").mean(1)
     else:
@@ -341,6 +342,12 @@ class Classification(Task):
         logits = model(**batch.inputs).logits
         weights = self._row_weights(batch)
         return {"label": classification_loss(logits, batch.targets["target"], weights, multi_label=self.multi_label)}
+
+    def disagreement(self, model: nn.Module, first: Any, second: Any, batch: Batch) -> Tensor:
+        if not self.multi_label:
+            return disagreements(first.logits, second.logits).sum()
+        a, b = wide(first.logits), wide(second.logits)
+        return ((a.sigmoid() - b.sigmoid()) * (a - b)).mean(1).sum()
 
     def predict(self, base: Base, model: nn.Module, batch: Batch, wanted: frozenset[str]) -> list[RawPrediction]:
         rows = probabilities(model(**batch.inputs).logits, multi_label=self.multi_label)

@@ -42,7 +42,14 @@ from domaintune.tasks.generation_facts import (
 )
 from domaintune.tasks.shared_prompts import prompt_findings, prompt_keys, shared_prompts, shared_systems
 from domaintune.tasks.text_scores import reduce_text, text_record
-from domaintune.tasks.token_losses import IGNORED, causal_divergences, causal_losses, pad_rows, row_sums
+from domaintune.tasks.token_losses import (
+    IGNORED,
+    causal_disagreements,
+    causal_divergences,
+    causal_losses,
+    pad_rows,
+    row_sums,
+)
 
 DEFAULT_MAX_LENGTH = 1024
 SCORED = frozenset({"cross_entropy", "perplexity"})
@@ -287,6 +294,9 @@ class Generation(Task):
     def loss(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy summed over the supervised tokens; no other position's logits are computed."""
         return {"cross_entropy": causal_losses(model, batch.inputs, batch.targets["next_tokens"]).sum()}
+
+    def disagreement(self, model: nn.Module, first: Any, second: Any, batch: Batch) -> Tensor:
+        return causal_disagreements(model, first, second, batch.targets["next_tokens"]).sum()
 
     def predict(self, base: Base, model: nn.Module, batch: Batch, wanted: frozenset[str]) -> list[RawPrediction]:
         raw: list[dict[str, Any]] = [{} for _ in batch.items]

@@ -49,7 +49,7 @@ from domaintune.tasks.tag_sequences import (
     tags_of,
     unknown_tag,
 )
-from domaintune.tasks.token_losses import IGNORED, wide
+from domaintune.tasks.token_losses import IGNORED, disagreements, token_divergences, wide
 from domaintune.tasks.word_windows import tokenize_words, windows
 
 DEFAULT_MAX_LENGTH = 512
@@ -302,6 +302,9 @@ class TokenClassification(Task):
         flat = logits.reshape(-1, logits.shape[-1])
         return {"word": functional.cross_entropy(flat, labels, weight=weights, ignore_index=IGNORED, reduction="sum")}
 
+    def disagreement(self, model: nn.Module, first: Any, second: Any, batch: Batch) -> Tensor:
+        return disagreements(_word_rows(first.logits, batch), _word_rows(second.logits, batch)).sum()
+
     def predict(self, base: Base, model: nn.Module, batch: Batch, wanted: frozenset[str]) -> list[RawPrediction]:
         rows = _word_rows(model(**batch.inputs).logits, batch).double().softmax(-1).cpu().numpy()
         ends = np.cumsum([len(item.inputs["positions"]) for item in batch.items])
@@ -379,18 +382,14 @@ class TokenClassification(Task):
 
     def divergence(self, tuned: nn.Module, base_model: nn.Module, batch: Batch) -> tuple[Tensor, float]:
         """Over words."""
-        ours = _word_rows(tuned(**batch.inputs).logits, batch).double().log_softmax(-1)
-        theirs = _word_rows(base_model(**batch.inputs).logits, batch).double().log_softmax(-1)
-        return (theirs.exp() * (theirs - ours)).sum(), float(len(ours))
+        ours, theirs = (_word_rows(model(**batch.inputs).logits, batch) for model in (tuned, base_model))
+        return token_divergences(ours, theirs).sum(), float(len(ours))
 
     def majority(self, train: Sequence[TokenExample], examples: Sequence[TokenExample]) -> list[Prediction]:
         """Every word outside."""
         outside = np.eye(len(self.tags))[self.tags.index(OUTSIDE)]
-        made = (np.tile(outside, (len(example.tokens), 1)) for example in examples)
-        return [
-            {"probability": rows, "tokens": e.tokens, "chosen": rows.argmax(1)}
-            for rows, e in zip(made, examples, strict=True)
-        ]
+        pairs = ((np.tile(outside, (len(example.tokens), 1)), example.tokens) for example in examples)
+        return [{"probability": rows, "tokens": tokens, "chosen": rows.argmax(1)} for rows, tokens in pairs]
 
 
 def _word_rows(logits: Tensor, batch: Batch) -> Tensor:

@@ -39,6 +39,12 @@ def token_divergences(ours: Tensor, theirs: Tensor) -> Tensor:
     return (reference.exp() * (reference - ours.double().log_softmax(-1))).sum(-1)
 
 
+def disagreements(first: Tensor, second: Tensor) -> Tensor:
+    """KL(first || second) + KL(second || first) of each token's distribution [tokens], from logits [tokens, vocabulary]."""
+    a, b = wide(first), wide(second)
+    return ((a.softmax(-1) - b.softmax(-1)) * (a - b)).sum(-1)  # what the two normalisers differ by falls out
+
+
 def seq2seq_logits(model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
     """Logits [batch * target length, vocabulary] of an encoder-decoder."""
     logits: Tensor = model(**inputs, use_cache=False).logits
@@ -54,12 +60,21 @@ def causal_states(
     Always through the model's own forward: hooks on the model run, and soft caps and scales of the class are kept.
     """
     known: Any = model
+    asked: dict[str, Any] = {}
     if int(mask.sum()) * _vocabulary(model) > budget and known.config.model_type in PLAIN_OUTPUT:
-        made = model(**inputs, use_cache=False, output_hidden_states=True, logits_to_keep=torch.zeros_like(mask))
-        return made.hidden_states[-1][mask], known.get_output_embeddings()
-    if "logits_to_keep" in inspect.signature(type(model).forward).parameters:
-        return model(**inputs, use_cache=False, logits_to_keep=mask).logits, None
-    return model(**inputs, use_cache=False).logits[mask], None
+        asked = {"output_hidden_states": True, "logits_to_keep": torch.zeros_like(mask)}
+    elif "logits_to_keep" in inspect.signature(type(model).forward).parameters:
+        asked = {"logits_to_keep": mask}
+    return states_of(model, model(**inputs, use_cache=False, **asked), mask)
+
+
+def states_of(model: nn.Module, output: Any, mask: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor] | None]:
+    """What `causal_states` gives, of the output that it asked the model for."""
+    known: Any = model
+    logits = output.logits
+    if not logits.numel() and mask.any():
+        return output.hidden_states[-1][mask], known.get_output_embeddings()
+    return logits if logits.shape[:-1] != mask.shape else logits[mask], None
 
 
 def over_logits(
@@ -116,6 +131,15 @@ def causal_divergences(
     with torch.no_grad():
         theirs = causal_states(base, inputs, mask, budget=budget)
     return over_logits(token_divergences, [ours, theirs], vocabulary=_vocabulary(tuned), budget=budget)
+
+
+def causal_disagreements(
+    model: nn.Module, first: Any, second: Any, next_tokens: Tensor, *, budget: int = LOGIT_BUDGET
+) -> Tensor:
+    """`disagreements` at each supervised position of two outputs of the forward of `causal_losses` [tokens]."""
+    mask = next_tokens != IGNORED
+    states = [states_of(model, output, mask) for output in (first, second)]
+    return over_logits(disagreements, states, vocabulary=_vocabulary(model), budget=budget)
 
 
 def _vocabulary(model: nn.Module) -> int:

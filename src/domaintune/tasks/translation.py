@@ -22,7 +22,15 @@ from domaintune.tasks.base import Batch, Finding, Item, Keys, Mode, Prediction, 
 from domaintune.tasks.bitexts import TranslationExample, bitext_findings
 from domaintune.tasks.decoding import Decoding, decode
 from domaintune.tasks.text_scores import bleu_tokenizer_for, one_space, reduce_text, text_record
-from domaintune.tasks.token_losses import IGNORED, pad_rows, row_sums, seq2seq_logits, token_divergences, token_losses
+from domaintune.tasks.token_losses import (
+    IGNORED,
+    disagreements,
+    pad_rows,
+    row_sums,
+    seq2seq_logits,
+    token_divergences,
+    token_losses,
+)
 
 DECODED = frozenset({"chrf", "bleu", "exact_match", "output"})
 SCORED = frozenset({"cross_entropy", "perplexity"})
@@ -163,6 +171,10 @@ class Translation(Task):
         logits = seq2seq_logits(model, batch.inputs)
         losses = token_losses(logits, batch.targets["labels"].flatten(), label_smoothing=self.settings.label_smoothing)
         return {"cross_entropy": losses.sum()}
+
+    def disagreement(self, model: nn.Module, first: Any, second: Any, batch: Batch) -> Tensor:
+        mask = batch.targets["labels"] != IGNORED
+        return disagreements(first.logits[mask], second.logits[mask]).sum()
 
     def predict(self, base: Base, model: nn.Module, batch: Batch, wanted: frozenset[str]) -> list[RawPrediction]:
         raw: list[dict[str, Any]] = [{} for _ in batch.items]
