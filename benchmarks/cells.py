@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -115,16 +116,16 @@ MAIN = ("lora", "p-tuning", "freeze", "full")
 
 
 def first_rate(method: str) -> str:
-    """The name of one of OURS with the default learning rate."""
-    return method.removesuffix("-higher").removesuffix("-high")
+    """The name of one of OURS with the default learning rate, its steps read once."""
+    return re.sub("-(high|higher|consistent)$", "", method)
 
 
-FACTORS = {
-    f"{name}{mark}": factor for mark, factor in (("-high", 2), ("-higher", 4)) for name in (*MAIN, "p-tuning-biases")
-}
+CONSISTENT = "-consistent"
+FACTORS = {**{f"{name}-high": 2 for name in (*MAIN, "p-tuning-biases")}, "p-tuning-biases-higher": 4}
+FACTORS |= {f"{name}{CONSISTENT}": 2 for name in MAIN}
 HIGH = {name: factor * DEFAULT_LEARNING_RATES[OURS[first_rate(name)]["name"]] for name, factor in FACTORS.items()}
-"""Our methods with twice their learning rate: a second try, as peers have one; `-higher`, as peers have it too, a third one, four times
-as high, where the second was the better."""
+"""Our methods with twice their learning rate: a second try, as peers have one; a third one, as they have it too: `-consistent`, with that rate
+and every step read twice, or `-higher`, four times the rate where twice was the better."""
 OURS |= {name: OURS[first_rate(name)] for name in HIGH}
 
 
@@ -165,7 +166,9 @@ def peer_names(start: str) -> list[str]:
 
 def training_of(method: str) -> dict[str, Any]:
     """What one of OURS sets of the training."""
-    return {"training": {"learning_rate": HIGH[method]}} if method in HIGH else {}
+    if method not in HIGH:
+        return {}
+    return {"training": {"learning_rate": HIGH[method]} | ({"consistency": 4.0} if method.endswith(CONSISTENT) else {})}
 
 
 def plain_recipe(method: str) -> Recipe:
