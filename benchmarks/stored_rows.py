@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cells import CELLS, GPU, OURS, PEERS, first_rate, plain_recipe
+from cells import CELLS, GPU, OURS, PEERS, plain_recipe
 from rows import alike, code_hash, peers_hash, settings_of, start_hash, today, wants_third_rate
 
 from domaintune.evaluation.intervals import Estimate
@@ -196,19 +196,13 @@ def age_of(name: str, rows: Sequence[Row]) -> str:
     return f" (older: {epochs} epochs)" if epochs is not None else " (older code)"
 
 
-def lacks_third_rate(results: Path, cell: str, names: Sequence[str], seeds: Sequence[int]) -> bool:
-    """Whether one of our methods whose third rate counts was better on dev with its second one than with the first, and the third is
-    missing with that seed."""
-    for higher in (name for name in names if name.endswith("-higher")):
-        first = first_rate(higher)
-        held = [
-            {seed_and_base(row): row for row in found(results, cell, name, seeds)}
-            for name in (first, f"{first}-high", higher)
-        ]
-        for key in held[0].keys() & held[1].keys() - held[2].keys():
-            if (dev_score(held[1][key]) or 0.0) > (dev_score(held[0][key]) or 0.0):
-                return True
-    return False
+def missing(results: Path, cell: str, names: Sequence[str], rows: Sequence[Row]) -> str:
+    """How many rows of these names are not there, of the seeds and bases of `rows`."""
+    wanted = set(map(seed_and_base, rows))
+    seeds = sorted({seed for seed, _ in wanted})
+    held = [wanted & set(map(seed_and_base, found(results, cell, name, seeds))) for name in names]
+    lacking, count = len(names) * len(wanted) - sum(map(len, held)), len(names) * len(wanted)
+    return f" ({lacking} of {count} rows missing)" if lacking else ""
 
 
 def dev_score(row: Row) -> float | None:

@@ -127,32 +127,6 @@ def test_equally_good_peers_on_dev(tmp_path: Path) -> None:
     assert best() == "peer-frozen-own"
 
 
-def test_a_third_rate_of_ours_is_asked_for_where_twice_the_rate_was_better(tmp_path: Path) -> None:
-    import stored_rows
-
-    def store(name: str, dev: float, seed: int) -> None:
-        key = {"code": "older", "recipe": {"seed": seed, "task": {"name": "text-classification"}}}
-        row = {"key": key, "dev": dev, "provenance": {"machine": {}}}
-        (tmp_path / f"banking77.{name}.{seed}.json").write_text(json.dumps(row))
-
-    def lacks(names: list[str]) -> bool:
-        return stored_rows.lacks_third_rate(tmp_path, "banking77", names, [0, 1])
-
-    three = ["full", "full-high", "full-higher"]
-    store("full", 0.7, 0)
-    assert not lacks(three)  # nothing to compare with
-    store("full-high", 0.8, 0)
-    assert lacks(three)
-    assert not lacks(three[:2])
-    store("full-higher", 0.1, 0)
-    assert not lacks(three)
-    store("full", 0.7, 1)
-    store("full-high", 0.7, 1)
-    assert not lacks(three)  # with that seed twice the rate is not better
-    store("full-high", 0.8, 1)
-    assert lacks(three)
-
-
 def test_rows_are_paired_from_one_base_and_the_best_is_each_seeds_own(tmp_path: Path) -> None:
     import stored_rows
 
@@ -164,6 +138,12 @@ def test_rows_are_paired_from_one_base_and_the_best_is_each_seeds_own(tmp_path: 
     assert [[name for name, _ in side] for side in sides] == [mine, theirs]
     assert [[stored_rows.seed_of(row) for _, row in side] for side in sides] == [[0, 1], [0, 1]]
 
+    def lacking(names: list[str]) -> str:
+        return stored_rows.missing(tmp_path, "product_reviews", names, [row for _, row in sides[0]])
+
+    assert lacking(mine) == ""
+    assert lacking([*mine, "peer-lora-all-same"]) == " (2 of 6 rows missing)"
+
     # A row that was the best is from another base than most of that seed: it does not count, nor is it paired with rows from there.
     for kind, dev in (("lora", 0.8), ("full", 0.6), ("prefix", 0.7)):
         store_peer(tmp_path, kind, dev, 1, seed=1, gpu="G")
@@ -171,6 +151,7 @@ def test_rows_are_paired_from_one_base_and_the_best_is_each_seeds_own(tmp_path: 
         (tmp_path / f"product_reviews.peer-{kind}-own.1.json").unlink()
     sides = stored_rows.best_pairs(tmp_path, "product_reviews", mine, theirs, [0, 1, 2])
     assert [name for name, _ in sides[0]] == ["peer-lora-own", "peer-lora-own"]
+    assert lacking(mine) == " (1 of 4 rows missing)"
     frozen, full, prefix = (stored_rows.found(tmp_path, "product_reviews", name, [0, 1]) for name in (mine[1], *theirs))
     assert [len(side) for side in stored_rows.paired(frozen, full)] == [2, 2]
     assert [len(side) for side in stored_rows.paired(frozen, prefix)] == [1, 1]
