@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from domaintune.balance.frontier import Point, choose, why_the_base
+from domaintune.confirm import majority_score
 from domaintune.evaluation.intervals import Estimate, bootstrap_weights, gain_estimate, retention_estimate
 from domaintune.evaluation.verdict import Confirmed, judge
 from domaintune.tasks.base import Primary
+from domaintune.tasks.text_classification import TextClassification, TextExample
 
 
 def estimate(value, half, lower=None):
@@ -217,6 +219,19 @@ def test_a_constant_answer_is_no_gain():
     assert verdict(base, full, majority=0.9).kind == "trade"
     better = Confirmed(1.0, estimate(0.4, 0.2), estimate(0.99, 0.02), score=0.97)
     assert verdict(better, better, majority=0.958).kind == "deploy"
+
+
+def test_of_several_labels_a_row_the_commonest_answer_is_the_commonest_set():
+    task = TextClassification(
+        labels=("food", "room", "staff"), multi_label=True, max_length=64, text_column="text", label_column="label",
+        label_separator="|", weights=None,
+    )  # fmt: skip
+    rows = [
+        TextExample(file="x", line=n, text=f"{n}", labels=labels)
+        for n, labels in enumerate([*[(0,)] * 4, *[(1, 2), (2, 1), (1,), (2,), ()] * 2, (1, 2)])
+    ]
+    assert majority_score(task, rows, rows) == 5 / 15  # room and staff, each of them less often right alone
+    assert majority_score(task, rows, rows[:4]) == 0.0
 
 
 def test_where_nothing_is_left_to_gain_no_rows_are_asked_for():

@@ -264,10 +264,15 @@ def predicted_labels(prediction: Mapping[str, Any], *, multi_label: bool) -> tup
 
 
 def majority_prediction(targets: Sequence[Sequence[int]], count: int, *, multi_label: bool) -> Prediction:
-    """The share of each label in the targets as probability, whatever the input: its arg max is the commonest label."""
+    """Whatever the input, the share of each label in the targets as probability: its arg max is the commonest label. Of several labels a row
+    the commonest set of them, multi-hot: most often right as a whole."""
+    if multi_label:
+        sets = Counter(tuple(sorted(set(target))) for target in targets)
+        commonest = min(sets, key=lambda held: (-sets[held], held), default=())
+        return {"probability": multi_hot(commonest, count)}
     rows = Counter(index for target in targets for index in target)
     shares = np.array([rows[index] for index in range(count)], dtype=np.float64) / max(len(targets), 1)
-    return {"probability": shares if multi_label else shares / max(shares.sum(), 1e-12)}
+    return {"probability": shares / max(shares.sum(), 1e-12)}
 
 
 def rare_labels(rare: Sequence[str], *, few: int, unit: str, remedy: str) -> Iterator[Finding]:
