@@ -45,6 +45,28 @@ def test_trade_when_nothing_qualifies_but_full_gains():
     assert made.sentence.startswith("A trade: the reason; at strength 1: gain +0.100")
 
 
+@pytest.mark.parametrize(
+    ("kept", "kind", "told"),
+    [
+        (0.8, "ratio", "retention is below the floor of 0.95 (balance.floor); at strength 0.75: gain +0.100"),
+        (0.8, "difference", "change of the general score is below the floor of -0.05 (balance.floor less 1); at"),
+        (0.8, "agreement", "agreement is below the floor of 0.95 (balance.keep_agreement); at strength 0.75"),
+    ],
+)
+def test_a_sure_gain_at_a_sure_loss_is_a_trade_at_any_strength(kept, kind, told):
+    paid = at(0.75, estimate(0.1, 0.03), estimate(kept, 0.05), kind)
+    made = verdict(paid, paid)
+    assert made.kind == "trade"
+    assert made.sentence.startswith(f"A trade: {told}")
+    assert made.sentence.endswith("]; a lower strength would lose less.") or kind == "difference"
+    assert (made.test_rows_needed, made.general_rows_needed) == (None, None)
+    for gain, kept_there in ((estimate(0.1, 0.03), estimate(0.92, 0.05)), (estimate(0.02, 0.03), estimate(0.98, 0.04))):
+        unsure = at(0.75, gain, kept_there, kind)
+        assert verdict(unsure, unsure).kind == "too close to call"
+    constant = Confirmed(0.75, estimate(0.4, 0.2), estimate(0.8, 0.02), kind, score=0.95)
+    assert verdict(constant, constant, majority=0.958).kind == "too close to call"
+
+
 def test_where_the_base_was_chosen_the_numbers_are_said_to_be_strength_1s():
     full = at(1.0, estimate(-0.08, 0.12), estimate(0.99, 0.05))
     made = verdict(at(0.0, estimate(0.0, 0.0), estimate(1.0, 0.0)), full)

@@ -66,19 +66,24 @@ def judge(
     """The first that holds of deploy, trade, keep the base; else too close to call, as is a model that scores no more than always giving
     the commonest answer (`majority`).
 
-    `floor` bounds retention's one-sided lower bound (without labels there: the threshold itself). `full` is strength 1. `why_the_base` is told
-    where strength 0 was chosen although strength 1 gains.
+    `floor` bounds retention (without labels there: the threshold itself): to deploy its one-sided lower bound, for a trade its interval. `full`
+    is strength 1. `why_the_base` is told where strength 0 was chosen although strength 1 gains.
     """
     shown = chosen if chosen.strength > 0 else full
     gain, kept = shown.gain, shown.retention
     tail = "no general data, so what was lost is unknown" if kept is None else _told_kept(kept, shown.kind)
     at_one = "at strength 1: " if chosen.strength == 0 else ""
+    at = chosen.told or f"strength {chosen.strength:g}"
     told = f"{at_one}gain {_signed(gain)}, {tail}"
     constant = majority is not None and shown.score is not None and shown.score <= majority
     if chosen.strength > 0 and gain.low > 0 and (kept is None or kept.lower >= floor) and not constant:
-        return Verdict("deploy", f"Deploy at {chosen.told or f'strength {chosen.strength:g}'}: {told}.")
+        return Verdict("deploy", f"Deploy at {at}: {told}.")
     if chosen.strength == 0 and full.gain.low > 0 and not constant:
         return Verdict("trade", f"A trade: {why_the_base}; {told}.")
+    if chosen.strength > 0 and gain.low > 0 and kept is not None and kept.high < floor and not constant:
+        word, setting, least = _floor_told(shown.kind, floor)
+        paid = f"{word} is below the floor of {least:g} ({setting}); at {at}: {told}"
+        return Verdict("trade", f"A trade: {paid}; a lower strength would lose less.")
     whole = floor if shown.kind in UNLABELLED else 1.0
     if gain.high < 0 or (gain.low <= 0 and kept is not None and kept.high < whole):
         return Verdict("keep the base", f"Keep the base: {told}.")
@@ -93,11 +98,7 @@ def judge(
 def _open(shown: Confirmed, told: str, wants: list[str], *, floor: float, test_rows: int, general_rows: int) -> Verdict:
     gain, kept = shown.gain, shown.retention
     test_needed = general_needed = None
-    word, setting = {
-        **{kind: (kind, "balance.keep_agreement") for kind in UNLABELLED},
-        "difference": ("change of the general score", "balance.floor less 1"),
-    }.get(shown.kind, ("retention", "balance.floor"))
-    least = floor - 1 if shown.kind == "difference" else floor
+    word, setting, least = _floor_told(shown.kind, floor)
     if gain.low <= 0:
         if gain.value > 0 and gain.low in (-1.0, -math.inf):  # as far as it goes
             wants.append("the test part has too few rows, or groups of them, to show how far they vary")
@@ -130,6 +131,15 @@ def _open(shown: Confirmed, told: str, wants: list[str], *, floor: float, test_r
             wants.append(f"{word} is below the floor of {least:g} ({setting}): a lower strength would lose less")
     sentence = f"Too close to call: {told}" + (f"; {'; '.join(wants)}." if wants else ".")
     return Verdict("too close to call", sentence, test_needed, general_needed)
+
+
+def _floor_told(kind: str, floor: float) -> tuple[str, str, float]:
+    """What is kept, as it is named beside its floor, the setting of that, and the floor as it is told."""
+    word, setting = {
+        **{kind: (kind, "balance.keep_agreement") for kind in UNLABELLED},
+        "difference": ("change of the general score", "balance.floor less 1"),
+    }.get(kind, ("retention", "balance.floor"))
+    return word, setting, floor - 1 if kind == "difference" else floor
 
 
 def _rows(now: int, seen: Estimate, wanted: float, *, level: float, of_seeds: float) -> tuple[int | None, bool]:
