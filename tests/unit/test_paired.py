@@ -146,6 +146,16 @@ def test_differences_over_seeds_hold_what_seeds_add(ours: int, theirs: int) -> N
     assert alone > 0.3 * times
 
 
+def test_no_difference_over_two_seeds_reaches_beyond_what_scores_between_0_and_1_allow() -> None:
+    """Of one seed nine in ten rows are won, of the other one: Student's t of one degree of freedom reaches far beyond 1."""
+    ours, theirs = [answers(*[1] * 36, *[0] * 4), answers(*[1] * 4, *[0] * 36)], [answers(*[0] * 40)] * 2
+    weights = bootstrap_weights(40, draws=300, seed=0)
+    made, _ = difference(Accuracy(), ours, theirs, weights, draws=50, seed=0)  # type: ignore[arg-type]
+    back, _ = difference(Accuracy(), theirs, ours, weights, draws=50, seed=0)  # type: ignore[arg-type]
+    assert (made.low, made.high, made.lower) == (-1.0, 1.0, -1.0)
+    assert (back.low, back.high) == (-1.0, 1.0)
+
+
 def test_clear_differences_over_seeds_are_found() -> None:
     generator = np.random.default_rng(0)
     hard = generator.normal(size=300)

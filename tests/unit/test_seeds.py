@@ -222,6 +222,18 @@ def test_intervals_over_few_seeds_cover(number: int, of_rows: float) -> None:
     assert made.high - made.low < 25 * np.sqrt(2 / number), "and not by being endless"
 
 
+def test_no_gain_over_two_seeds_reaches_beyond_what_scores_between_0_and_1_allow() -> None:
+    weights = bootstrap_weights(40, draws=300, seed=0)
+    records = {
+        name: [[{"correct": np.asarray(float(place < many))} for place in range(40)] for many in of_seeds]
+        for name, of_seeds in {"base": (0, 0), "tuned": (36, 4)}.items()
+    }
+    sides = [{"change": {"1": {"how": "bootstrap"}}}] * 2
+    keys = {"base": ["0"] * 2, "tuned": ["1"] * 2}
+    gain = OverSeeds.of(Right(), records, weights, seed=0, keys=keys, confirmed=sides).gain("tuned")  # type: ignore[arg-type]
+    assert (gain.value, gain.low, gain.high, gain.lower) == (pytest.approx(0.5), -1.0, 1.0, -1.0)
+
+
 def test_draws_that_are_no_numbers_do_not_narrow_an_interval() -> None:
     each, draws = np.array([0.93, 0.985]), seed_weights(2, draws=2000, seed=0) @ np.array([0.93, 0.985])
     broken = draws.copy()

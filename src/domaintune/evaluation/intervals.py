@@ -177,7 +177,12 @@ def gain_estimate(task: Task, tuned: Sequence[Record], base: Sequence[Record], w
     value = sign * float(task.reduce(tuned, ones)[name][0] - task.reduce(base, ones)[name][0])
     draws = sign * (task.reduce(tuned, weights)[name] - task.reduce(base, weights)[name])
     made = _with_exact_bounds(task, percentiles(value, draws, units=units), tuned, base, weights)
-    if not task.primary.higher_is_better:
+    return within_gains(made, task.primary)
+
+
+def within_gains(made: Estimate, primary: Primary) -> Estimate:
+    """A gain, its interval cut where a score between 0 and 1 cannot gain or lose more; of a loss as it is."""
+    if not primary.higher_is_better:
         return made
     return replace(made, low=max(made.low, -1.0), high=min(made.high, 1.0), lower=max(made.lower, -1.0))
 

@@ -19,6 +19,7 @@ from domaintune.evaluation.intervals import (
     kept,
     percentiles,
     retention_kind,
+    within_gains,
     within_range,
 )
 from domaintune.tasks.base import Record, Task
@@ -52,7 +53,8 @@ class OverSeeds:
         sign = 1.0 if primary.higher_is_better else -1.0
         value = sign * (self.points[name][primary.name] - self.points["base"][primary.name])
         draws = sign * (self.draws[name][primary.name] - self.draws["base"][primary.name])
-        return self._reaching(self._interval(value, draws, self.gains(name)), name, _change)
+        made = self._reaching(self._interval(value, draws, self.gains(name)), name, _change)
+        return within_gains(made, primary)
 
     def gains(self, name: str) -> np.ndarray:
         """Seed by seed."""

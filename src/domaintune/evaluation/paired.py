@@ -16,6 +16,7 @@ from domaintune.evaluation.intervals import (
     drawn_units,
     gain_estimate,
     percentiles,
+    within_gains,
 )
 from domaintune.evaluation.over_seeds import means_over_seeds, reaching, spread, widened
 from domaintune.tasks.base import Record, Task
@@ -53,7 +54,8 @@ def difference(
         p = max(p, 2 * float(stdtr(freedom, -abs(value) / np.sqrt(variance))))
     made = widened(percentiles(value, both), both, each[name], other[name], rows=rows)
     few = [gain_estimate(task, a, b, weights) for a in ours for b in theirs if _few_differ(task, a, b, weights)]
-    return reaching(made, [estimate for estimate in few if estimate.how == "exact"]), p
+    made = reaching(made, [estimate for estimate in few if estimate.how == "exact"])
+    return within_gains(made, task.primary), p
 
 
 def _few_differ(task: Task, ours: Sequence[Record], theirs: Sequence[Record], weights: np.ndarray) -> bool:
