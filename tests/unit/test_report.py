@@ -911,10 +911,8 @@ def test_bounds_of_few_rows_are_told(tmp_path: Path) -> None:
     domain = side("test", "gain", 0.6, 0.7)
     domain["change"]["0.5"] = estimate(0.05, how="exact")
     page = " ".join(page_of(make_run(tmp_path / "x", domain=domain)).split())
-    assert (
-        "Fewer than 5 domain rows tell base and strength 0.5 apart: the interval of the gain rests on exact bounds"
-        in page
-    )
+    told = "Fewer than 5 domain rows, or groups of rows that belong together, tell base and strength 0.5 apart"
+    assert f"{told}: the interval of the gain rests on exact bounds" in page
     assert "Fewer than 5 general rows" not in page
 
 
