@@ -412,8 +412,9 @@ class TestWhatMoreStrengthWouldBring:
         assert "at strength 0.5 f1 is 0.800 instead of 0.500 and retention 96.9 %" in said
         assert "`domaintune balance 'my run' --strength 0.5 --set-strength`" in said
 
-    def test_without_general_data_both_scores_are_told(self) -> None:
+    def test_without_general_rows_to_choose_on_both_scores_are_told(self) -> None:
         said = str(further(self.scores([0.7, 0.69, 0.69, 0.62, 0.61], 1.0, 0.0, kept=[None] * 5), run="my run"))
+        assert said.startswith("Without general rows to choose on (--general) strength 1 is taken, though")
         assert "f1 is 0.700 at strength 0 and 0.610 at 1" in said
 
     def test_luck_is_not_told(self) -> None:

@@ -190,8 +190,8 @@ def further(scores: Mapping[str, Any], *, run: str) -> str | None:
     found = points[told["strength"]]
     if chosen["retention"] is None:
         return (
-            f"Without general data strength 1 is taken, though on the rows that strengths are compared on {scores['primary']} is "
-            f"{found['domain']:.3f} at strength {found['strength']:g} and {chosen['domain']:.3f} at 1: {_command(run, found['strength'])}"
+            "Without general rows to choose on (--general) strength 1 is taken, though on the rows that strengths are compared on "
+            f"{scores['primary']} is {found['domain']:.3f} at strength {found['strength']:g} and {chosen['domain']:.3f} at 1: {_command(run, found['strength'])}"
         )
     kind = frontier_kind(scores)
     name = {"agreement": "agreement with the base", "retention (ratio)": "retention"}.get(kind, kind_name(kind))
