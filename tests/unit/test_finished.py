@@ -24,14 +24,14 @@ from domaintune.cli import app
 from domaintune.errors import DataError, RunError
 from domaintune.evaluation.intervals import Estimate, bootstrap_weights
 from domaintune.finished.compare import compare
-from domaintune.finished.evaluate import evaluate
+from domaintune.finished.evaluate import absent_told, evaluate
 from domaintune.finished.listing import list_runs
 from domaintune.finished.strength import moved, set_strength, told
 from domaintune.report.wording import further
 from domaintune.report.write import write_report
 from domaintune.run import RunFolder
 from domaintune.tasks.base import Primary
-from domaintune.tasks.classification import label_index
+from domaintune.tasks.classification import classification_record, label_index
 from domaintune.tasks.text_classification import TextClassification
 from domaintune.terminal import comparison_notes, evaluation_table, runs_table
 
@@ -132,6 +132,15 @@ def test_labels_that_no_row_has_are_told(first: Run, three: Run, folder: Path) -
     (folder / "food.csv").write_text("text,label\na cold soup,food\n")
     (told,) = evaluate(three, str(folder / "food.csv")).notes
     assert told.startswith("no row is 'room', 'staff':")
+
+
+def test_with_several_labels_a_row_those_that_no_row_has_always_count() -> None:
+    task = TextClassification(
+        labels=("a", "b"), multi_label=True, max_length=8, weights=None, text_column="t", label_column="l", label_separator="|"
+    )  # fmt: skip
+    records = [classification_record(np.array([0.9, 0.1]), np.array([1.0, 0.0]), multi_label=True)] * 3
+    assert task.reduce(records, np.ones((1, 3)))["macro_f1"] == 0.5
+    assert absent_told(task, records) == ["no row has 'b': macro_f1 counts such labels with F1 0."]
 
 
 def test_general_rows_with_labels_of_their_own_are_answered_by_their_head(three: Run, folder: Path) -> None:

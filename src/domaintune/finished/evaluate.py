@@ -18,7 +18,7 @@ from domaintune.errors import DataError, RunError
 from domaintune.parts import examples_with_groups, input_checksum, label_separator
 from domaintune.predict import Run, Strength, unknown_told
 from domaintune.run import RunFolder
-from domaintune.tasks.base import Task, dataset
+from domaintune.tasks.base import Record, Task, dataset
 
 SHOWN = 8
 
@@ -98,11 +98,20 @@ def evaluate(
         notes.append(
             f"{seen:,} of {len(examples):,} rows were trained or chosen on by this run: both scores are too good."
         )
-    facts = task.classes(scored.records[chosen]) if "macro_f1" in task.scores else {}
-    if absent := [f"'{label}'" for label, of_label in facts.items() if not of_label["support"]]:
-        told = ", ".join(absent[:SHOWN]) + (", ..." if len(absent) > SHOWN else "")
-        notes.append(f"no row is {told}: macro_f1 counts such labels with F1 0 where answers have them.")
+    notes += absent_told(task, scored.records[chosen])
     return Evaluation(data, at, replace(scored, name=data), examples, task.primary.name, seen, notes)
+
+
+def absent_told(task: Task, records: Sequence[Record]) -> list[str]:
+    """What labels that no row has do to macro_f1: with several labels a row it is over all of them, whatever is answered."""
+    facts = task.classes(records) if "macro_f1" in task.scores else {}
+    absent = [f"'{label}'" for label, of_label in facts.items() if not of_label["support"]]
+    if not absent:
+        return []
+    told = ", ".join(absent[:SHOWN]) + (", ..." if len(absent) > SHOWN else "")
+    if task.head().problem_type == "multi_label_classification":
+        return [f"no row has {told}: macro_f1 counts such labels with F1 0."]
+    return [f"no row is {told}: macro_f1 counts such labels with F1 0 where answers have them."]
 
 
 def _labelled_rows(
