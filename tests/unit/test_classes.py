@@ -17,6 +17,7 @@ from domaintune.data.formats import read_part
 from domaintune.data.rows import Wanted
 from domaintune.preview import check
 from domaintune.tasks.base import Finding, Keys
+from domaintune.tasks.classification import rare_labels
 
 
 def test_declared_classes_without_rows_and_gaps_in_their_numbers() -> None:
@@ -58,6 +59,19 @@ def test_labels_of_dev_and_test_that_train_has_not() -> None:
     assert (found.name, found.severity, found.rows, found.count) == ("unseen-labels", "warning", ("test:2",), 1)
     assert "cow" in found.message
     assert list(unseen_labels({"train": train, "test": part("test", (), ("dog",))}, severity="warning")) == []
+
+
+def test_more_labels_than_are_named_are_told_of() -> None:
+    names = [f"l{n:02d}" for n in range(11)]
+    parts = {
+        name: Part(name, [Keys(name, "", "", labels=tuple(of))], [name]) for name, of in (("train", ()), ("dev", names))
+    }
+    (unseen,) = unseen_labels(parts, severity="warning")
+    assert unseen.message.endswith(": l00, l01, l02, l03, l04, l05, l06, l07, ...."), unseen.message
+    (rare,) = rare_labels(names, few=5, unit="rows", remedy="")
+    assert rare.message == f"fewer than 5 rows: {', '.join(names[:10])}, ...; their scores mean little."
+    (whole,) = rare_labels(names[:10], few=5, unit="rows", remedy="")
+    assert "..." not in whole.message
 
 
 def coco(folder: Path, name: str, labels: list[int], categories: dict[int, str]) -> str:

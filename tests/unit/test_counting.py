@@ -2,7 +2,7 @@
 
 import pytest
 
-from domaintune.counting import counted
+from domaintune.counting import counted, listed
 
 
 @pytest.mark.parametrize(
@@ -15,3 +15,10 @@ def test_numbers_and_verbs_agree(count, expected):
 
 def test_other_brackets_stay():
     assert counted(2, "[row|rows] of data[0] and [x] [is|are] a|b") == "2 rows of data[0] and [x] are a|b"
+
+
+def test_names_that_are_left_out_are_told_of():
+    assert listed("abc") == "a, b, c"
+    assert listed(map(str, range(8))) == "0, 1, 2, 3, 4, 5, 6, 7"
+    assert listed(map(str, range(9))) == "0, 1, 2, 3, 4, 5, 6, 7, ..."
+    assert listed("abc", most=2) == "a, b, ..."

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from domaintune.counting import counted
+from domaintune.counting import counted, listed
 from domaintune.tasks.base import Finding
-
-SHOWN = 8
 
 
 def class_findings(declared: Mapping[int | str, str], used: Sequence[str]) -> Iterator[Finding]:
@@ -18,7 +16,7 @@ def class_findings(declared: Mapping[int | str, str], used: Sequence[str]) -> It
         yield Finding(
             "unused-classes", "note",
             counted(len(unused), f"of {len(set(declared.values()))} classes that the files declare [is|are] in no row: ")
-            + f"{_listed(unused)}.", (),
+            + f"{listed(unused)}.", (),
             "Label some, or take them out of the file; --set task.labels=[...] makes outputs for them all the same.",
             "The model gets no output for them.", len(unused),
         )  # fmt: skip
@@ -27,7 +25,7 @@ def class_findings(declared: Mapping[int | str, str], used: Sequence[str]) -> It
     if gaps:
         yield Finding(
             "class-number-gaps", "note",
-            f"classes are numbered from {min(numbers)} to {max(numbers)} without {_listed(map(str, gaps))}.", (),
+            f"classes are numbered from {min(numbers)} to {max(numbers)} without {listed(map(str, gaps))}.", (),
             "If rows of these classes were lost, export them again; else nothing needs to be done: names count here, not numbers.",
             "Programs that count classes take a gap for one more class, or refuse the file.", len(gaps),
         )  # fmt: skip
@@ -39,8 +37,3 @@ def _numbers_of(names: Sequence[str]) -> set[int]:
         return set()
     numbers = set(map(int, names))
     return numbers if max(numbers) - min(numbers) + 1 <= 2 * len(numbers) else set()
-
-
-def _listed(names: Iterator[str] | Sequence[str]) -> str:
-    names = list(names)
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from domaintune.counting import counted
+from domaintune.counting import counted, listed
 from domaintune.data.labels import folded
 from domaintune.data.near_duplicates import near_duplicates
 from domaintune.data.pictures import chained_pictures, look_at
@@ -261,9 +261,7 @@ def label_findings(parts: Mapping[str, Part]) -> Iterator[Finding]:
                 "The model learns how frequent each label is, too.", other,
             )  # fmt: skip
     if "test" in shares and (rare := [label for label in train if shares["test"][label] < FEW_OF_LABEL]):
-        shown = ", ".join(f"'{label}' ({shares['test'][label]})" for label in rare[:8]) + (
-            ", ..." if len(rare) > 8 else ""
-        )
+        shown = listed(f"'{label}' ({shares['test'][label]})" for label in rare)
         yield Finding(
             "rare-in-test", "warning", f"fewer than {FEW_OF_LABEL} rows of test: {shown}.", (),
             "Give more test rows of these labels.", "Their scores are chance, and macro_f1 with them.", len(rare),
@@ -279,7 +277,7 @@ def unseen_labels(parts: Mapping[str, Part], *, severity: Literal["error", "warn
             unseen = sorted({label for place in places for label in part.keys[place].labels} - train)
             yield Finding(
                 "unseen-labels", severity,
-                counted(len(unseen), f"[label|labels] of {name} [is|are] in no row of train: ") + f"{', '.join(unseen[:8])}.",
+                counted(len(unseen), f"[label|labels] of {name} [is|are] in no row of train: ") + f"{listed(unseen)}.",
                 part.at(places), "Add rows of them to train, or join names: --label-map OLD=NEW.",
                 "What is in no training row cannot be learned.", len(unseen),
             )  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Any
 from domaintune.balance.frontier import Side
 from domaintune.checks.lengths import limit_findings
 from domaintune.confirm import SideScores, side_scores
-from domaintune.counting import counted
+from domaintune.counting import counted, listed
 from domaintune.data.columns import wanted_of
 from domaintune.data.formats import read_part
 from domaintune.data.labels import only, renamed
@@ -19,8 +19,6 @@ from domaintune.parts import examples_with_groups, input_checksum, label_separat
 from domaintune.predict import Run, Strength, unknown_told
 from domaintune.run import RunFolder
 from domaintune.tasks.base import Record, Task, dataset
-
-SHOWN = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +106,7 @@ def absent_told(task: Task, records: Sequence[Record]) -> list[str]:
     absent = [f"'{label}'" for label, of_label in facts.items() if not of_label["support"]]
     if not absent:
         return []
-    told = ", ".join(absent[:SHOWN]) + (", ..." if len(absent) > SHOWN else "")
+    told = listed(absent)
     if task.head().problem_type == "multi_label_classification":
         return [f"no row has {told}: macro_f1 counts such labels with F1 0."]
     return [f"no row is {told}: macro_f1 counts such labels with F1 0 where answers have them."]

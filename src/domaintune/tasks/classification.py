@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from domaintune.bases.base import Base, HeadSpec
+from domaintune.counting import listed
 from domaintune.errors import DataError
 from domaintune.tasks.base import Batch, Example, Finding, Prediction, Primary, RawPrediction, Record, Task
 from domaintune.tasks.token_losses import disagreements, wide
@@ -56,9 +57,8 @@ def label_index(label: str, labels: Sequence[str], *, where: str) -> int:
     if label in labels:
         return labels.index(label)
     near = _equal_numbers(label, labels) or difflib.get_close_matches(label, labels, n=1)
-    known = ", ".join(labels[:10]) + (", ..." if len(labels) > 10 else "")
     raise DataError(
-        f"unknown label '{label}' (known: {known}).",
+        f"unknown label '{label}' (known: {listed(labels, most=10)}).",
         where=where,
         remedy=f"Did you mean '{near[0]}'?"
         if near
@@ -280,7 +280,7 @@ def rare_labels(rare: Sequence[str], *, few: int, unit: str, remedy: str) -> Ite
         yield Finding(
             "rare-label",
             "warning",
-            f"fewer than {few} {unit}: {', '.join(rare[:10])}; their scores mean little.",
+            f"fewer than {few} {unit}: {listed(rare, most=10)}; their scores mean little.",
             (),
             f"{remedy}, or join them with others: --label-map OLD=NEW.",
             "What so few rows teach and test is chance.",

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from domaintune.bases.base import Base, HeadSpec
+from domaintune.counting import listed
 from domaintune.data.pictures import open_picture
 from domaintune.data.rows import Row
 from domaintune.errors import DataError
@@ -110,7 +111,7 @@ class ObjectDetection(Task):
             yield Finding(
                 "few-boxes",
                 "warning",
-                f"fewer than {FEW_BOXES} boxes: {', '.join(rare[:10])}; their scores mean little.",
+                f"fewer than {FEW_BOXES} boxes: {listed(rare, most=10)}; their scores mean little.",
                 (),
                 "Label more boxes of these classes, or join them with others: --label-map OLD=NEW.",
                 "What so few boxes teach and test is chance.",
