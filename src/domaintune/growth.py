@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from domaintune.counting import counted
+from domaintune.counting import counted, listed
 from domaintune.data.formats import files_of
 from domaintune.errors import DataError, RecipeError
 from domaintune.evaluation.intervals import bootstrap_weights, gain_estimate, score_estimates
@@ -20,12 +20,12 @@ from domaintune.recipe import Recipe
 from domaintune.run import RunFolder, is_run
 from domaintune.stored import saved_tasks
 from domaintune.tasks.base import Record, Task
+from domaintune.tasks.token_classification import TokenClassification
 
 CUT = ("characters_per_token", "max_length")
 """Of tasks without labels, what decides where running text is cut."""
 SHARED = "shared_prompts"
 """Of those with prompts, which of them their completions tell apart."""
-MOST_NAMED = 8
 PLACES = "parts.json"
 OWN = ("train", "dev", "test")
 
@@ -77,8 +77,10 @@ def extended(task: Task, run: str, notes: list[str]) -> Task:
         return task.model_copy(update=kept)
     new = [label for label in task.head().labels if label not in old]
     if new:
-        shown = ", ".join(f"'{label}'" for label in new[:MOST_NAMED]) + (", ..." if len(new) > MOST_NAMED else "")
-        notes.append(f"{counted(len(new), '[label|labels]')} that the earlier run does not know: {shown}.")
+        entities = isinstance(task, TokenClassification)
+        names = [f"'{name}'" for name in (dict.fromkeys(tag[2:] for tag in new) if entities else new)]
+        told = counted(len(names), "[entity type|entity types]" if entities else "[label|labels]")
+        notes.append(f"{told} that the earlier run does not know: {listed(names)}.")
     return with_units(task, [*old, *new])
 
 

@@ -6,6 +6,7 @@ import json
 import random
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,13 +15,16 @@ from small_runs import WORDS, save_base
 from tiny import tiny_base
 from typer.testing import CliRunner
 
-from domaintune import Recipe, load, predict, tune
+from domaintune import Recipe, growth, load, predict, tune
 from domaintune.bases.load import load_base
 from domaintune.cli import app
+from domaintune.data.rows import Row
 from domaintune.errors import DataError, RecipeError
 from domaintune.growth import grown
 from domaintune.options import recipe_from
 from domaintune.preview import check
+from domaintune.settings import TokenClassificationSettings
+from domaintune.tasks.token_classification import TokenClassification
 
 
 def table(path: Path, count: int, *, start: int = 0, third: bool = False) -> str:
@@ -214,6 +218,31 @@ def test_new_labels_come_behind_the_old_ones(folder: Path) -> None:
     growth = read(folder / "v2/scores.json")["growth"]
     assert growth["new"]["before"] is None
     assert growth["old"]["before"] is not None
+
+
+def test_of_entities_new_types_are_told_each_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = tiny_base("distilbert", "token-classification")
+
+    def entities(*types: str) -> TokenClassification:
+        rows = [Row({"tokens": ["a", "b"], "tags": [f"B-{name}", f"I-{name}"]}, "x", n) for n, name in enumerate(types)]
+        return TokenClassification.build(rows, base, TokenClassificationSettings(name="token-classification"))
+
+    monkeypatch.setattr(growth, "RunFolder", SimpleNamespace(existing=Path))
+    monkeypatch.setattr(growth, "saved_tasks", lambda run: {"domain": entities("PER")})
+    notes: list[str] = []
+    assert growth.extended(entities("LOC", "PER"), "run", notes).head().labels == (
+        "O",
+        "B-PER",
+        "I-PER",
+        "B-LOC",
+        "I-LOC",
+    )
+    growth.extended(entities("PER", "ORG", "LOC"), "run", notes)
+    growth.extended(entities("PER"), "run", notes)
+    assert notes == [
+        "1 entity type that the earlier run does not know: 'LOC'.",
+        "2 entity types that the earlier run does not know: 'LOC', 'ORG'.",
+    ]
 
 
 def test_the_check_sees_the_parts_with_their_new_rows(folder: Path) -> None:
