@@ -383,4 +383,7 @@ def _kept_told(value: float, kind: str) -> str:
 def _two_lines(estimate: Estimate, form: str, ends: str, *, scale: int = 1, unit: str = "") -> str:
     if not known(estimate["value"]):
         return NONE
-    return f"{scale * estimate['value']:{form}}{unit}\n{bounds(estimate, lambda end: f'{scale * end:{ends}}')}"
+    # -0.0 is 0
+    return (
+        f"{scale * estimate['value'] + 0.0:{form}}{unit}\n{bounds(estimate, lambda end: f'{scale * end + 0.0:{ends}}')}"
+    )

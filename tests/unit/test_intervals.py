@@ -7,8 +7,12 @@ import pytest
 from scipy import stats
 
 from domaintune.evaluation import intervals
+from domaintune.evaluation.over_seeds import OverSeeds
+from domaintune.evaluation.paired import difference
+from domaintune.report.wording import change
 from domaintune.tasks.base import Primary
 from domaintune.tasks.detection_metric import match_boxes, mean_average_precision
+from domaintune.terminal import signed
 
 
 def accuracy_task(binary=True, higher=True):
@@ -229,6 +233,23 @@ def test_losses_have_no_bounds_in_shares_of_examples():
     kept, _ = intervals.retention_estimate(Loss(), tuned, base, weights)
     assert kept.low > 1.5
     assert not any(intervals.differing_records(Loss.primary, tuned, base))
+
+
+def test_where_nothing_changes_no_zero_is_negative():
+    same = [{"cross_entropy": 3.0 + 0.01 * n} for n in range(4)]
+    weights = intervals.bootstrap_weights(4, draws=50, seed=0)
+    alone = intervals.gain_estimate(Loss(), same, same, weights)
+    keys = {"base": ["0"] * 2, "tuned": ["1"] * 2}
+    sides = [{"change": {"1": alone.plain()}}] * 2
+    seeds = OverSeeds.of(Loss(), dict.fromkeys(keys, [same] * 2), weights, seed=0, keys=keys, confirmed=sides)
+    compared, _ = difference(Loss(), [same] * 2, [same] * 2, weights, draws=5, seed=0)
+    assert not np.signbit(compared.value)
+    for gain in (alone, seeds.gain("tuned")):
+        assert not np.signbit([gain.value, gain.low, gain.high, gain.lower]).any()
+        assert change(gain.plain(), "gain") == "+0.000 [+0.000, +0.000]"
+    stored = dict.fromkeys(("value", "low", "high"), -0.0)  # as older runs hold it
+    assert change(stored, "gain") == "+0.000 [+0.000, +0.000]"
+    assert signed(stored) == "+0.000\n[+0.00, +0.00]"
 
 
 @pytest.mark.parametrize("units", [2, 3, 5, 8, 20])

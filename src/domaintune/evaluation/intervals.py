@@ -171,13 +171,17 @@ def decided_records(ours: Sequence[Record], theirs: Sequence[Record]) -> list[bo
 
 def gain_estimate(task: Task, tuned: Sequence[Record], base: Sequence[Record], weights: np.ndarray) -> Estimate:
     """Tuned minus base of the primary score (for losses base minus tuned), paired: the same resamples for both."""
-    sign = 1.0 if task.primary.higher_is_better else -1.0
     name, units = task.primary.name, drawn_units(weights)
     ones = np.ones((1, len(base)))
-    value = sign * float(task.reduce(tuned, ones)[name][0] - task.reduce(base, ones)[name][0])
-    draws = sign * (task.reduce(tuned, weights)[name] - task.reduce(base, weights)[name])
+    value = float(gained(task.primary, task.reduce(tuned, ones)[name][0], task.reduce(base, ones)[name][0]))
+    draws = gained(task.primary, task.reduce(tuned, weights)[name], task.reduce(base, weights)[name])
     made = _with_exact_bounds(task, percentiles(value, draws, units=units), tuned, base, weights)
     return within_gains(made, task.primary)
+
+
+def gained(primary: Primary, tuned: np.ndarray, base: np.ndarray) -> np.ndarray:
+    """Gains from scores of equal shape. Where nothing changes 0, of losses too, which a change of sign would make -0."""
+    return np.asarray(tuned - base if primary.higher_is_better else base - tuned)
 
 
 def within_gains(made: Estimate, primary: Primary) -> Estimate:

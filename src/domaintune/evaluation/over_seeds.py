@@ -16,6 +16,7 @@ from domaintune.evaluation.intervals import (
     above_zero,
     bootstrap_weights,
     drawn_units,
+    gained,
     kept,
     percentiles,
     retention_kind,
@@ -50,17 +51,16 @@ class OverSeeds:
 
     def gain(self, name: str) -> Estimate:
         primary = self.task.primary
-        sign = 1.0 if primary.higher_is_better else -1.0
-        value = sign * (self.points[name][primary.name] - self.points["base"][primary.name])
-        draws = sign * (self.draws[name][primary.name] - self.draws["base"][primary.name])
+        tuned, base = (np.array(self.points[key][primary.name]) for key in (name, "base"))
+        value = float(gained(primary, tuned, base))
+        draws = gained(primary, self.draws[name][primary.name], self.draws["base"][primary.name])
         made = self._reaching(self._interval(value, draws, self.gains(name)), name, _change)
         return within_gains(made, primary)
 
     def gains(self, name: str) -> np.ndarray:
         """Seed by seed."""
         primary = self.task.primary
-        sign = 1.0 if primary.higher_is_better else -1.0
-        return np.asarray(sign * (self.each[name][primary.name] - self.each["base"][primary.name]))
+        return gained(primary, self.each[name][primary.name], self.each["base"][primary.name])
 
     def _interval(self, value: float, draws: np.ndarray, each: np.ndarray) -> Estimate:
         return widened(percentiles(value, draws), draws, each, rows=self.units)

@@ -15,6 +15,7 @@ from domaintune.evaluation.intervals import (
     differing_records,
     drawn_units,
     gain_estimate,
+    gained,
     percentiles,
     within_gains,
 )
@@ -43,12 +44,12 @@ def difference(
     p = swap_test(task, ours, theirs, draws=draws, seed=seed, groups=groups)
     if len(ours) == len(theirs) == 1:
         return gain_estimate(task, ours[0], theirs[0], weights), p
-    name, sign = task.primary.name, 1.0 if task.primary.higher_is_better else -1.0
+    name = task.primary.name
     (each, drawn), (other, other_drawn) = (
         means_over_seeds(task, records, weights, seed=seed + side) for side, records in enumerate((ours, theirs))
     )
-    both, rows = sign * (drawn[name] - other_drawn[name]), drawn_units(weights)
-    value = sign * float(each[name].mean() - other[name].mean())
+    both, rows = gained(task.primary, drawn[name], other_drawn[name]), drawn_units(weights)
+    value = float(gained(task.primary, each[name].mean(), other[name].mean()))
     variance, freedom, _ = spread(both, (each[name], other[name]), rows=rows)
     if variance > 0:
         p = max(p, 2 * float(stdtr(freedom, -abs(value) / np.sqrt(variance))))

@@ -49,7 +49,7 @@ def known(value: float | None) -> TypeGuard[float]:
 def number(value: float | None) -> str:
     if not known(value):
         return NONE
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value + 0.0:.3f}"  # -0.0 is 0
 
 
 def estimate(found: Mapping[str, Any] | None) -> str:
