@@ -127,10 +127,10 @@ def assemble(recipe: Recipe, base: Base, *, seen: Iterable[str] = ()) -> Parts:
     seen, own = set(seen), [*train, *(dev or ())]
     reported, known = _checksums(task, test), _checksums(task, own)
     caveats = _caveats(task, test, seen, known)
-    given = () if recipe.grown_from is not None else tuple(examples)
-    caveats += _parted(task, () if "test" in given else test, own, "test [is|are] almost equal to one of train or dev")
+    cut = {name: _cut(part or (), examples.get(name, ())) for name, part in (("test", test), ("dev", dev))}
+    caveats += _parted(task, cut["test"], own, "test [is|are] almost equal to one of train or dev")
     notes += caveats
-    notes += _parted(task, () if "dev" in given else dev or (), train, "dev [is|are] almost equal to one of train")
+    notes += _parted(task, cut["dev"], train, "dev [is|are] almost equal to one of train")
     general = None
     if "general" in rows or "general_check" in rows:
         general = _general_parts(recipe, base, task, found, rows, seen | known, reported, notes)
@@ -177,6 +177,12 @@ def _caveats(task: Task, test: Sequence[Any], seen: set[str], own: set[str]) -> 
     by_own = "[stands|stand] in train or dev too: the score there is too good."
     met = ((sum(key in others for key in inputs), what) for others, what in ((seen, by_base), (own, by_own)))
     return [counted(count, f"[row|rows] of test {what}") for count, what in met if count]
+
+
+def _cut(part: Sequence[Any], given: Sequence[Any]) -> list[Any]:
+    """The examples of a part that were cut for it, and not given as it."""
+    named = set(map(id, given))
+    return [example for example in part if id(example) not in named]
 
 
 def _parted(task: Task, part: Sequence[Any], others: Sequence[Any], what: str) -> list[str]:

@@ -444,6 +444,24 @@ def test_new_rows_almost_equal_to_old_ones_join_their_part(folder: Path) -> None
     assert [found[line] for line in range(2, len(lines) + 1)] == homes
 
 
+def test_old_rows_that_were_given_as_a_part_are_not_said_to_have_been_cut(folder: Path) -> None:
+    """All rows follow one pattern, which the two given parts share with train; only new rows are cut."""
+    dev, test = (table(folder / f"{start}.csv", 30, start=start) for start in (200, 300))
+    first_run(folder, dev=dev, test=test, training={"epochs": 1})
+
+    def said(new: Path) -> list[str]:
+        made = check(Recipe.make({"base": str(folder / "v1"), "add": str(new), "output": str(folder / "v2")}))
+        return [note for note in made.notes if "too many rows follow one pattern" in note]
+
+    table(folder / "new.csv", 60, start=500)
+    counts = [int(note.split()[0]) for note in said(folder / "new.csv")]
+    assert len(counts) == 2
+    assert sum(counts) <= 60
+    other = [f"{'xyz'[n % 3] * 9} {n * 7919} {n * 104729},{('negative', 'positive')[n % 2]}" for n in range(40)]
+    (folder / "other.csv").write_text("\n".join(["text,label", *other]) + "\n")
+    assert said(folder / "other.csv") == []
+
+
 def test_a_cap_of_train_holds_for_old_and_new_rows_together(folder: Path) -> None:
     first_run(folder, data={"fold_below": 10, "max_train_rows": 20})
     result = grow(folder, "v1", table(folder / "new.csv", 60, start=500), "v2")
