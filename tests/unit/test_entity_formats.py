@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -785,6 +786,22 @@ def test_a_second_column_of_tags_is_told(tmp_path: Path) -> None:
     assert note.endswith("column 2 holds such tags too; the last column's were read.")
     assert notes(conll(tmp_path, "EU NNP B-NP B-ORG\nrejects VBZ B-VP O\n")) == [], "chunks are no second layer"
     assert notes(conll(tmp_path, "Paris NNP B-LOC\nist VBZ O\n")) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "tagged"),
+    [
+        ("Bitte senden Sie mir eine E-Mail\n", False),
+        ("die U-Bahn\nmein T-Shirt\n", False),  # two columns in each, tags in the last, and no O
+        ("Vitamin B-12\nGruppe O\nIch fahre mit der U-Bahn\n", False),
+        ("Ada\tB-PER\nslept\tO\n", True),
+        ("# a comment of some words\n-DOCSTART- -X- O O\n\nAda NNP B-NP B-PER\nslept VBD B-VP O\n", True),
+    ],
+)
+def test_texts_that_end_in_words_like_tags_are_no_words_with_tags(tmp_path: Path, content: str, tagged: bool) -> None:
+    (tmp_path / "a.txt").write_text(content)
+    rows = read_part(str(tmp_path / "a.txt"), replace(NER, inputs=True)).rows
+    assert ["text" not in row.values for row in rows] == [tagged] * (1 if tagged else content.count("\n"))
 
 
 def test_prodigys_pattern_numbers_are_passed_over() -> None:

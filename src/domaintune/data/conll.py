@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from domaintune.data.rows import Entry, Note, Row, Wanted
 from domaintune.data.sources import Source
-from domaintune.data.tag_schemes import Conversion, recognised_scheme
+from domaintune.data.tag_schemes import OUTSIDE, Conversion, recognised_scheme
 from domaintune.errors import DataError
 
 FEWEST_COLUMNS, MOST_COLUMNS = 2, 4
@@ -19,6 +19,22 @@ TAG = re.compile(r"O|[A-Z]-.+")
 
 def is_tag(cell: str) -> bool:
     return TAG.fullmatch(cell) is not None
+
+
+def are_tagged(lines: Iterable[str]) -> bool:
+    """Whether lines, none of them blank, are words with tags and no texts, which may all end in words like "U-Bahn" or "B-12": two to
+    four columns, as many in each, half of the last ones tags, and of these one O."""
+    columns, last = _Columns(""), list[str]()
+    for line in (line.rstrip("\r\n") for line in lines):
+        if line.split(maxsplit=1)[:1] == [DOCUMENT_START] or columns.is_comment(line):
+            continue
+        columns.tabs = columns.tabs or (not last and "\t" in line)
+        cells = columns.cells(line)
+        columns.count = columns.count or len(cells)
+        if not FEWEST_COLUMNS <= len(cells) <= MOST_COLUMNS or len(cells) != columns.count:
+            return False
+        last.append(cells[-1].strip())
+    return OUTSIDE in last and 2 * sum(map(is_tag, last)) >= len(last)
 
 
 @dataclass(slots=True)
@@ -116,14 +132,14 @@ class _Columns:
         """A "#" of its own at the beginning, and no tag where the tag must stand."""
         if not line.startswith("#") or line[1:2] not in ("", " ", "\t"):
             return False
-        cells = self._cells(line)
+        cells = self.cells(line)
         fits = len(cells) == self.count if self.count else FEWEST_COLUMNS <= len(cells) <= MOST_COLUMNS
         return not (fits and is_tag(cells[-1].strip()))
 
     def token_and_tag_(self, line: str, number: int) -> tuple[str, str]:
         if not self.count:
             self.tabs = "\t" in line
-        cells = self._cells(line)
+        cells = self.cells(line)
         where = f"{self.file}:{number}"
         if not FEWEST_COLUMNS <= len(cells) <= MOST_COLUMNS or len(cells) != (self.count or len(cells)):
             expected = f"line {self.line} has {self.count}" if self.count else "two to four are allowed"
@@ -145,7 +161,7 @@ class _Columns:
             raise DataError(f"the {'tag' if token else 'word'} is empty.", where=where, remedy="Mend or drop the line.")
         return token, tag
 
-    def _cells(self, line: str) -> list[str]:
+    def cells(self, line: str) -> list[str]:
         # Not str.split(): a word of Chinese text can be U+3000, which is white space too.
         if self.tabs or (not self.count and "\t" in line):
             return line.split("\t")

@@ -18,7 +18,7 @@ from domaintune.data.box_json import box_rows
 from domaintune.data.chats import chat_rows, has_chat
 from domaintune.data.columnar import is_saved_dataset, read_arrow, read_parquet, read_saved_dataset
 from domaintune.data.columns import require_columns
-from domaintune.data.conll import is_tag, read_conll
+from domaintune.data.conll import are_tagged, is_tag, read_conll
 from domaintune.data.docbin import read_docbin
 from domaintune.data.entity_spans import input_rows, span_rows
 from domaintune.data.folders import read_class_folders
@@ -183,7 +183,7 @@ def _file(source: Source, wanted: Wanted, part: str) -> Iterator[Entry]:
 
 def _is_special(source: Source, wanted: Wanted) -> bool:
     """Whether a file of the task's own formats is none of the tables that end alike: a .tsv with named columns, and where inputs alone
-    are wanted a .tsv or .txt whose lines do not end with tags."""
+    are wanted a .tsv or .txt whose lines are no words with tags."""
     if source.suffix not in TABLES:
         return True
     with source.text(wanted.encoding) as stream:
@@ -193,7 +193,7 @@ def _is_special(source: Source, wanted: Wanted) -> bool:
         names = {wanted.column(name) for name in ("tokens", "tags", "text")} | {"text", *span_columns(wanted)}
         if names.intersection(first) and not is_tag(first[-1]):
             return False
-    return not wanted.inputs or 2 * sum(is_tag(line.split()[-1]) for line in lines) >= len(lines)
+    return not wanted.inputs or are_tagged(lines)
 
 
 def _is_object(source: Source) -> bool:
