@@ -804,6 +804,21 @@ def test_texts_that_end_in_words_like_tags_are_no_words_with_tags(tmp_path: Path
     assert ["text" not in row.values for row in rows] == [tagged] * (1 if tagged else content.count("\n"))
 
 
+def test_words_alone_are_read_where_tags_are_to_be_predicted(tmp_path: Path) -> None:
+    path = tmp_path / "a.conll"
+    path.write_text("-DOCSTART-\n\n# from a page\nBarack\nObama \n\n#\nBerlin\n")
+    rows = read_part(str(path), replace(NER, inputs=True)).rows
+    assert [(dict(row.values), row.line) for row in rows] == [
+        ({"tokens": ["Barack", "Obama"]}, 4),
+        ({"tokens": ["#", "Berlin"]}, 7),
+    ]
+    with pytest.raises(DataError, match=r"a\.conll:4: 1 column, but two to four are allowed"):
+        read_part(str(path), NER)
+    path.write_text("Barack\nObama B-PER\n")
+    with pytest.raises(DataError, match=r"a\.conll:2: 2 columns, but line 1 has 1"):
+        read_part(str(path), replace(NER, inputs=True))
+
+
 def test_prodigys_pattern_numbers_are_passed_over() -> None:
     (row,) = spans(
         {"text": "In Paris", "spans": [{"start": 3, "end": 8, "label": "LOC", "pattern": -75793}], "answer": "accept"}

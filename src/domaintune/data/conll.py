@@ -1,4 +1,4 @@
-"""CoNLL files: one word a line with its tag in the last column, a blank line between sentences."""
+"""CoNLL files: one word a line with its tag in the last column, or alone where tags are to be predicted, a blank line between sentences."""
 
 from __future__ import annotations
 
@@ -54,19 +54,20 @@ def read_conll(source: Source, wanted: Wanted) -> Iterator[Entry]:
 
     Two to four columns, as many in each line: the word first, its tag last, those between not read. Tabs part the columns where the
     first word's line holds one, spaces and tabs otherwise. -DOCSTART- lines are passed over, and so are comments ("# ...", before a
-    sentence's first word) unless the line's last column is a tag. The file is read twice: the scheme is a property of all of it.
+    sentence's first word) unless the line's last column is a tag. The file is read twice: the scheme is a property of all of it. Where
+    inputs alone are wanted the words may be all that there is: one column, and rows of tokens alone.
 
     Raises:
         DataError: no sentence, a line with too few, too many or other columns than the ones before, an empty word or tag, a first
             column that numbers the words.
     """
-    columns = _Columns(str(source))
+    fewest = 1 if wanted.inputs else FEWEST_COLUMNS
+    columns = _Columns(str(source), fewest)
     conversion = Conversion(recognised_scheme(_all_tags(source, wanted, columns)))
-    for sentence in _sentences(source, wanted, _Columns(str(source))):
-        values = {
-            wanted.column("tokens"): sentence.tokens,
-            wanted.column("tags"): conversion.converted_(sentence.tags),
-        }
+    for sentence in _sentences(source, wanted, _Columns(str(source), fewest)):
+        values = {wanted.column("tokens"): sentence.tokens}
+        if columns.count > 1:
+            values[wanted.column("tags")] = conversion.converted_(sentence.tags)
         yield Row(values, str(source), sentence.line)
     yield from conversion.notes(str(source))
     for place in columns.others_of_the_same():
@@ -117,6 +118,7 @@ class _Columns:
     """How the file's lines are parted: set by its first word's line."""
 
     file: str
+    fewest: int = FEWEST_COLUMNS
     count: int = 0
     line: int = 0
     tabs: bool = False
@@ -130,7 +132,7 @@ class _Columns:
 
     def is_comment(self, line: str) -> bool:
         """A "#" of its own at the beginning, and no tag where the tag must stand."""
-        if not line.startswith("#") or line[1:2] not in ("", " ", "\t"):
+        if not line.startswith("#") or line[1:2] not in ("", " ", "\t") or (self.count == 1 and line == "#"):
             return False
         cells = self.cells(line)
         fits = len(cells) == self.count if self.count else FEWEST_COLUMNS <= len(cells) <= MOST_COLUMNS
@@ -141,8 +143,9 @@ class _Columns:
             self.tabs = "\t" in line
         cells = self.cells(line)
         where = f"{self.file}:{number}"
-        if not FEWEST_COLUMNS <= len(cells) <= MOST_COLUMNS or len(cells) != (self.count or len(cells)):
-            expected = f"line {self.line} has {self.count}" if self.count else "two to four are allowed"
+        if not self.fewest <= len(cells) <= MOST_COLUMNS or len(cells) != (self.count or len(cells)):
+            fewest = "one" if self.fewest == 1 else "two"
+            expected = f"line {self.line} has {self.count}" if self.count else f"{fewest} to four are allowed"
             raise DataError(
                 f"{len(cells)} column{'s' * (len(cells) != 1)}, but {expected}.",
                 where=where,
@@ -156,7 +159,7 @@ class _Columns:
             self.types = {p: t for p, t in self.types.items() if p == self.count - 1 or is_tag(cells[p].strip())}
             for place, types in self.types.items():
                 types.add(cells[place].strip()[2:])
-        token, tag = cells[0], cells[-1].strip()
+        token, tag = cells[0], cells[-1].strip() if len(cells) > 1 else OUTSIDE
         if not token or not tag:
             raise DataError(f"the {'tag' if token else 'word'} is empty.", where=where, remedy="Mend or drop the line.")
         return token, tag
