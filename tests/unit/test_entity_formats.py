@@ -19,6 +19,7 @@ from domaintune.data.docbin import read_docbin
 from domaintune.data.entity_spans import (
     cut_at_edges,
     cut_words,
+    input_rows,
     span_rows,
     span_tags,
     trimmed,
@@ -817,6 +818,21 @@ def test_words_alone_are_read_where_tags_are_to_be_predicted(tmp_path: Path) -> 
     path.write_text("Barack\nObama B-PER\n")
     with pytest.raises(DataError, match=r"a\.conll:2: 2 columns, but line 1 has 1"):
         read_part(str(path), replace(NER, inputs=True))
+
+
+def inputs(*values: dict[str, Any]) -> list[Entry]:
+    return list(input_rows([Row(v, "a.jsonl", n) for n, v in enumerate(values, start=1)], NER))
+
+
+def test_no_column_of_the_users_gives_way_to_words() -> None:
+    words = [{"text": "Ada", "start": 0, "end": 3}]
+    for free in (None, "", [], words):
+        assert inputs({"text": "Ada", "tokens": free}) == [Row({"text": "Ada", "tokens": ["Ada"]}, "a.jsonl", 1)]
+    for own in ("5", 5, [5], {}):
+        with pytest.raises(DataError, match=r"a\.jsonl:1: the row has a text and a column 'tokens' as well"):
+            inputs({"text": "Ada", "tokens": own})
+    with pytest.raises(DataError, match="a column 'tokens' as well"):
+        inputs({"data": {"text": "Ada", "tokens": 5}, "annotations": []})
 
 
 def test_prodigys_pattern_numbers_are_passed_over() -> None:

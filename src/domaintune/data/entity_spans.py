@@ -44,7 +44,12 @@ def span_rows(rows: Iterable[Row], wanted: Wanted) -> Iterator[Entry]:
 
 def input_rows(rows: Iterable[Row], wanted: Wanted) -> Iterator[Entry]:
     """Rows to predict on: every column as it stands, whatever is marked in it, and the text's words where the row has none. A null text
-    is a blank one; a row with neither words nor text passes for its reader to refuse."""
+    is a blank one; a row with neither words nor text passes for its reader to refuse.
+
+    Raises:
+        DataError: a text beside a column of the words' name that holds something else, Prodigy's own words aside.
+    """
+    tokens = wanted.column("tokens")
     for row in rows:
         found = None if _has_words(row, wanted) else text_of(row, wanted)
         if found is None:
@@ -52,10 +57,25 @@ def input_rows(rows: Iterable[Row], wanted: Wanted) -> Iterator[Entry]:
             continue
         text, others = found
         words = [text[start:end] for start, end in word_spans(text)]
+        values = {**others, **row.values}
+        if not _may_be_replaced(values.get(tokens)):
+            raise _taken("a text", tokens, row.where)
         if words:
-            yield Row({**others, **row.values, wanted.column("tokens"): words}, row.file, row.line)
+            yield Row({**values, tokens: words}, row.file, row.line)
         else:
             yield LeftOut("no words", row.file, row.line)
+
+
+def _may_be_replaced(value: object) -> bool:
+    """Whether nothing is there, or words with their places in the text."""
+    places = isinstance(value, list) and all(isinstance(entry, dict) for entry in value)
+    return value is None or value == "" or places
+
+
+def _taken(what: str, name: str, where: str) -> DataError:
+    return DataError(
+        f"the row has {what} and a column '{name}' as well.", where=where, remedy="Drop or rename the column."
+    )
 
 
 def _values(row: Row, found: Annotated, wanted: Wanted, counts: Tally) -> dict[str, object]:
@@ -82,11 +102,7 @@ def _values(row: Row, found: Annotated, wanted: Wanted, counts: Tally) -> dict[s
     }
     taken = next((name for name in columns if name in found.rest), None)
     if taken is not None:
-        raise DataError(
-            f"the row has spans and a column '{taken}' as well.",
-            where=row.where,
-            remedy="Drop or rename the column.",
-        )
+        raise _taken("spans", taken, row.where)
     return {**found.rest, **columns}
 
 
