@@ -835,6 +835,12 @@ def test_no_column_of_the_users_gives_way_to_words() -> None:
         inputs({"data": {"text": "Ada", "tokens": 5}, "annotations": []})
 
 
+def test_a_row_without_words_is_left_out() -> None:
+    for blank in (None, "", []):
+        row, left = inputs({"tokens": ["Ada"]}, {"tokens": blank, "id": 2})
+        assert (row, left) == (Row({"tokens": ["Ada"]}, "a.jsonl", 1), LeftOut("no words", "a.jsonl", 2))
+
+
 def test_prodigys_pattern_numbers_are_passed_over() -> None:
     (row,) = spans(
         {"text": "In Paris", "spans": [{"start": 3, "end": 8, "label": "LOC", "pattern": -75793}], "answer": "accept"}

@@ -44,7 +44,7 @@ def span_rows(rows: Iterable[Row], wanted: Wanted) -> Iterator[Entry]:
 
 def input_rows(rows: Iterable[Row], wanted: Wanted) -> Iterator[Entry]:
     """Rows to predict on: every column as it stands, whatever is marked in it, and the text's words where the row has none. A null text
-    is a blank one; a row with neither words nor text passes for its reader to refuse.
+    is a blank one, and so are words of which there are none, without a text; a row with neither passes for its reader to refuse.
 
     Raises:
         DataError: a text beside a column of the words' name that holds something else, Prodigy's own words aside.
@@ -53,7 +53,8 @@ def input_rows(rows: Iterable[Row], wanted: Wanted) -> Iterator[Entry]:
     for row in rows:
         found = None if _has_words(row, wanted) else text_of(row, wanted)
         if found is None:
-            yield row
+            blank = tokens in row.values and _is_blank(row.values[tokens])
+            yield LeftOut("no words", row.file, row.line) if blank else row
             continue
         text, others = found
         words = [text[start:end] for start, end in word_spans(text)]
@@ -69,7 +70,11 @@ def input_rows(rows: Iterable[Row], wanted: Wanted) -> Iterator[Entry]:
 def _may_be_replaced(value: object) -> bool:
     """Whether nothing is there, or words with their places in the text."""
     places = isinstance(value, list) and all(isinstance(entry, dict) for entry in value)
-    return value is None or value == "" or places
+    return _is_blank(value) or places
+
+
+def _is_blank(value: object) -> bool:
+    return value is None or (isinstance(value, str | list) and not value)
 
 
 def _taken(what: str, name: str, where: str) -> DataError:
