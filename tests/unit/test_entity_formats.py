@@ -841,6 +841,14 @@ def test_a_row_without_words_is_left_out() -> None:
         assert (row, left) == (Row({"tokens": ["Ada"]}, "a.jsonl", 1), LeftOut("no words", "a.jsonl", 2))
 
 
+def test_a_text_that_is_none_is_named() -> None:
+    for row in ({"text": 5}, {"text": 5, "tokens": []}):
+        with pytest.raises(DataError, match=r"a\.jsonl:1: 'text' must be text, got int"):
+            inputs(row)
+    both = Row({"text": 5, "tokens": ["Ada"]}, "a.jsonl", 1)
+    assert inputs(dict(both.values)) == [both]
+
+
 def test_prodigys_pattern_numbers_are_passed_over() -> None:
     (row,) = spans(
         {"text": "In Paris", "spans": [{"start": 3, "end": 8, "label": "LOC", "pattern": -75793}], "answer": "accept"}

@@ -47,14 +47,16 @@ def input_rows(rows: Iterable[Row], wanted: Wanted) -> Iterator[Entry]:
     is a blank one, and so are words of which there are none, without a text; a row with neither passes for its reader to refuse.
 
     Raises:
-        DataError: a text beside a column of the words' name that holds something else, Prodigy's own words aside.
+        DataError: a text beside a column of the words' name that holds something else, Prodigy's own words aside; a text that is none.
     """
-    tokens = wanted.column("tokens")
+    tokens, texts = wanted.column("tokens"), (wanted.column("text"), "text")
     for row in rows:
         found = None if _has_words(row, wanted) else text_of(row, wanted)
         if found is None:
-            blank = tokens in row.values and _is_blank(row.values[tokens])
-            yield LeftOut("no words", row.file, row.line) if blank else row
+            blank = _is_blank(row.values.get(tokens))
+            if blank and (name := next((name for name in texts if name in row.values), None)) is not None:
+                row.text(name)  # raises what it is instead
+            yield LeftOut("no words", row.file, row.line) if blank and tokens in row.values else row
             continue
         text, others = found
         words = [text[start:end] for start, end in word_spans(text)]
