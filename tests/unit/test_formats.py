@@ -415,6 +415,9 @@ def test_columns_are_proposed_never_guessed(tmp_path: Path) -> None:
         read_part(path, Wanted("text-classification"), targets=True)
     wanted = Wanted("text-classification", {"text": "review", "label": "sentiment"})
     assert read_part(path, wanted, targets=True).rows[0].values["review"] == "a"
+    spaced = write(tmp_path / "spaced.csv", "Text,my $label\na,b\n")
+    with pytest.raises(DataError, match=r"--text-column Text --label-column 'my \$label'\?"):
+        read_part(spaced, Wanted("text-classification"), targets=True)
     bare = write(tmp_path / "b.csv", "sentence,word,tag\n1,Ada,B-PER\n")
     with pytest.raises(DataError, match=r"a whole sentence.*One word a row goes into a \.conll file"):
         read_part(bare, Wanted("token-classification"), targets=True)

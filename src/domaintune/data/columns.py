@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Mapping, Sequence
 
 from domaintune.data.rows import Row, Wanted
@@ -88,7 +89,7 @@ def require_columns(row: Row, wanted: Wanted) -> None:
     columns = [str(name) for name in row.values]
     proposed = _of_entities(row, lacking) if wanted.task == "token-classification" else _proposals(lacking, columns)
     met = any(proposed.values())
-    options = " ".join(f"--{name}-column {found or 'NAME'}" for name, found in proposed.items())
+    options = " ".join(f"--{name}-column {shlex.quote(found) if found else 'NAME'}" for name, found in proposed.items())
     remedy = f"Did you mean {options}?" if met else f"Say which: {options}."
     if not met and wanted.task == "token-classification":
         remedy = SENTENCES
