@@ -63,6 +63,11 @@ def test_rows_between_two_quotation_marks_of_a_tsv_are_not_one(tmp_path: Path) -
         "a\ttab",
         '"I loved it.',
     ]
+    rows = 'text\tlabel\n"one\tcell\nof ""all"" this"\t"pos"\r\nfine\tneg\n'
+    assert [row.values for row in read_rows(write(tmp_path / "c.tsv", rows))] == [
+        {"text": 'one\tcell\nof "all" this', "label": "pos"},
+        {"text": "fine", "label": "neg"},
+    ]
 
 
 def test_tsv(tmp_path: Path) -> None:

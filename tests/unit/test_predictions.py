@@ -123,6 +123,15 @@ class DataFrame:
         return [("a clean room", float("nan")), ("a cold soup", 1)]
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+def test_tables_of_odd_cells_can_be_read_again(tmp_path: Path, suffix: str) -> None:
+    values = {"a\tname\r": "first\tcell\nsecond line", "b": '"\t\r\n"', "label": "x", "c": "", "d": '"so,"\the\nsaid'}
+    plain = {**dict.fromkeys(values, "plain"), "label": '"quoted" y'}
+    with (tmp_path / f"a{suffix}").open("w", encoding="utf-8", newline="") as stream:
+        Table(stream, predictions.TABLES[suffix], []).write([(Row({}, "x", 1), row) for row in (values, plain, values)])
+    assert [row.values for row in read_rows(str(tmp_path / f"a{suffix}"))] == [values, plain, values]
+
+
 def test_rows_in_memory_are_predicted_like_those_to_train_on(run: Run) -> None:
     texts = ["a clean room", "a cold soup"]
     expected = run.predict(texts)

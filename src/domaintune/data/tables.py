@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import itertools
 import json
 import re
@@ -246,8 +247,9 @@ def _table(source: Source, delimiters: str, wanted: Wanted) -> Iterator[Row]:
     known: list[dict[str, str]] = []
     with source.text(wanted.encoding) as stream:
         above, ahead, delimiter = _beginning(stream, delimiters)
-        start, empty = len(above) + 1, True
-        reader = csv.reader(itertools.chain(ahead, stream), delimiter=delimiter, strict=True)
+        start, empty, written = len(above) + 1, True, list[str]()
+        lines = itertools.chain(ahead, stream)
+        reader = csv.reader(_copied_(lines, written) if delimiter == "\t" else lines, delimiter=delimiter, strict=True)
         try:
             for cells in reader:
                 where = f"{source}:{start}"
@@ -264,10 +266,11 @@ def _table(source: Source, delimiters: str, wanted: Wanted) -> Iterator[Row]:
                     )
                 else:
                     if delimiter == "\t":
-                        _refuse_swallowed(cells, where)
+                        _refuse_swallowed(cells, written, where)
                     empty = False
                     yield Row(dict(zip(header, map(_shared, cells, known), strict=True)), str(source), start)
                 start = len(above) + reader.line_num + 1
+                written.clear()
         except csv.Error as error:
             raise DataError(
                 f"not a valid table ({error}).", where=f"{source}:{start}", remedy=_table_remedy(str(error))
@@ -277,18 +280,32 @@ def _table(source: Source, delimiters: str, wanted: Wanted) -> Iterator[Row]:
         raise DataError(what, where=str(source), remedy="Give a header row and at least one row.")
 
 
-def _refuse_swallowed(cells: list[str], where: str) -> None:
+def _copied_(lines: Iterable[str], copy: list[str]) -> Iterator[str]:
+    for line in lines:
+        copy.append(line)
+        yield line
+
+
+def _refuse_swallowed(cells: list[str], written: list[str], where: str) -> None:
     """
     Raises:
-        DataError: a cell of a tab-separated table that holds tabs and line breaks: rows between two quotation marks of texts.
+        DataError: a cell of a tab-separated table that holds tabs and line breaks: rows between two quotation marks of texts. They are
+            one value where every cell of the row is `written` in quotes, which quotation marks of texts do not bring about.
     """
-    if (cell := next((cell for cell in cells if "\t" in cell and "\n" in cell), None)) is not None:
+    cell = next((cell for cell in cells if "\t" in cell and "\n" in cell), None)
+    if cell is not None and "".join(written).rstrip("\r\n") != _quoted(cells):
         ends = counted(cell.count("\n"), "[line|lines] later")
         raise DataError(
             f"a cell that begins with a double quote ends {ends}: tabs and line breaks would be one value ({cell[:40]!r}).",
             where=where,
-            remedy='A value that begins with a quotation mark stands in quotes, its own written twice ("""So,"" he said"); or save as .csv.',
+            remedy='A value that begins with a quotation mark stands in quotes, its own written twice ("""So,"" he said"), and so do all values of a row where one is to hold tabs and line breaks; or save as .csv.',
         )
+
+
+def _quoted(cells: list[str]) -> str:
+    stream = io.StringIO()
+    csv.writer(stream, delimiter="\t", lineterminator="", quoting=csv.QUOTE_ALL).writerow(cells)
+    return stream.getvalue()
 
 
 def _beginning(stream: Iterator[str], delimiters: str) -> tuple[list[str], list[str], str]:

@@ -25,7 +25,7 @@ class Table:
 
     def __init__(self, stream: TextIO, separator: str, columns: Iterable[str]) -> None:
         self.writer = csv.writer(stream, delimiter=separator, lineterminator="\n")
-        # A carriage return alone is quoted only where line ends have one.
+        # Else a carriage return is quoted only where line ends have one, and readers of TSV refuse tabs beside line breaks.
         self.quoting = csv.writer(stream, delimiter=separator, lineterminator="\n", quoting=csv.QUOTE_ALL)
         self.header: list[str] = []
         self.columns = columns
@@ -35,11 +35,13 @@ class Table:
         if not self.header:
             first = (name for _, values in chunk for name in values)
             self.header = list(dict.fromkeys([*first, *self.columns]))
-            self.writer.writerow(self.header)
+            self._write_row(self.header)
         for _, values in chunk:
-            cells = [_cell(values.get(name)) for name in self.header]
-            writer = self.quoting if any("\r" in cell for cell in cells) else self.writer
-            writer.writerow(cells)
+            self._write_row([_cell(values.get(name)) for name in self.header])
+
+    def _write_row(self, cells: list[str]) -> None:
+        quoted = any("\r" in cell or ("\t" in cell and "\n" in cell) for cell in cells)
+        (self.quoting if quoted else self.writer).writerow(cells)
 
 
 def _cell(value: Any) -> str:
