@@ -608,6 +608,16 @@ def test_a_table_on_standard_input_is_told(
     assert [note.partition(":")[0] for note in notes] == told
 
 
+@pytest.mark.parametrize("content", [b"", b"\n \r\n\n"])
+def test_standard_input_without_a_row_is_refused(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    with pytest.raises(DataError, match=r"standard input: the file is empty\. Give at least one line of text"):
+        predict_file(run, "-", output=tmp_path / "o.csv")
+    assert not list(tmp_path.iterdir())
+
+
 def test_standard_input_in_another_encoding(run: Run, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("ein Café\n".encode("latin-1"))))
     predict_file(run, "-", output=folder / "latin.out.jsonl", encoding="latin-1")

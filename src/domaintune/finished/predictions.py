@@ -182,7 +182,11 @@ def _file_chunks(run: Run, given: str, wanted: Wanted, passed: Passed) -> Iterat
 
 
 def _input_chunks(run: Run, stream: BufferedReader, encoding: str | None, passed: Passed) -> Iterator[list[Row]]:
-    """Standard input: a chunk is what is there, so that a slow writer gets its answers while it writes. Blank lines are passed over."""
+    """Standard input: a chunk is what is there, so that a slow writer gets its answers while it writes. Blank lines are passed over.
+
+    Raises:
+        DataError: bytes of another encoding, no line that is not blank.
+    """
     name, number, rest, first = "standard input", 0, "", True
     decoder = codecs.getincrementaldecoder(known_encoding(encoding or "utf-8-sig"))()
     while True:
@@ -207,7 +211,9 @@ def _input_chunks(run: Run, stream: BufferedReader, encoding: str | None, passed
         for start in range(0, len(rows), CHUNK_ROWS):
             yield rows[start : start + CHUNK_ROWS]
         if not block:
-            return
+            break
+    if first:
+        raise DataError("the file is empty.", where=name, remedy="Give at least one line of text.")
 
 
 def _note_table_(run: Run, line: str, passed: Passed) -> None:
