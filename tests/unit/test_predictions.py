@@ -622,6 +622,10 @@ def test_standard_input_in_another_encoding(run: Run, monkeypatch: pytest.Monkey
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("ein Café\n".encode("latin-1"))))
     predict_file(run, "-", output=folder / "latin.out.jsonl", encoding="latin-1")
     assert lines(folder / "latin.out.jsonl")[0]["text"] == "ein Café"
+    for encoding in (None, "utf-8", "UTF8"):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("ein Café\n".encode("utf-8-sig"))))
+        predict_file(run, "-", output=folder / "marked.out.jsonl", encoding=encoding)
+        assert lines(folder / "marked.out.jsonl")[0]["text"] == "ein Café"
     for encoding, message in ((None, "is not UTF-8"), ("utf-16", "is not utf-16"), ("latin-99", "no known encoding")):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("ein Café\n".encode("latin-1"))))
         with pytest.raises(DataError, match=message):

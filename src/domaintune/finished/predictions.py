@@ -188,7 +188,8 @@ def _input_chunks(run: Run, stream: BufferedReader, encoding: str | None, passed
         DataError: bytes of another encoding, no line that is not blank.
     """
     name, number, rest, first = "standard input", 0, "", True
-    decoder = codecs.getincrementaldecoder(known_encoding(encoding or "utf-8-sig"))()
+    asked = codecs.lookup(known_encoding(encoding or "utf-8")).name
+    decoder = codecs.getincrementaldecoder("utf-8-sig" if asked == "utf-8" else asked)()
     while True:
         block = stream.read1(READ_BYTES)
         try:
