@@ -250,6 +250,19 @@ def split(task: Task, examples: list[Any], *, fraction: float, seed: int) -> tup
     return [examples[i] for i in rest], [examples[i] for i in part], whole
 
 
+def split_general(task: Task, examples: list[Any], *, fraction: float, seed: int) -> tuple[list[Any], list[Any], Whole]:
+    """As `split`, of general rows.
+
+    Raises:
+        DataError: too few rows that can be parted.
+    """
+    try:
+        return split(task, examples, fraction=fraction, seed=seed)
+    except DataError as error:
+        remedy = "Give more different general rows, or --general-check."
+        raise DataError(error.what, where="--general", remedy=remedy) from None
+
+
 def split_positions(
     task: Task, examples: Sequence[Any], *, fraction: float, seed: int
 ) -> tuple[Positions, Positions, list[int]]:

@@ -23,7 +23,7 @@ from domaintune.evaluation.units import with_kept_whole
 from domaintune.growth import as_before, extended, places_of
 from domaintune.inputs import DOMAIN, given_paths
 from domaintune.own_head import general_head_told, head_left, in_own_order, of_own_head, with_whole_head
-from domaintune.partition import domain_parts, grown_parts, split
+from domaintune.partition import domain_parts, grown_parts, split_general
 from domaintune.recipe import DataSettings, Recipe
 from domaintune.settings import TextClassificationSettings
 from domaintune.tasks import TASKS
@@ -335,12 +335,12 @@ def _general_parts(
             remedy="Give --general with the same labels, or a base whose head has them.",
         )
     if fits_head and choose:
-        choose, learn, _ = split(general_task, choose, fraction=LEARN_FRACTION, seed=recipe.data_seed + 3)
+        choose, learn, _ = split_general(general_task, choose, fraction=LEARN_FRACTION, seed=recipe.data_seed + 3)
         if len(learn) < 2:
             raise DataError("too few rows to fit a head on.", where="--general", remedy="Give more rows.")
     headline, name = check, "general-check"
     if headline is None:
-        choose, cut, whole = split(general_task, choose, fraction=0.5, seed=recipe.data_seed + 4)
+        choose, cut, whole = split_general(general_task, choose, fraction=0.5, seed=recipe.data_seed + 4)
         headline, name = with_kept_whole(general_task, cut, whole), "general (report part)"
     return GeneralParts(general_task, head, agreement, learn, choose, headline, name)
 

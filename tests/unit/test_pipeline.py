@@ -611,6 +611,15 @@ def test_a_general_set_may_hold_one_label(folder: Path) -> None:
     assert general["kind"].startswith("retention")
 
 
+def test_a_general_set_that_cannot_be_parted_is_named(folder: Path) -> None:
+    rows = Path(table(folder / "one.csv", 1, start=400)).read_text().splitlines()
+    (folder / "one.csv").write_text("\n".join([rows[0], *rows[1:] * 4]) + "\n")
+    with pytest.raises(
+        DataError, match=r"--general: 4 rows in 1 group .* Give more different general rows, or --general-check"
+    ):
+        plan(recipe(folder, general=str(folder / "one.csv"), output=str(folder / "runs/one")))
+
+
 def test_a_value_where_settings_belong_is_named(tmp_path: Path) -> None:
     file = tmp_path / "r.yaml"
     file.write_text("task: text-classification\nbase: x\ntrain: y\noutput: z\ndata: [a.csv]\n")
