@@ -12,7 +12,7 @@ import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TextIO
@@ -313,7 +313,7 @@ class RunFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep other processes out of the folder.
+        """Keep other processes out of the folder; one that is made for it goes again where nothing else came into it.
 
         Raises:
             RunError: another process holds it, or nothing can be written there.
@@ -322,6 +322,7 @@ class RunFolder:
 
         lock = FileLock(self.path / ".lock", timeout=0)
         try:
+            made = not self.path.exists()
             self.path.mkdir(parents=True, exist_ok=True)
             lock.acquire()
         except Timeout:
@@ -337,6 +338,9 @@ class RunFolder:
         finally:
             lock.release()
             (self.path / ".lock").unlink(missing_ok=True)
+            with suppress(OSError):
+                if made:
+                    self.path.rmdir()  # which refuses a folder that holds anything
 
 
 def _is_beginning(entry: Path) -> bool:

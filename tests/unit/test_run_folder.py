@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from small_runs import recipe, save_base
 from domaintune import tune
 from domaintune.evaluation.intervals import Estimate
 from domaintune.memory import write_once
-from domaintune.run import read_json, read_lines, write_file, write_folder, write_json, write_lines
+from domaintune.run import RunFolder, read_json, read_lines, write_file, write_folder, write_json, write_lines
 
 
 @pytest.fixture
@@ -82,6 +83,17 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(OSError, match="No space"):
         write_once(tmp_path / "rows.jsonl", b"{}")
     assert [(entry.name, entry.read_text()) for entry in tmp_path.iterdir()] == [("old", "before")]
+
+
+def test_a_folder_made_for_the_lock_goes_with_it(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    for name, kept in (("made", False), ("own", True), ("written", True)):
+        with suppress(ValueError), RunFolder(tmp_path / name).lock():
+            if name == "written":
+                (tmp_path / name / "recipe.json").touch()
+            raise ValueError
+        assert (tmp_path / name).exists() == kept
+        assert not (tmp_path / name / ".lock").exists()
 
 
 def test_numbers_that_are_not_finite_are_null(tmp_path: Path) -> None:
