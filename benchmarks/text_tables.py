@@ -271,6 +271,31 @@ def plot(results: Path, cell: str, seeds: Sequence[int]) -> str | None:
     return str(place.relative_to(PAGE.parent))
 
 
+def read_twice(results: Path, seeds: Sequence[int]) -> list[str]:
+    """What a third try gives beside the first and the second one."""
+    lines = [
+        "\n## Steps read twice\n",
+        "At strength 1: twice the learning rate with every step read twice, minus the default and minus twice the rate alone. Kept: of the general score, or of the check's "
+        "where there is one, by the three. Where there is one seed intervals are of examples alone.\n",
+        "| cell | method | seeds | minus the default | interval | minus twice the rate | interval | kept: default, twice, read twice |",
+        "|" + " --- |" * 8,
+    ]
+    for cell, method in itertools.product(CELLS, MAIN):
+        names = (method, f"{method}-high", f"{method}{CONSISTENT}")
+        *others, third = (found(results, cell, name, seeds) for name in names)
+        if not third:
+            continue
+        pairs = [paired(third, other) for other in others]
+        told = [difference(*pair) for pair in pairs if pair[0]]
+        if len(told) < len(others):
+            continue
+        shares = [_retained(rows, one) for rows in (pairs[0][1], pairs[1][1], third)]
+        marked = method + age_of(names[-1], third)
+        gains = " | ".join(f"{each.mean():+.3f} | {interval(each, draws)}" for each, draws in told)
+        lines.append(f"| {cell} | {marked} | {len(third)} | {gains} | {', '.join(shares)} |")
+    return lines
+
+
 def p_tuning(results: Path, seeds: Sequence[int]) -> list[str]:
     lines = [
         "\n## P-tuning v2 against head only, PEFT's prefix and LoRA\n",
@@ -340,7 +365,7 @@ def write_tables(results: Path, *, seeds: Sequence[int]) -> None:
         *INTRODUCTION.read_text(encoding="utf-8").splitlines(),
     ]
     lines += ["", *machines(results)]
-    lines += overall(results, seeds) + p_tuning(results, seeds)
+    lines += overall(results, seeds) + read_twice(results, seeds) + p_tuning(results, seeds)
     for cell in CELLS:
         lines += cell_table(results, cell, seeds)
     from defaults import table as tried  # these take their arithmetic from here

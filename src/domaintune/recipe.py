@@ -70,8 +70,8 @@ class TrainingSettings(Settings):
     """Start from a head fitted on the frozen body where the base has none for these labels (LP-FT)."""
     consistency: float = Field(default=0.0, ge=0)
     """Above 0 every step is read twice with other dropout, and what its two answers differ by is added to the loss with this weight
-    (R-Drop, arXiv 2106.14448): with 4, mostly more is gained and less lost, for up to twice the time and memory of a step. Not for
-    object-detection, nor where nothing drops out."""
+    (R-Drop, arXiv 2106.14448): with 4, mostly more is gained and about as much lost, for up to twice the time and memory of a step. Not
+    for object-detection, nor where nothing drops out."""
 
 
 class BalanceSettings(Settings):
