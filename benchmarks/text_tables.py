@@ -14,6 +14,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from cells import CELLS, CONSISTENT, MAIN, OURS, peer_names
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rows import HERE
 from stored_rows import (
@@ -43,6 +44,8 @@ from stored_rows import (
 PAGE = Path("docs/benchmarks.md")
 INTRODUCTION = HERE / "introduction.md"
 GREEDY = "p-tuning, greedy"
+LABEL_SIZE = 7
+"""Of a picture's labels, in points."""
 
 
 def shown(value: float | None) -> str:
@@ -111,7 +114,7 @@ def cell_table(results: Path, cell: str, seeds: Sequence[int]) -> list[str]:
     if picture is not None:
         lines += ["", f"![Gain and loss on {cell}]({picture})", ""]
         lines += [
-            f"Filled: strength 1; hollow: the chosen strength; squares: peers; in brackets how many seeds, where not {len(seeds)}."
+            f"Filled: strength 1; hollow: the chosen strength; squares: peers; in brackets how many seeds, where not {len(seeds)}. Rows of older code are in the table alone."
         ]
     lines += [*decoding_gain(results, cell, seeds), "", HEAD]
     lines += [line(name, name, found(results, cell, name, seeds), seeds) for name in OURS]
@@ -224,7 +227,7 @@ def _retained(rows: Sequence[Row], at: Callable[[Row], str]) -> str:
 
 
 def plot(results: Path, cell: str, seeds: Sequence[int]) -> str | None:
-    """A picture of gain against loss: domain and general score of every measured row, at strength 1 and at the chosen one. Returns
+    """A picture of gain against loss: domain and general score of every measured row of today's code, at strength 1 and at the chosen one. Returns
     its place beside the page; None without rows that have a general score."""
     peers = {
         f"peer-{name}": f"{name.removesuffix(f'-{start}')} ({start})"
@@ -234,13 +237,13 @@ def plot(results: Path, cell: str, seeds: Sequence[int]) -> str | None:
     points = []
     for name in (*OURS, *peers):
         rows = found(results, cell, name, seeds)
-        if not rows or "error" in rows[0] or score(rows, one, "general") is None:
+        if not rows or "error" in rows[0] or is_old(name, rows) or score(rows, one, "general") is None:
             continue
         at = [
             (score(rows, s, "general"), score(rows, s, "domain")) for s in ((one, chosen) if name in OURS else (one,))
         ]
         measured = len(set(map(seed_of, rows)))
-        label = peers.get(name, name) + (" (older)" if is_old(name, rows) else "")
+        label = peers.get(name, name)
         label += "" if measured == len(seeds) else f" [{measured}]"
         points.append((label, name in OURS, at, rows))
     if not points:
@@ -249,8 +252,7 @@ def plot(results: Path, cell: str, seeds: Sequence[int]) -> str | None:
     axes = figure.add_subplot()
     base = [score(points[0][3], lambda row: "0", part) for part in ("general", "domain")]
     axes.plot(*base, "k*", markersize=11)
-    axes.annotate("base", base, xytext=(5, 5), textcoords="offset points", fontsize=8)
-    for label, ours, at, _ in points:
+    for _, ours, at, _ in points:
         colour = "tab:blue" if ours else "tab:orange"
         axes.plot(*zip(*at, strict=True), "o-" if ours else "s", color=colour, markersize=5, linewidth=0.8)
         axes.plot(
@@ -260,15 +262,37 @@ def plot(results: Path, cell: str, seeds: Sequence[int]) -> str | None:
             markerfacecolor="white" if ours and len(at) > 1 else colour,
             markersize=5,
         )
-        axes.annotate(label, at[0], xytext=(5, -3), textcoords="offset points", fontsize=7)
     axes.set(xlabel="general score", ylabel="domain score (test)", title=cell)
     axes.grid(alpha=0.3)
-    axes.margins(0.1)
+    axes.margins(x=0.15, y=0.1)
+    label_points(axes, [("base", base), *((label, at[0]) for label, _, at, _ in points)])
     place = PAGE.with_suffix("") / f"{cell}.svg"
     place.parent.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context({"svg.hashsalt": cell, "svg.fonttype": "none"}):
         figure.savefig(place, metadata={"Date": None})
     return str(place.relative_to(PAGE.parent))
+
+
+def label_points(axes: Axes, labels: Sequence[tuple[str, tuple[float, float]]]) -> None:
+    """Each label right of its point, or where another stands there as near below as there is room, with a thin line to the point."""
+    axes.figure.draw_without_rendering()  # settles where the axes lie
+    scale = 72 / axes.figure.dpi
+    lowest, highest = axes.bbox.y0 * scale + LABEL_SIZE, axes.bbox.y1 * scale - LABEL_SIZE
+    taken: list[tuple[float, float, float]] = []
+    for label, point in sorted(labels, key=lambda entry: -entry[1][1]):
+        left, middle = axes.transData.transform(point) * scale
+        right = left + 5 + LABEL_SIZE * 0.6 * len(label)
+        tried = [middle + steps * LABEL_SIZE / 2 for steps in (*range(0, -80, -1), *range(1, 80))]
+        inside = [y for y in tried if lowest < y < highest]
+        free = (y for y in inside if all(b < left or a > right or abs(y - at) > LABEL_SIZE for a, b, at in taken))
+        y = next(free, middle)
+        taken.append((left, right, y))
+        shift = y - middle
+        line = {"arrowstyle": "-", "linewidth": 0.4, "color": "grey", "shrinkA": 0, "shrinkB": 0}
+        axes.annotate(
+            label, point, xytext=(5 if not shift else 12, shift), textcoords="offset points", fontsize=LABEL_SIZE,
+            verticalalignment="center", arrowprops=line if shift else None,
+        )  # fmt: skip
 
 
 def read_twice(results: Path, seeds: Sequence[int]) -> list[str]:
