@@ -239,4 +239,4 @@ def test_what_cannot_be_begun_leaves_no_run(folder: Path) -> None:
         if "method" not in change:
             with pytest.raises(DomainTuneError):
                 tune(recipe(folder, **change))
-            assert list((folder / "runs/x").iterdir()) == []
+            assert not (folder / "runs/x").exists()
