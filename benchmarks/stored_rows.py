@@ -201,7 +201,8 @@ def missing(results: Path, cell: str, names: Sequence[str], rows: Sequence[Row])
     wanted = set(map(seed_and_base, rows))
     seeds = sorted({seed for seed, _ in wanted})
     held = [wanted & set(map(seed_and_base, found(results, cell, name, seeds))) for name in names]
-    lacking, count = len(names) * len(wanted) - sum(map(len, held)), len(names) * len(wanted)
+    count = len(names) * len(wanted)
+    lacking = count - sum(map(len, held))
     return f" ({lacking} of {count} rows missing)" if lacking else ""
 
 

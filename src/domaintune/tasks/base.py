@@ -317,7 +317,8 @@ class Task(BaseModel, ABC):
         """SUM of each term over its units, with the keys of `units`; additive over micro-batches. One forward of the model."""
 
     def disagreement(self, model: nn.Module, first: Any, second: Any, batch: Batch) -> Tensor:
-        """KL in both directions between two outputs of the forward of `loss`, summed over its units (of weight 1)."""
+        """KL in both directions between two outputs of the forward of `loss`, summed over its units (of weight 1). A task whose answers
+        cannot be compared leaves it out: the engine refuses it by name before training."""
         raise NotImplementedError
 
     @abstractmethod
